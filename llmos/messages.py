@@ -1,0 +1,325 @@
+"""The plain-data types a request narrows through, each frozen.
+
+    Ask -> ToolCall -> Plan -> Verdict -> (consent) -> Permit -> Outcome        Events go to the client
+
+Everything that crosses a process boundary is one of these as JSON. `Permit` is the exception: it
+has no JSON form on purpose, is minted by `guard.gate` alone and is accepted by `guard.spawn` alone.
+Units stand in names (`timeout_s`, `num_bytes`). Paths are absolute strings once they are in a Plan.
+"""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JsonObject = dict[str, Any]
+
+
+class Message(BaseModel):
+    """Base: frozen, and loud about unknown keys (a typo in a frame is an error, not a default)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+class Decision(enum.IntEnum):
+    """Verdicts are ordered; the strictest wins, so `max()` combines them."""
+
+    ALLOW = 0
+    ASK = 1
+    DENY = 2
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+Status = Literal["done", "denied", "failed", "needs_approval", "needs_input", "not_understood"]
+# How far consent reaches: `none` (unattended), `yes` (--yes: what would be asked is approved),
+# `interactive` (the client answers each approval event).
+Consent = Literal["none", "yes", "interactive"]
+
+
+class Caller(Message):
+    """Who asks, as the kernel says it (SO_PEERCRED), never as the client claims it."""
+
+    uid: int
+    gid: int
+    pid: int = 0
+
+
+class Ask(Message):
+    """One request of a person or a script, in their words."""
+
+    id: str = Field(default_factory=new_id, pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    text: str
+    cwd: str
+    mode: Literal["ask", "plan", "translate"] = "ask"
+    consent: Consent = "none"
+    data_b64: str | None = None  # piped stdin, base64: it is data, never instructions
+    write: tuple[str, ...] = ()  # write roots the person added with --write, absolute
+    session: str = ""
+
+
+class ToolSpec(Message):
+    """What the planner knows of a tool: enough for grammar and prompt, nothing of how it runs.
+
+    `parameters` is the JSON Schema (draft 2020-12) of the arguments object. With `raw` set, the tool's
+    only argument of that name is written as plain text up to the end of the line instead of as JSON:
+    a shell command needs no second layer of escapes.
+    """
+
+    name: str
+    summary: str
+    parameters: JsonObject
+    raw: str | None = None
+    examples: tuple[Example, ...] = ()
+
+
+class Example(Message):
+    """An example sentence of a manifest and the arguments it means."""
+
+    say: str
+    args: JsonObject
+
+
+class ToolCall(Message):
+    tool: str
+    args: JsonObject = Field(default_factory=dict)
+
+
+# --- Plan: what a call would do --------------------------------------------------------------
+
+
+class Run(Message):
+    """Run one program in the sandbox. A pipeline is `sh -c` over words we quoted ourselves."""
+
+    kind: Literal["run"] = "run"
+    argv: tuple[str, ...]
+    stdin_text: str | None = None  # text the tool feeds in
+    stdin_data: bool = False  # feed the request's piped data in
+    timeout_s: float = 60.0
+    ok_codes: tuple[int, ...] = (0,)  # grep's 1 means "nothing found", not a failure
+
+
+class Shell(Message):
+    """Run shell text in the sandbox; `guard.commandline` decides how much of it is understood."""
+
+    kind: Literal["shell"] = "shell"
+    text: str
+    stdin_data: bool = False
+    timeout_s: float = 60.0
+
+
+class Observe(Message):
+    """Read facts of the running system by a named, read-only observer (psutil); starts no process."""
+
+    kind: Literal["observe"] = "observe"
+    observer: str
+    args: JsonObject = Field(default_factory=dict)
+
+
+class Signal(Message):
+    """Signal one process through its pidfd; `started` (psutil create_time) guards against pid reuse."""
+
+    kind: Literal["signal"] = "signal"
+    pid: int
+    started: float
+    signal: str = "TERM"
+    grace_s: float = 5.0  # then KILL, if it is TERM that was sent
+
+
+class Start(Message):
+    """Start a program that outlives the request, in the sandbox, its output in a log file."""
+
+    kind: Literal["start"] = "start"
+    argv: tuple[str, ...]
+    name: str
+
+
+Step = Annotated[Run | Shell | Observe | Signal | Start, Field(discriminator="kind")]
+
+
+class Effects(Message):
+    """Normalised effects of a plan: the facts the policy judges and the person is shown."""
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()  # created or changed
+    deletes: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()  # absolute paths
+    network: tuple[str, ...] = ()  # hosts, or "*"
+    signals: tuple[int, ...] = ()  # pids
+    opaque: str = ""  # why the effects cannot be known before running; empty when they are
+
+
+class Plan(Message):
+    """One call, made concrete. `command` is the exact thing the person is shown before consent."""
+
+    call: ToolCall
+    command: str
+    effects: Effects
+    steps: tuple[Step, ...]
+    read_only: bool  # declared by the manifest; the sandbox enforces it by granting no writes
+    reply: str | None = None  # answer/ask: the text is the result and nothing runs
+
+
+class Verdict(Message):
+    decision: Decision
+    rule: str
+    reason: str
+
+
+class Outcome(Message):
+    """What running a plan gave. `exit_code` is the program's own, or None when nothing ran."""
+
+    exit_code: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    truncated: bool = False
+    timed_out: bool = False
+    cancelled: bool = False
+    duration_ms: float = 0.0
+
+
+# --- Results for clients (the JSON contract) --------------------------------------------------
+
+
+class CallResult(Message):
+    tool: str
+    args: JsonObject
+    verdict: str
+    rule: str
+    reason: str
+    exit_code: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    effects: JsonObject = Field(default_factory=dict)
+    undo_id: str | None = None
+
+
+class Timing(Message):
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    policy_ms: float = 0.0
+    sandbox_ms: float = 0.0
+    total_ms: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    forced_tokens: int = 0
+
+
+class Result(Message):
+    """The one object `--json` prints."""
+
+    id: str
+    status: Status
+    route: str = "local"
+    calls: tuple[CallResult, ...] = ()
+    answer: str | None = None
+    timing: Timing = Timing()
+
+
+EXIT_CODES: dict[Status, int] = {
+    "done": 0,
+    "denied": 3,
+    "needs_approval": 4,
+    "failed": 5,
+    "needs_input": 6,
+    "not_understood": 6,
+}
+
+
+class Event(Message):
+    """Progress of one request, sent to the client that asked and to subscribers.
+
+    kinds: queued, thinking, text (streamed model text), call (a judged call: tool, command, verdict),
+    approval (the client must answer with `approve`), running, output (a chunk), finished.
+    """
+
+    id: str
+    kind: Literal["queued", "thinking", "text", "call", "approval", "running", "output", "finished"]
+    data: JsonObject = Field(default_factory=dict)
+
+
+# --- Frames between broker and planner -------------------------------------------------------
+
+
+class Think(Message):
+    """Broker to planner: turn this request into calls."""
+
+    type: Literal["think"] = "think"
+    id: str
+    text: str
+    mode: Literal["ask", "translate"] = "ask"
+    cwd: str = "/"
+    entries: tuple[str, ...] = ()  # some names in cwd, so that the model can copy them
+    data_head: str | None = None  # the first lines of piped data, as data
+    locale: str = ""
+
+
+class Teach(Message):
+    """Broker to planner: the tools in force now (at start and after every reload)."""
+
+    type: Literal["teach"] = "teach"
+    tools: tuple[ToolSpec, ...]
+
+
+class Stop(Message):
+    """Broker to planner: cancel the request with this id, at the next token."""
+
+    type: Literal["stop"] = "stop"
+    id: str
+
+
+ToPlanner = Annotated[Think | Teach | Stop, Field(discriminator="type")]
+
+
+class Ready(Message):
+    """Planner to broker: weights are loaded, requests will be answered."""
+
+    type: Literal["ready"] = "ready"
+    model: str
+    load_ms: float
+    resident_bytes: int = 0
+
+
+class Delta(Message):
+    """Planner to broker: streamed text of the answer being generated."""
+
+    type: Literal["delta"] = "delta"
+    id: str
+    text: str
+
+
+class Thought(Message):
+    """Planner to broker: the typed result. Calls may be empty only when `understood` is false."""
+
+    type: Literal["thought"] = "thought"
+    id: str
+    calls: tuple[ToolCall, ...] = ()
+    command: str | None = None  # translate mode
+    confidence: float = 0.0  # geometric mean probability of the chosen tokens, 0..1
+    understood: bool = True
+    route: str = "local"
+    timing: Timing = Timing()
+
+
+class Failed(Message):
+    """Planner to broker: this request (or, with an empty id, the start) failed."""
+
+    type: Literal["failed"] = "failed"
+    id: str = ""
+    error: JsonObject  # as LlmosError.to_rpc()
+
+
+FromPlanner = Annotated[Ready | Delta | Thought | Failed, Field(discriminator="type")]
+
+ToolSpec.model_rebuild()

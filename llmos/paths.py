@@ -1,0 +1,100 @@
+"""Where llmos keeps things: one place that knows the XDG Base Directory rules.
+
+Pure look-ups of the environment; nothing is created here (`ensure_private` is for who writes).
+Spec: XDG Base Directory Specification 0.8; system-wide paths follow file-hierarchy(7).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PACKAGE_DIR = Path(__file__).resolve().parent
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    value = os.environ.get(variable, "")
+    # The specification says that a relative path there is invalid and must be ignored.
+    return Path(value) if value.startswith("/") else Path.home() / fallback
+
+
+def config_dir() -> Path:
+    return _xdg("XDG_CONFIG_HOME", ".config") / "llmos"
+
+
+def cache_dir() -> Path:
+    return _xdg("XDG_CACHE_HOME", ".cache") / "llmos"
+
+
+def state_dir() -> Path:
+    return _xdg("XDG_STATE_HOME", ".local/state") / "llmos"
+
+
+def models_dir() -> Path:
+    return cache_dir() / "models"
+
+
+def audit_file() -> Path:
+    return state_dir() / "audit.jsonl"
+
+
+def log_file() -> Path:
+    return state_dir() / "daemon.log"
+
+
+def runtime_dir() -> Path:
+    """The folder of the per-user socket: private to the user, gone at reboot."""
+    value = os.environ.get("XDG_RUNTIME_DIR", "")
+    if value.startswith("/"):
+        return Path(value)
+    if os.getuid() == 0:
+        return Path("/run/llmos")
+    return Path(f"/tmp/llmos-{os.getuid()}")  # noqa: S108 - created 0700 and checked for its owner
+
+
+def socket_path() -> Path:
+    override = os.environ.get("LLMOS_SOCKET", "")
+    return Path(override) if override else runtime_dir() / "llmos.sock"
+
+
+def _shipped(name: str) -> Path:
+    """Data folders lie inside an installed wheel and beside the package in a checkout."""
+    installed = PACKAGE_DIR / "data" / name
+    return installed if installed.is_dir() else PACKAGE_DIR.parent / name
+
+
+def tool_dirs() -> tuple[Path, ...]:
+    """Manifest folders, shipped ones first; later folders may add tools, not replace shipped ones."""
+    return (_shipped("tools"), Path("/etc/llmos/tools"), config_dir() / "tools")
+
+
+def builtin_policy_dir() -> Path:
+    return _shipped("policies")
+
+
+def system_policy_dir() -> Path:
+    return Path("/etc/llmos/policies")
+
+
+def user_policy_dir() -> Path:
+    return config_dir() / "policies"
+
+
+def ensure_private(folder: Path) -> Path:
+    """Create `folder` with mode 0700 if missing and refuse one that belongs to somebody else."""
+    from llmos.errors import CallFailed
+
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise CallFailed(
+            f"cannot create {folder}: {error.strerror}",
+            f"Check the permissions and space of {folder.parent}.",
+        ) from error
+    if owner not in (os.getuid(), 0):
+        raise CallFailed(
+            f"{folder} belongs to uid {owner}, not to you",
+            f"Remove {folder}, or set LLMOS_SOCKET to another place.",
+        )
+    return folder
