@@ -31,7 +31,9 @@ def state_dir() -> Path:
 
 
 def models_dir() -> Path:
-    return cache_dir() / "models"
+    """Weights are large and read-only: LLMOS_MODELS_DIR lets several homes share one folder."""
+    override = os.environ.get("LLMOS_MODELS_DIR", "")
+    return Path(override) if override.startswith("/") else cache_dir() / "models"
 
 
 def audit_file() -> Path:
