@@ -1,0 +1,1 @@
+"""How much the untrained local model understands, judged by outcome."""

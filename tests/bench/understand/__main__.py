@@ -1,0 +1,197 @@
+"""Ask every sentence of cases.toml through a real daemon and judge the outcomes.
+
+    python -m tests.bench.understand [--model NAME] [--level N] [--limit N] [--failures] [--match TEXT]
+
+Each sentence gets a fresh workspace and the consent `yes`, as a script with --yes would give.
+Prints the accuracy per level and language and the rate of wrong actions, then one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import getpass
+import hashlib
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmos.wire import FrameSocket
+from tests.bench.report import report
+from tests.bench.understand.judge import Seen, fill, judge
+from tests.bench.understand.workspace import build, snapshot
+
+CASES_FILE = Path(__file__).with_name("cases.toml")
+START_DEADLINE_S = 30.0
+ASK_DEADLINE_S = 300.0
+
+
+@contextmanager
+def daemon(model: str, folder: Path) -> Iterator[Path]:
+    """A daemon of this checkout with its own state folder and socket."""
+    sock = folder / "llmos.sock"
+    env = os.environ | {
+        "LLMOS_SOCKET": str(sock),
+        "LLMOS_MODEL": model,
+        "XDG_STATE_HOME": str(folder / "state"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
+    with (folder / "daemon.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "llmos", "daemon"], env=env, stderr=log, stdout=log)
+        try:
+            deadline = time.monotonic() + START_DEADLINE_S
+            while not sock.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit((folder / "daemon.log").read_text() or "the daemon did not start")
+                time.sleep(0.05)
+            yield sock
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def request(sock: Path, params: dict[str, Any]) -> dict[str, Any]:
+    """One `ask` over a connection of its own; an error becomes a failed result."""
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(ASK_DEADLINE_S)
+        raw.connect(str(sock))
+        wire = FrameSocket(raw)
+        wire.send({"jsonrpc": "2.0", "id": 1, "method": "ask", "params": params})
+        while (frame := wire.receive()) is not None:
+            if frame.get("id") == 1:
+                return frame.get("result") or {
+                    "status": "failed",
+                    "answer": frame["error"]["message"],
+                    "calls": [],
+                }
+    return {"status": "failed", "answer": "connection closed", "calls": []}
+
+
+@contextmanager
+def victim(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process named `napper` that requests may look for or stop."""
+    program = folder / "napper"
+    if not program.exists():
+        shutil.copy("/bin/sleep", program)
+    process = subprocess.Popen([str(program), "3000"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def facts(process: subprocess.Popen[bytes], root: Path, port: int) -> dict[str, str]:
+    return {
+        "pid": str(process.pid),
+        "port": str(port),
+        "kernel": platform.release(),
+        "hostname": socket.gethostname(),
+        "cores": str(os.cpu_count()),
+        "user": getpass.getuser(),
+        "year": str(time.localtime().tm_year),
+        "cwd": str(root),
+        "notes_sha256": hashlib.sha256((root / "notes.txt").read_bytes()).hexdigest(),
+    }
+
+
+def run_case(case: dict[str, Any], sock: Path, folder: Path, port: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="case-", dir=folder) as name, victim(folder) as process:
+        root = Path(name)
+        build(root)
+        before = snapshot(root)
+        known = facts(process, root, port)
+        params = {"text": fill(case["say"], known), "cwd": str(root), "consent": "yes"}
+        if data := case.get("data"):
+            params["data_b64"] = base64.b64encode(data.encode()).decode()
+        started = time.monotonic()
+        result = request(sock, params)
+        elapsed_s = time.monotonic() - started
+        time.sleep(0.05)
+        seen = Seen(result, before, snapshot(root), root, process.poll() is None, known)
+        faults, wrong_action = judge(case, seen)
+        calls = [f"{call['tool']} {call['args']}" for call in result.get("calls", [])]
+        return {
+            "say": case["say"],
+            "level": case["level"],
+            "lang": case.get("lang", "en"),
+            "ok": not faults,
+            "wrong_action": wrong_action,
+            "faults": faults,
+            "calls": calls,
+            "answer": result.get("answer"),
+            "status": result.get("status"),
+            "seconds": elapsed_s,
+        }
+
+
+def share(rows: list[dict[str, Any]], key: str = "ok") -> float:
+    return round(sum(bool(row[key]) for row in rows) / len(rows), 3) if rows else 0.0
+
+
+def summarise(rows: list[dict[str, Any]], model: str) -> None:
+    groups = {f"level {level}": [r for r in rows if r["level"] == level] for level in (1, 2, 3)}
+    groups |= {lang: [r for r in rows if r["lang"] == lang] for lang in ("en", "zh")}
+    groups["all"] = rows
+    table = [
+        {
+            "group": name,
+            "sentences": len(group),
+            "understood": share(group),
+            "wrong action": share(group, "wrong_action"),
+            "median s": round(statistics.median(r["seconds"] for r in group), 2),
+        }
+        for name, group in groups.items()
+        if group
+    ]
+    summary = {"model": model} | {row["group"]: row["understood"] for row in table}
+    report(
+        "understand", table, summary | {"wrong_action": share(rows, "wrong_action"), "sentences": len(rows)}
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--level", type=int)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--match", default="", help="only sentences that contain this text")
+    parser.add_argument("--failures", action="store_true", help="print each failed sentence and why")
+    options = parser.parse_args()
+    cases = tomllib.loads(CASES_FILE.read_text())["cases"]
+    cases = [c for c in cases if options.level in (None, c["level"]) and options.match in c["say"]]
+    rows = []
+    # Not below the host's /tmp: there the sandbox may show a folder of its own.
+    with (
+        tempfile.TemporaryDirectory(prefix="understand-", dir=Path.home()) as name,
+        socket.socket() as listener,
+        daemon(options.model, Path(name)) as sock,
+    ):
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        for case in cases[: options.limit]:
+            row = run_case(case, sock, Path(name), listener.getsockname()[1])
+            rows.append(row)
+            if options.failures and not row["ok"]:
+                print(
+                    f"- {row['say']!r} -> {row['calls'] or row['answer']} : {'; '.join(row['faults'])}",
+                    flush=True,
+                )
+    summarise(rows, options.model)
+
+
+if __name__ == "__main__":
+    main()
