@@ -1,0 +1,290 @@
+"""The command line's grammar: which verb, with which options. It parses; it does nothing.
+
+    llmos                      the shell            llmos VERB …      one verb
+    llmos [OPTIONS] TEXT …     one request, its words quoted or not
+
+The first word decides: a known verb without a space in it is a verb, everything else is a request. So
+that a typing error does not become a request, one lone word that is nearly a verb is refused with a
+suggestion, and verbs that the contract reserves for later versions are refused by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from llmos.errors import UsageError
+
+RESERVED = ("run", "watch", "schedule", "mcp", "tune")
+_VALUE_OPTIONS = ("--write", "--timeout")  # may stand before the verb or the text
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are UsageErrors with a suggestion, instead of an exit from within."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}", f"See: {self.prog} --help")
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse options and positionals in any order; raises UsageError with what was meant, perhaps."""
+        found, extra = self.parse_known_intermixed_args(list(words))
+        if extra:
+            self._refuse(extra, words)
+        return found
+
+    def _refuse(self, extra: Sequence[str], words: Sequence[str]) -> NoReturn:
+        flag = next((word for word in extra if word.startswith("-")), "")
+        near = difflib.get_close_matches(flag.split("=")[0], list(self._option_string_actions), 1, 0.6)
+        if near:
+            raise UsageError(f"{self.prog} knows no {flag}", f"Did you mean {near[0]}?")
+        if flag:
+            step = f"See: {self.prog} --help.  Text that starts with a dash goes after --"
+            raise UsageError(f"{self.prog} knows no {flag}", step)
+        sentence = " ".join([self.prog.removeprefix("llmos "), *words])
+        raise UsageError(
+            f"{self.prog} does not take {shlex.join(extra)}",
+            f"To ask it in plain words: {in_quotes(sentence)}",
+        )
+
+
+@dataclass(frozen=True)
+class Verb:
+    summary: str
+    example: str
+    build: Callable[[Parser], None]
+
+
+def in_quotes(sentence: str) -> str:
+    return f'llmos "{sentence}"' if '"' not in sentence else f"llmos {shlex.quote(sentence)}"
+
+
+# --- options of the verbs ------------------------------------------------------------------------
+
+
+def _json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object on stdout")
+
+
+def _grants(parser: Parser) -> None:
+    parser.add_argument("-y", "--yes", action="store_true", help="approve what the policy asks about")
+    parser.add_argument(
+        "--write", metavar="PATH", action="append", default=[], help="allow writing there too; repeatable"
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=0.0, help="cancel the request after that long"
+    )
+    parser.add_argument("--no-stdin", action="store_true", help="do not read piped stdin as data")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86_400:
+        raise argparse.ArgumentTypeError("between 0 and 86400 seconds, please")
+    return value
+
+
+def _text(parser: Parser) -> None:
+    parser.add_argument("text", nargs="*", metavar="TEXT", help="what you want, in your words")
+
+
+def _ask(parser: Parser) -> None:
+    _json(parser)
+    _grants(parser)
+    parser.add_argument("--plan", action="store_true", help="show the calls and verdicts; run nothing")
+    _text(parser)
+
+
+def _plan(parser: Parser) -> None:
+    _ask(parser)
+    parser.set_defaults(plan=True)
+
+
+def _translate(parser: Parser) -> None:
+    _json(parser)
+    parser.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=0.0, help="give up after that")
+    _text(parser)
+
+
+def _call(parser: Parser) -> None:
+    _json(parser)
+    _grants(parser)
+    parser.add_argument("--plan", action="store_true", help="show the verdict and effects; run nothing")
+    parser.add_argument("--args", metavar="JSON", default="{}", help="the arguments, one JSON object")
+    parser.add_argument("tool", metavar="TOOL", help="a tool's name (llmos tools)")
+
+
+def _policy(parser: Parser) -> None:
+    _json(parser)
+    parser.add_argument("action", choices=("check", "remembered", "forget"))
+    parser.add_argument(
+        "words", nargs="*", metavar="COMMAND", help="after --: the command, or what to forget"
+    )
+
+
+def _history(parser: Parser) -> None:
+    _json(parser)
+    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="how many (default 20)")
+
+
+def _audit(parser: Parser) -> None:
+    parser.add_argument("action", choices=("tail", "verify"))
+    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="how many lines (default 20)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100_000:
+        raise argparse.ArgumentTypeError("between 1 and 100000, please")
+    return value
+
+
+def _tools(parser: Parser) -> None:
+    _json(parser)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this tool's arguments and examples")
+
+
+def _daemon(parser: Parser) -> None:
+    parser.add_argument("action", nargs="?", choices=("stop",), help="stop the running daemon")
+    parser.add_argument("--socket", metavar="PATH", help="listen there instead of the usual place")
+
+
+def _undo(parser: Parser) -> None:
+    _json(parser)
+    parser.add_argument("undo_id", nargs="?", metavar="ID", help="the last one when left out")
+
+
+def _model(parser: Parser) -> None:
+    parser.add_argument("words", nargs="*", metavar="list|pull|use|rm|show")
+
+
+VERBS: dict[str, Verb] = {
+    "ask": Verb("do one request", 'llmos ask --yes "remove the empty folders here"', _ask),
+    "plan": Verb("show what a request would do", 'llmos plan "tidy ~/Downloads"', _plan),
+    "call": Verb(
+        "one typed call, without the model",
+        """llmos call file.list --args '{"path": "/var/log"}' --json""",
+        _call,
+    ),
+    "translate": Verb(
+        "the one shell command that would do it, not run",
+        'llmos translate "how much memory is free"',
+        _translate,
+    ),
+    "policy": Verb(
+        "what the policy says to a command; the answers you made permanent",
+        "llmos policy check -- rm -r build",
+        _policy,
+    ),
+    "history": Verb("what was done", "llmos history -n 5", _history),
+    "audit": Verb("the journal, and whether it is whole", "llmos audit verify", _audit),
+    "undo": Verb("take back a change", "llmos undo", _undo),
+    "tools": Verb("the tools, or one of them", "llmos tools file.find", _tools),
+    "model": Verb("weights: list, pull, use, rm, show", "llmos model pull default", _model),
+    "status": Verb("the running daemon", "llmos status --json", _json),
+    "doctor": Verb("what is missing, and how to mend it", "llmos doctor", _json),
+    "daemon": Verb("run the daemon in the foreground, or stop it", "llmos daemon stop", _daemon),
+}
+
+_OPTIONS_HELP = """\
+options of a request:
+  --json            print exactly one JSON object on stdout
+  -y, --yes         approve what the policy asks about (never what it denies)
+  --plan            show the calls and verdicts; run nothing
+  --write PATH      allow writing there too (repeatable)
+  --timeout SECONDS cancel the request after that long
+  --no-stdin        do not read piped stdin as the request's data
+  --version, --help
+exit codes: 0 done, 2 usage, 3 denied by policy, 4 needs approval, 5 failed, 6 not understood,
+  7 daemon unreachable, 8 no sandbox can be had, 9 over budget
+"""
+
+
+def overview() -> str:
+    """The text of `llmos --help`."""
+    lines = [f"  {name:<10} {verb.summary}\n" for name, verb in VERBS.items()]
+    return (
+        "Say what you want done on this machine; see it judged, sandboxed and recorded.\n\n"
+        'usage: llmos                 the shell\n       llmos [OPTIONS] "TEXT"  do one request here\n'
+        "       llmos VERB …          (llmos VERB --help has an example)\n\nverbs:\n"
+        + "".join(lines)
+        + "\n"
+        + _OPTIONS_HELP
+        + '\nexamples:\n  llmos "what are the three largest files in this folder?"\n'
+        + '  journalctl -b | llmos "which errors are in this log?"\n'
+    )
+
+
+# --- from words to a verb ------------------------------------------------------------------------
+
+
+def parse(words: Sequence[str]) -> tuple[str, argparse.Namespace]:
+    """(verb, options) of a command line; raises UsageError. Help and version are the caller's."""
+    flags, rest = split_head(words)
+    name = rest[0] if rest else ""
+    if name in VERBS and not (flags and flags[-1] == "--"):
+        return name, _read_verb(name, [*flags, *rest[1:]])
+    if not (flags and flags[-1] == "--"):
+        _refuse_near_verbs(rest)
+    parser = _parser("ask", "llmos")
+    return "ask", _with_dashes(parser, [*flags, *rest])
+
+
+def split_head(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Leading options (with their values), and the rest from the verb or the first word of text on."""
+    flags: list[str] = []
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        flags.append(rest.pop(0))
+        if flags[-1] == "--":
+            break
+        if flags[-1] in _VALUE_OPTIONS and rest:
+            flags.append(rest.pop(0))
+    return flags, rest
+
+
+def _read_verb(name: str, words: list[str]) -> argparse.Namespace:
+    parser = _parser(name, f"llmos {name}")
+    if name == "model":  # its own command line: passed on as it is
+        return argparse.Namespace(words=words)
+    return _with_dashes(parser, words)
+
+
+def _with_dashes(parser: Parser, words: list[str]) -> argparse.Namespace:
+    """What stands after the first `--` is taken as it is, dashes and all, whatever argparse's version."""
+    if "--" not in words:
+        return parser.read(words)
+    cut = words.index("--")
+    found = parser.read(words[:cut])
+    for name in ("text", "words"):
+        if hasattr(found, name):
+            setattr(found, name, [*getattr(found, name), *words[cut + 1 :]])
+            return found
+    return parser.read(words)
+
+
+def _parser(name: str, prog: str) -> Parser:
+    verb = VERBS[name]
+    parser = Parser(prog=prog, description=f"{verb.summary}.", epilog=f"example:\n  {verb.example}")
+    verb.build(parser)
+    return parser
+
+
+def _refuse_near_verbs(rest: Sequence[str]) -> None:
+    """Reserved verbs, and lone words that are nearly a verb, are not silently taken as requests."""
+    if not rest or " " in rest[0]:
+        return
+    word, sentence = rest[0], " ".join(rest)
+    plainly = f"To ask it in plain words: llmos ask {word}" if len(rest) == 1 else in_quotes(sentence)
+    if word in RESERVED:
+        raise UsageError(f"`llmos {word}` is not available in this version", plainly)
+    near = difflib.get_close_matches(word, [*VERBS, *RESERVED], 1, 0.7)
+    if near and (len(rest) == 1 or rest[1].startswith("-")):
+        raise UsageError(f"there is no verb {word!r}", f"Did you mean: llmos {near[0]}?  {plainly}")

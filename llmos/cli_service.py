@@ -1,0 +1,194 @@
+"""The verbs about the service itself: status, tools, history, policy, audit, undo, model, daemon, doctor.
+
+Short questions to the daemon, shown as tables or printed as the JSON the daemon gave.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmos.cli_requests import connected, current_folder, error_result, print_json, say
+from llmos.console import client, listings, render, screen
+from llmos.errors import DaemonUnreachable, LlmosError, UsageError
+
+JsonObject = dict[str, Any]
+
+VERDICT_CODES = {"allow": 0, "ask": 4, "deny": 3}
+STOP_TIMEOUT_S = 10.0
+
+
+def _show(text: str) -> None:
+    screen.write(sys.stdout, text)
+
+
+def _ask_daemon(method: str, params: JsonObject | None = None, *, start: bool = True) -> JsonObject:
+    with connected(start=start) as daemon:
+        return daemon.call(method, params, timeout_s=30.0)
+
+
+def status(options: argparse.Namespace) -> int:
+    """What the running daemon says of itself; it is not started for that (exit 7 when none runs)."""
+    try:
+        found = _ask_daemon("status", start=False)
+    except LlmosError as error:
+        if not options.json:
+            raise
+        print_json({"status": "failed", "answer": error_result(error)["answer"]})
+        return error.exit_code
+    if options.json:
+        print_json(found)
+    else:
+        _show(listings.facts(found, screen.look_of(sys.stdout)))
+    return 0
+
+
+def tools(options: argparse.Namespace) -> int:
+    found = _ask_daemon("tools")
+    specs: list[JsonObject] = found.get("tools") or found.get("value") or []
+    if options.name:
+        specs = [spec for spec in specs if spec.get("name") == options.name]
+        if not specs:
+            raise UsageError(f"there is no tool {options.name!r}", "See: llmos tools")
+    if options.json:
+        print_json(specs[0] if options.name else {"tools": specs})
+    elif options.name:
+        _show(listings.tool(specs[0]))
+    else:
+        _show(listings.tools(specs, screen.width(sys.stdout)))
+    return 0
+
+
+def history(options: argparse.Namespace) -> int:
+    found = _ask_daemon("history", {"limit": options.n})
+    if options.json:
+        print_json(found)
+    else:
+        _show(listings.history(found, screen.look_of(sys.stdout), screen.width(sys.stdout)))
+    return 0
+
+
+def undo(options: argparse.Namespace) -> int:
+    found = _ask_daemon("undo", {"undo_id": options.undo_id} if options.undo_id else {})
+    if options.json:
+        print_json(found)
+    else:
+        _show(listings.facts(found, screen.look_of(sys.stdout)))
+    return 0
+
+
+def model(options: argparse.Namespace) -> int:
+    from llmos import model_cli
+
+    return model_cli.run(options.words)
+
+
+# --- policy and audit ----------------------------------------------------------------------------
+
+
+def policy(options: argparse.Namespace) -> int:
+    if options.action == "check":
+        return _policy_check(options)
+    from llmos import cli_policy
+
+    return cli_policy.remembered(options) if options.action == "remembered" else cli_policy.forget(options)
+
+
+def _policy_check(options: argparse.Namespace) -> int:
+    """The verdict on a command, nothing runs; exit 0 allow, 4 ask, 3 deny."""
+    words = options.words
+    if not words or not any(word.strip() for word in words):
+        raise UsageError("no command to check", "Write it after --: llmos policy check -- rm -r build")
+    command = words[0] if len(words) == 1 else words
+    found = _ask_daemon("policy.check", {"command": command, "cwd": current_folder()})
+    if options.json:
+        print_json(found)
+    else:
+        _show(render.verdict(found, screen.look_of(sys.stdout)))
+    return VERDICT_CODES.get(str(found.get("verdict")), 5)
+
+
+def audit(options: argparse.Namespace) -> int:
+    from llmos import cli_policy
+
+    return cli_policy.audit(options)
+
+
+# --- daemon and doctor ---------------------------------------------------------------------------
+
+
+def daemon(options: argparse.Namespace) -> int:
+    """Serve in the foreground until a signal, or stop the one that runs."""
+    if options.action == "stop":
+        return stop_daemon(Path(options.socket) if options.socket else None)
+    from llmos.daemon import server
+
+    return server.run(Path(options.socket).absolute() if options.socket else None)
+
+
+def stop_daemon(path: Path | None) -> int:
+    """End the daemon by a signal to the process that greeted us, and wait until it is gone."""
+    where = (path,) if path else client.candidates()
+    found = next((daemon for daemon in map(client.connect, where) if daemon is not None), None)
+    if found is None:
+        say("no daemon is running")
+        return 0
+    pid = int(found.hello.get("pid") or 0)
+    found.close()
+    if pid <= 1:
+        raise DaemonUnreachable("the daemon did not say which process it is", "Stop it by hand: ps -C llmos")
+    _terminate(pid)
+    say(f"stopped the llmos daemon (pid {pid})")
+    return 0
+
+
+def _terminate(pid: int) -> None:
+    """SIGTERM through a pidfd, so that no other process can be hit should the pid be reused."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        if not select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise DaemonUnreachable(
+                f"the daemon (pid {pid}) did not stop within {STOP_TIMEOUT_S:g} s", f"Run: kill -9 {pid}"
+            )
+    except PermissionError as error:
+        raise DaemonUnreachable(
+            f"the daemon (pid {pid}) is not yours to stop", "Run: sudo systemctl stop llmosd.socket llmosd"
+        ) from error
+    finally:
+        os.close(pidfd)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from llmos import cli_doctor as checks
+
+    found = checks.examine()
+    if options.json:
+        print_json(checks.as_json(found))
+    else:
+        _show(listings.checks([vars(check) for check in found], screen.look_of(sys.stdout)))
+    return checks.exit_code(found)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "policy": policy,
+    "history": history,
+    "audit": audit,
+    "undo": undo,
+    "tools": tools,
+    "model": model,
+    "status": status,
+    "doctor": doctor,
+    "daemon": daemon,
+}

@@ -1,0 +1,44 @@
+"""`llmos` without words: the interactive shell over the same requests as the one-shot commands."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from llmos import cli_requests
+from llmos.console import client, consent
+
+JsonObject = dict[str, Any]
+
+
+class _Actions:
+    """Each request opens its own connection, so that a restarted daemon goes unnoticed."""
+
+    def __init__(self) -> None:
+        self._session = client.new_id()
+        self._options = argparse.Namespace(json=False, yes=False, plan=False, write=[], timeout=0.0)
+
+    def request(self, method: str, params: JsonObject) -> None:
+        common = cli_requests.common_params(self._options, None)
+        if method in ("plan", "translate"):
+            common["consent"] = "none"
+        if method == "translate":
+            common = {"id": common["id"], "cwd": common["cwd"]}
+        elif method != "call":
+            common["session"] = self._session
+        show = {"plan": cli_requests.show_plan, "translate": cli_requests.show_command}.get(method)
+        cli_requests.perform(method, {**common, **params}, self._options, show=show)
+
+    def question(self, method: str, params: JsonObject) -> JsonObject:
+        with cli_requests.connected() as daemon:
+            return daemon.call(method, params)
+
+
+def shell() -> int:
+    """Run the shell until the person leaves; returns 0. Without an answer channel it is a usage error."""
+    from llmos.console.app import Shell
+    from llmos.errors import UsageError
+
+    if consent.open_terminal() is None:
+        raise UsageError("the shell needs a terminal", 'For a script: llmos --json "TEXT"')
+    return Shell(_Actions()).run()

@@ -1,0 +1,240 @@
+"""Results, plans, verdicts and approvals as text. Pure: data in, strings out; nothing is printed here.
+
+What belongs on stdout (the answer itself) and what on stderr (how it came about) is kept apart in
+`Shown`. Text of commands and models passes through `safetext` when it is meant for a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from llmos.console import safetext
+
+JsonObject = dict[str, Any]
+
+EFFECT_NAMES = ("reads", "writes", "deletes", "programs", "network", "signals", "opaque")
+_MAX_SHOWN = 12  # paths of one effect in a prompt; the rest is counted, and `x` shows all
+_STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_VERDICT_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a stream is to be written to: `terminal` makes text harmless, `colour` adds SGR codes."""
+
+    terminal: bool = False
+    colour: bool = False
+
+    def style(self, name: str, text: str) -> str:
+        return f"\x1b[{_STYLES[name]}m{text}\x1b[0m" if self.colour and text else text
+
+    def text(self, text: str) -> str:
+        return safetext.output(text) if self.terminal else text
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Text for stdout and for stderr, each empty or ending with a newline."""
+
+    out: str = ""
+    err: str = ""
+
+
+def _lines(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+# --- effects and approvals ---------------------------------------------------------------------
+
+
+def effect_lines(effects: JsonObject, *, limit: int = 0) -> list[str]:
+    """One line per thing touched, in the order a person worries: `deletes   /home/me/a.log`."""
+    lines = []
+    for name in ("deletes", "writes", "network", "signals", "programs", "reads"):
+        values = [str(value) for value in effects.get(name) or ()]
+        shown = values[:limit] if limit else values
+        lines += [f"{name:<9} {safetext.one_line(value)}" for value in shown]
+        if len(values) > len(shown):
+            lines.append(f"{name:<9} … and {len(values) - len(shown)} more")
+    if effects.get("opaque"):
+        lines.append(f"{'unknown':<9} {safetext.one_line(str(effects['opaque']))}")
+    return lines
+
+
+def _indent(lines: Iterable[str], by: int = 4) -> str:
+    return "".join(" " * by + line + "\n" for line in lines)
+
+
+def approval(data: JsonObject, look: Look) -> str:
+    """What is asked: the exact command, its effects, and the rule that wants a person's word."""
+    call = data.get("call") or {}
+    tool = str(call.get("tool", data.get("tool", "a tool")))
+    command = safetext.exact(str(data.get("command") or invocation(tool, call.get("args") or {})))
+    text = look.style("bold", f"{safetext.one_line(tool)} wants to run:") + "\n"
+    text += _indent(look.style("cyan", line) for line in command.split("\n"))
+    text += _indent(effect_lines(data.get("effects") or {}, limit=_MAX_SHOWN), 2)
+    return text + _indent([look.style("dim", because(data))], 2)
+
+
+def because(judged: JsonObject) -> str:
+    """`rule confirm-delete: deleting is final` of anything that carries a rule and a reason."""
+    rule, reason = str(judged.get("rule") or "?"), str(judged.get("reason") or "")
+    return safetext.one_line(f"rule {rule}: {reason}" if reason else f"rule {rule}")
+
+
+def explanation(data: JsonObject, look: Look) -> str:
+    """Everything known of a call that waits for approval: all effects, the rule, why it is asked."""
+    lines = effect_lines(data.get("effects") or {}) or ["no effect on files, processes or network"]
+    call = data.get("call") or {}
+    facts = [f"call      {safetext.one_line(invocation(str(call.get('tool', '?')), call.get('args') or {}))}"]
+    why = [f"asked by  {because(data)}", "allowing it runs exactly this command in the sandbox, once"]
+    return _indent(facts + lines) + _indent(look.style("dim", line) for line in why)
+
+
+CHOICES = (
+    ("y", "yes, run exactly this"),
+    ("n", "no, leave it"),
+    ("e", "edit it first; what you write is judged anew"),
+    ("x", "explain: every effect, the rule, why it is asked"),
+    ("a", "always: yes, and remember it for this exact kind of call (llmos policy remembered)"),
+    ("?", "this help"),
+)
+
+
+def choices(look: Look) -> str:
+    return look.style("bold", "[y]es  [n]o  [e]dit  e[x]plain  [a]lways  [?] ")
+
+
+def choices_help() -> str:
+    return _indent(f"{key}  {meaning}" for key, meaning in CHOICES)
+
+
+def invocation(tool: str, args: JsonObject) -> str:
+    """A call as the command line that repeats it: `llmos call file.list --args '{"path":"."}'`."""
+    given = json.dumps(args, ensure_ascii=False, separators=(", ", ": "))
+    return f"{tool} {given}" if args else tool
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def call_line(data: JsonObject, look: Look) -> str:
+    """One dim line as soon as a call is judged: `file.list: ls -la /tmp  (allow)`."""
+    verdict = str(data.get("verdict") or "")
+    command = safetext.one_line(str(data.get("command") or data.get("tool") or ""), 160)
+    line = f"{safetext.one_line(str(data.get('tool') or '?'))}: {command}"
+    return look.style("dim", line) + (f"  {_verdict(verdict, look)}" if verdict != "allow" else "")
+
+
+def _verdict(word: str, look: Look) -> str:
+    return look.style(_VERDICT_STYLE.get(word, "bold"), word)
+
+
+def result(result: JsonObject, out: Look, err: Look, *, streamed: frozenset[int] = frozenset()) -> Shown:
+    """A finished request. `streamed`: indexes of calls whose stdout was printed while they ran."""
+    shown_out, shown_err = "", ""
+    for index, call in enumerate(result.get("calls") or ()):
+        shown_out += "" if index in streamed else _lines(out.text(str(call.get("stdout") or "")))
+        shown_err += "" if index in streamed else _lines(err.text(str(call.get("stderr") or "")))
+        shown_err += call_trouble(call, err)
+    answer = str(result.get("answer") or "")
+    if result.get("status") in ("done", "needs_input"):
+        shown_out += _lines(out.text(answer))
+    elif answer not in shown_err:  # a denial's reason may stand there already
+        shown_err += _lines(err.text(answer))
+    return Shown(shown_out, shown_err + status_note(result, err) + footer(result, err))
+
+
+def call_trouble(call: JsonObject, look: Look) -> str:
+    """Why a call did not do its work, in a sentence with the next step; empty when it did."""
+    tool, verdict, code = str(call.get("tool")), call.get("verdict"), call.get("exit_code")
+    if verdict == "deny":
+        text = look.style("red", f"denied: {tool}") + f"\n  {because(call)}\n"
+        return text + f"  {denial_step(call)}\n"
+    if verdict == "ask" and code is None:
+        return look.style("yellow", f"not run: {tool}") + f"\n  {because(call)}\n"
+    if code not in (None, 0):
+        return look.style("red", f"{tool} failed: {exit_meaning(int(code))}") + "\n"
+    return ""
+
+
+def exit_meaning(code: int) -> str:
+    """`exit code 2`, or the signal's name for codes above 128 (sh(1p)) and below 0 (subprocess)."""
+    import signal
+
+    number = -code if code < 0 else code - 128
+    if number > 0 and number in signal.valid_signals():
+        return f"killed by {signal.Signals(number).name}"
+    return f"exit code {code}"
+
+
+def denial_step(call: JsonObject) -> str:
+    """What the person can do about a denial; `--yes` is never it."""
+    if "root" in str(call.get("rule", "")) and (paths := (call.get("effects") or {}).get("writes")):
+        return f"To allow writing there, add: --write {safetext.one_line(shlex.quote(str(paths[0])))}"
+    return "See why: llmos policy check -- COMMAND.  --yes does not lift a denial."
+
+
+_NOTES = {
+    "needs_approval": "It needs your approval: re-run it with --yes, or at a terminal.",
+    "not_understood": "No tool call could be made of that. Say it in other words, or see: llmos tools",
+    "needs_input": "Ask again with what is missing.",
+}
+
+
+def status_note(result: JsonObject, look: Look) -> str:
+    note = _NOTES.get(str(result.get("status")), "")
+    return look.style("yellow", note) + "\n" if note else ""
+
+
+def footer(result: JsonObject, look: Look) -> str:
+    """The dim line that always names the route: `local · 0.8 s`."""
+    total_s = float((result.get("timing") or {}).get("total_ms") or 0.0) / 1000
+    return (
+        look.style("dim", f"{safetext.one_line(str(result.get('route', 'local')))} · {total_s:.1f} s") + "\n"
+    )
+
+
+def plan(result: JsonObject, look: Look) -> str:
+    """What would be done, call by call, with verdict and effects; nothing has run."""
+    text = ""
+    calls = result.get("calls") or ()
+    for number, call in enumerate(calls, 1):
+        line = safetext.exact(invocation(str(call.get("tool")), call.get("args") or {}))
+        text += f"{number}. {line}\n     {_verdict(str(call.get('verdict')), look)}  {because(call)}\n"
+        text += _indent(effect_lines(call.get("effects") or {}), 5)
+    if not calls:
+        text += _lines(look.text(str(result.get("answer") or "no call")))
+    return text
+
+
+def verdict(found: JsonObject, look: Look) -> str:
+    """What the policy says to a command: the word, the rule and its reason, the effects."""
+    text = f"{_verdict(str(found.get('verdict')), look)}  {because(found)}\n"
+    return text + _indent(effect_lines(found.get("effects") or {}), 2)
+
+
+def error(message: str, next_step: str, look: Look) -> str:
+    text = look.style("red", "llmos: ") + _lines(look.text(message))
+    return text + (f"  {_lines(look.text(next_step))}" if next_step else "")
+
+
+# --- listings --------------------------------------------------------------------------------------
+
+
+def table(rows: list[list[str]], *, clip_last: int = 0) -> str:
+    """Rows in aligned columns, the last one cut so that a row keeps within `clip_last` columns."""
+    if not rows:
+        return ""
+    widths = [max(safetext.columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+    pad: Callable[[str, int], str] = safetext.pad
+    lines = []
+    for row in rows:
+        head = "  ".join(pad(cell, width) for cell, width in zip(row[:-1], widths, strict=False))
+        room = max(20, clip_last - safetext.columns(head) - 2) if clip_last else 0
+        lines.append(f"{head}  {safetext.clip(row[-1], room) if room else row[-1]}".rstrip())
+    return "\n".join(lines) + "\n"
