@@ -57,16 +57,18 @@ make_venv() {
 
 install_package() {
     # The stamp spares a repeated run the minute that pip takes to find nothing to do.
-    local stamp="$venv/.llmos-installed$extra" now
+    local stamp="$venv/.llmos-installed" now have
     now="$here $(cksum <"$here/pyproject.toml")"
-    if [[ -x $venv/bin/llmos && -f $stamp && $(<"$stamp") == "$now" ]]; then
-        say "llmos is installed in $venv"
-        return
-    fi
+    for have in "" "[test]"; do
+        if [[ $have == "$extra"* && -x $venv/bin/llmos && $(cat "$stamp$have" 2>/dev/null) == "$now" ]]; then
+            say "llmos is installed in $venv"
+            return
+        fi
+    done
     say "installing llmos${extra:+ with $extra} and its libraries into $venv (torch is the large one)"
     "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$here$extra" >&2 ||
         fail "pip could not install llmos" "Check the network and pip's settings (pip config list), then run this again."
-    printf '%s' "$now" >"$stamp"
+    printf '%s' "$now" >"$stamp$extra"
 }
 
 link_command() {

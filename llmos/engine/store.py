@@ -15,9 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +25,9 @@ from typing import Literal
 from llmos import paths
 from llmos.engine import download
 from llmos.engine.cards import ModelCard, card, catalogue
+from llmos.engine.choice import with_model_name
 from llmos.engine.download import Progress
-from llmos.errors import ConfigError, DiskFull, ModelError, UsageError
+from llmos.errors import DiskFull, ModelError, UsageError
 
 __all__ = [
     "Info",
@@ -127,7 +126,7 @@ def use(name_or_path: str) -> str:
     name = str(path.absolute()) if _is_path(name_or_path) else name_or_path
     file = paths.ensure_private(paths.config_dir()) / "config.toml"
     text = file.read_text(encoding="utf-8") if file.exists() else ""
-    edited = _with_model_name(text, name, file)
+    edited = with_model_name(text, name, file)
     draft = file.with_suffix(".toml.new")
     draft.write_text(edited, encoding="utf-8")
     draft.replace(file)
@@ -302,32 +301,3 @@ def _accept(found: ModelCard, file: Path, progress: Progress) -> None:
     file.replace(_file(found))
     status = _file(found).stat()
     _record(found, {"sha256": digest, "num_bytes": status.st_size, "mtime_ns": status.st_mtime_ns})
-
-
-# --- the user's choice ------------------------------------------------------------------------
-
-
-def _with_model_name(text: str, name: str, file: Path) -> str:
-    """`text` (TOML) with `[model] name` set, comments and order kept. The result is parsed to make sure."""
-    line = f"name = {json.dumps(name, ensure_ascii=False)}"
-    header = re.search(r"^[ \t]*\[model\][ \t]*(#.*)?$", text, re.MULTILINE)
-    if header is None:
-        edited = text + ("\n" if text and not text.endswith("\n") else "") + f"\n[model]\n{line}\n"
-    else:
-        body = text[header.end() :]
-        section = body[: match.start()] if (match := re.search(r"^[ \t]*\[", body, re.MULTILINE)) else body
-        changed, count = re.subn(
-            r"^[ \t]*name[ \t]*=.*$", lambda _: line, section, count=1, flags=re.MULTILINE
-        )
-        changed = changed if count else f"\n{line}{section}"
-        edited = text[: header.end()] + changed + body[len(section) :]
-    try:
-        before, after = tomllib.loads(text), tomllib.loads(edited)
-        before.setdefault("model", {})["name"] = name
-        if before == after:
-            return edited.lstrip("\n")
-    except (tomllib.TOMLDecodeError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            str(error), f"Mend {file}, or set model.name there yourself.", where=str(file)
-        ) from error
-    raise ConfigError("cannot set model.name safely", "Set it there yourself.", where=f"{file}: model.name")
