@@ -1,0 +1,214 @@
+"""The kernel's mount API by file descriptor, through ctypes: what the sandbox's launcher is written in.
+
+Thin and exact: one function per system call, `OSError` with the call's name on failure. It decides
+nothing; the order in which the calls make a safe tree is `launcher`'s business. Standard library
+only, because the launcher runs without site-packages.
+
+Sources: open_tree(2), move_mount(2), mount_setattr(2), fsopen(2), openat2(2), pivot_root(2). The numbers
+of system calls added since Linux 5.0 are the same on every architecture Python runs on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+
+_NR_OPEN_TREE = 428
+_NR_MOVE_MOUNT = 429
+_NR_FSOPEN = 430
+_NR_FSCONFIG = 431
+_NR_FSMOUNT = 432
+_NR_CLOSE_RANGE = 436
+_NR_OPENAT2 = 437
+_NR_MOUNT_SETATTR = 442
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+
+ATTR_RDONLY = 0x1
+ATTR_NOSUID = 0x2
+ATTR_NODEV = 0x4
+ATTR_NOEXEC = 0x8
+_ATTR_IDMAP = 0x00100000
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+_MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
+_FD_CLOEXEC_FLAG = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC alike
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _syscall(what: str, number: int, *args: object) -> int:
+    # Every argument is widened: a C int pushed through varargs leaves its upper half undefined.
+    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    return _checked(_libc.syscall(ctypes.c_long(number), *wide), what)
+
+
+def unshare(flags: int) -> None:
+    _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def make_private() -> None:
+    """Stop mount events between this mount namespace and the one it was copied from, both ways."""
+    _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount private /")
+
+
+def open_tree(dir_fd: int, path: str = "", *, recursive: bool = True) -> int:
+    """A detached copy of the mount at `path` (a bind mount nobody can see yet)."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    flags |= _AT_RECURSIVE if recursive else 0
+    flags |= 0 if path else _AT_EMPTY_PATH
+    return _syscall(f"open_tree {path}", _NR_OPEN_TREE, dir_fd, os.fsencode(path), flags)
+
+
+def open_tree_at(path: str, *, recursive: bool = True) -> int:
+    return open_tree(_AT_FDCWD, path, recursive=recursive)
+
+
+def set_attr(
+    tree_fd: int, path: str = "", *, attrs: int = 0, recursive: bool = False, userns_fd: int | None = None
+) -> None:
+    """Set mount attributes; with `userns_fd`, ID-map the (detached) mount by that user namespace."""
+    attr = _MountAttr(attr_set=attrs)
+    if userns_fd is not None:
+        attr.attr_set |= _ATTR_IDMAP
+        attr.userns_fd = userns_fd
+    flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
+    _syscall(
+        f"mount_setattr {path}",
+        _NR_MOUNT_SETATTR,
+        tree_fd,
+        os.fsencode(path),
+        flags,
+        ctypes.byref(attr),
+        ctypes.sizeof(attr),
+    )
+
+
+def attach(tree_fd: int, target_fd: int) -> None:
+    """Mount the detached tree on what `target_fd` (O_PATH) stands for: no path is looked up again."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _syscall("move_mount", _NR_MOVE_MOUNT, tree_fd, b"", target_fd, b"", flags)
+
+
+def tmpfs(*, num_bytes: int, mode: int = 0o755, uid: int = 0, gid: int = 0, attrs: int = 0) -> int:
+    """A detached, empty tmpfs."""
+    context = _syscall("fsopen tmpfs", _NR_FSOPEN, b"tmpfs", _FD_CLOEXEC_FLAG)
+    try:
+        options = {"size": str(num_bytes), "mode": f"{mode:o}", "uid": str(uid), "gid": str(gid)}
+        for key, value in options.items():
+            _syscall(
+                f"fsconfig tmpfs {key}={value}",
+                _NR_FSCONFIG,
+                context,
+                _FSCONFIG_SET_STRING,
+                key.encode(),
+                value.encode(),
+                0,
+            )
+        _syscall("fsconfig tmpfs", _NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall("fsmount tmpfs", _NR_FSMOUNT, context, _FD_CLOEXEC_FLAG, attrs)
+    finally:
+        os.close(context)
+
+
+def open_path(path: str, *, dir_fd: int = _AT_FDCWD, resolve: int = RESOLVE_NO_MAGICLINKS) -> int:
+    """openat2 with O_PATH: a handle on a place, under the given rules of resolution."""
+    how = _OpenHow(flags=os.O_PATH | os.O_CLOEXEC, resolve=resolve)
+    return _syscall(
+        f"openat2 {path}",
+        _NR_OPENAT2,
+        dir_fd,
+        os.fsencode(path),
+        ctypes.byref(how),
+        ctypes.sizeof(how),
+    )
+
+
+def pivot_to_cwd() -> None:
+    """Make the current directory (a mount point) the root and drop the old root: pivot_root(2), NOTES."""
+    _checked(_libc.pivot_root(b".", b"."), "pivot_root")
+    _checked(_libc.umount2(b".", ctypes.c_int(_MNT_DETACH)), "umount2 of the old root")
+    os.chdir("/")
+
+
+def close_from(first_fd: int) -> None:
+    _syscall("close_range", _NR_CLOSE_RANGE, first_fd, 0xFFFFFFFF, 0)
+
+
+def _prctl(option: int, value: int, what: str) -> None:
+    _checked(_libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))), f"prctl {what}")
+
+
+def set_no_new_privs() -> None:
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
+
+
+def set_dumpable() -> None:
+    """After a change of uid the kernel lets only root write our /proc files; undo that."""
+    _prctl(_PR_SET_DUMPABLE, 1, "dumpable")
+
+
+def set_child_subreaper() -> None:
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, "child_subreaper")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    point: str
+    fs_type: str
+
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+def mount_table(text: bytes) -> list[Mount]:
+    """Mount points and file system types out of /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
+    mounts = []
+    for line in text.splitlines():
+        left, _, right = line.partition(b" - ")
+        point = _OCTAL.sub(lambda m: bytes([int(m[1], 8)]), left.split(b" ")[4])
+        mounts.append(Mount(os.fsdecode(point), os.fsdecode(right.split(b" ")[0])))
+    return mounts

