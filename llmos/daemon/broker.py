@@ -1,0 +1,193 @@
+"""What the daemon holds between requests: the parts that act, the planner, and who is running what.
+
+Parts that are slow to import or read (policy engine, grammars, manifests) are loaded in a thread after
+the socket answers; requests wait for them, `status` does not. A manifest or policy that breaks while
+we run leaves the last good parts in force and its error in `status`; one that is broken from the
+start refuses requests with that error until it is mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llmos.config import Settings
+from llmos.daemon import hands, supervisor
+from llmos.daemon.hands import Hands
+from llmos.daemon.session import Session
+from llmos.daemon.thinking import Planner
+from llmos.errors import CallFailed, Cancelled, LlmosError, Overloaded, UsageError
+from llmos.messages import Caller, Event, JsonObject
+
+log = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """What the broker needs of a connection."""
+
+    caller: Caller
+    gone: bool
+
+    def event(self, params: JsonObject, *, may_drop: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    session: Session
+    owner: Client
+    detached: bool
+    since: float
+
+
+class Broker:
+    def __init__(self, settings: Settings, *, worker_argv: Sequence[str] | None = None) -> None:
+        self.settings = settings
+        self.planner = Planner(settings.model, worker_argv=worker_argv or supervisor.WORKER_ARGV)
+        self.running: dict[str, Running] = {}
+        self._watchers: set[Client] = set()
+        self._hands: Hands | None = None
+        self._broken: LlmosError | None = None  # why the newest manifests or policies are not in force
+        self._loaded = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._started = time.time()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: list[hands.Watch] = []
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Begin loading in the background."""
+        self._spawn(self._first_load())
+
+    async def drain(self) -> None:
+        """Take no new requests; return when the running ones are done."""
+        self._draining = True
+        await self._idle.wait()
+
+    def cancel_all(self) -> None:
+        for running in tuple(self.running.values()):
+            running.session.cancel()
+
+    async def stop(self) -> None:
+        for watch in self._watches:
+            watch.stop()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await self.planner.stop()
+
+    # --- parts: load once, reload on change ---
+
+    async def hands(self) -> Hands:
+        """The parts in force; raises what kept the first ones from loading."""
+        await self._loaded.wait()
+        if self._hands is None:
+            raise self._broken or CallFailed("tools and policy could not be loaded", "Read the daemon's log.")
+        return self._hands
+
+    async def _first_load(self) -> None:
+        await self._load()
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:  # called in a watchdog thread
+            loop.call_soon_threadsafe(self.reload)
+
+        self._watches = await asyncio.to_thread(hands.watch, self.settings, changed)
+
+    def reload(self) -> None:
+        self._spawn(self._load())
+
+    async def _load(self) -> None:
+        try:
+            fresh = await asyncio.to_thread(hands.load, self.settings, self._hands)
+        except LlmosError as error:
+            log.error("not in force: %s %s", error, error.next_step)
+            self._broken = error
+        else:
+            self._hands, self._broken = fresh, None
+            self.planner.teach(fresh.catalog.specs)
+        finally:
+            self._loaded.set()
+
+    # --- requests ---
+
+    def admit(self, session: Session, owner: Client, *, detached: bool = False) -> None:
+        """Enter a request among the running; raises Overloaded, or UsageError for an id in use."""
+        request_id = session.job.id
+        if owner.gone:
+            raise Cancelled("the client has gone", "Nothing was run for it.")
+        if self._draining:
+            raise Overloaded("the daemon is stopping", "Try again in a moment.")
+        if len(self.running) >= self.settings.server.max_queued:
+            raise Overloaded(f"{len(self.running)} requests are waiting already", "Try again in a moment.")
+        if request_id in self.running:
+            raise UsageError(f"a request with the id {request_id} is running", "Use a fresh id.")
+        self.running[request_id] = Running(session, owner, detached, time.monotonic())
+        self._idle.clear()
+
+    def release(self, session: Session) -> None:
+        del self.running[session.job.id]
+        if not self.running:
+            self._idle.set()
+
+    def find(self, request_id: str, caller: Caller) -> Running:
+        """A running request of this caller; raises UsageError. Others' requests do not exist for them."""
+        running = self.running.get(request_id)
+        if running is None or caller.uid not in (0, running.session.job.caller.uid):
+            raise UsageError(f"no request {request_id} is running", "See what runs: llmos status")
+        return running
+
+    def left(self, client: Client) -> None:
+        """A client has gone: its requests are cancelled, except detached ones."""
+        self._watchers.discard(client)
+        for running in tuple(self.running.values()):
+            if running.owner is client and not running.detached:
+                running.session.cancel()
+
+    def subscribe(self, client: Client) -> None:
+        self._watchers.add(client)
+
+    def emit(self, event: Event, owner: Client) -> None:
+        """To who asked, and to onlookers of the same user (or root)."""
+        params = event.model_dump(mode="json")
+        owner.event(params)
+        for watcher in self._watchers:
+            if watcher is not owner and watcher.caller.uid in (0, owner.caller.uid):
+                watcher.event(params, may_drop=True)
+
+    # --- facts ---
+
+    def status(self) -> JsonObject:
+        parts = self._hands
+        return {
+            "pid": os.getpid(),
+            "uptime_s": round(time.time() - self._started, 3),
+            "resident_bytes": _resident_bytes(),
+            "state": "stopping" if self._draining else "ready" if parts else "loading",
+            "error": self._broken.to_rpc() if self._broken else None,
+            "policy": self.settings.policy,
+            "tools": len(parts.catalog.specs) if parts else 0,
+            "requests": [self._request_facts(running) for running in self.running.values()],
+            "max_queued": self.settings.server.max_queued,
+            "planner": self.planner.status(),
+        }
+
+    def _request_facts(self, running: Running) -> JsonObject:
+        age_s = round(time.monotonic() - running.since, 3)
+        return {"id": running.session.job.id, "age_s": age_s, "uid": running.session.job.caller.uid}
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,120 @@
+"""The broker's hands: catalog, gate and spawner behind three verbs, judge, run and remember.
+
+One frozen set of parts: a reload makes a new one, and a request keeps the one it started with. The
+order in `run` is the security of the whole: the gate mints the permit, the spawner takes nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from llmos import paths
+from llmos.config import Settings
+from llmos.daemon.request import Job
+from llmos.messages import Caller, JsonObject, Outcome, Plan, ToolCall, Verdict
+
+if TYPE_CHECKING:
+    from llmos.guard.audit import Audit
+    from llmos.guard.gate import Gate
+    from llmos.guard.spawn import Spawner
+    from llmos.toolbox.catalog import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A call made concrete, and what the policy says to it."""
+
+    plan: Plan
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    catalog: Catalog
+    gate: Gate
+    spawner: Spawner
+    audit: Audit
+
+    def judge(self, call: ToolCall, job: Job) -> Judged:
+        """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call."""
+        from llmos.toolbox.catalog import Context
+
+        context = Context(cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None)
+        plan = self.gate.expand(self.catalog.plan(call, context), cwd=job.cwd, home=job.home)
+        return Judged(plan, self.gate.judge(plan, job.caller))
+
+    async def run(
+        self,
+        judged: Judged,
+        job: Job,
+        *,
+        approved: bool,
+        on_output: Callable[[str, str], None],
+        cancel: asyncio.Event,
+    ) -> Outcome:
+        """Permit, run, read. Raises Denied, NeedsApproval, SandboxUnavailable, DiskFull."""
+        permit = await asyncio.to_thread(self._permit, judged, job, approved)
+        outcome = await self.spawner.run(permit, on_output=on_output, cancel=cancel)
+        return self.catalog.read(judged.plan, outcome)
+
+    def _permit(self, judged: Judged, job: Job, approved: bool) -> Permit:
+        return self.gate.permit(
+            judged.plan,
+            judged.verdict,
+            caller=job.caller,
+            request_id=job.id,
+            cwd=job.cwd,
+            write_roots=job.write_roots,
+            data=job.data,
+            approved=approved,
+        )
+
+    def remember(self, judged: Judged, job: Job) -> None:
+        """Make "always" a narrow rule of the person's own. Raises ConfigError, DiskFull."""
+        self.gate.remember(judged.plan, job.caller)
+
+    def history(self, caller: Caller, limit: int) -> list[JsonObject]:
+        """The caller's own requests, newest last."""
+        return []
+
+
+def failure(plan: Plan, outcome: Outcome) -> str:
+    """Why a finished call did not do its work, in a sentence; empty when it did."""
+    from llmos.guard.spawn import succeeded
+
+    if succeeded(plan, outcome):
+        return ""
+    if outcome.cancelled:
+        return "Cancelled; what had run before stands."
+    if outcome.timed_out:
+        return f"{plan.call.tool} was stopped: it took longer than it may."
+    return f"{plan.call.tool} failed with exit code {outcome.exit_code}."
+
+
+class Watch(Protocol):
+    """Something that reports changed files until it is stopped."""
+
+    def stop(self) -> None: ...
+
+
+def load(settings: Settings, old: Hands | None = None) -> Hands:
+    """Read manifests and policies; slow the first time (imports). Raises ConfigError, CallFailed."""
+    from llmos.guard.audit import Audit
+    from llmos.guard.gate import Gate
+    from llmos.guard.policy import Policy
+    from llmos.guard.spawn import Spawner
+    from llmos.toolbox import catalog
+
+    tools = catalog.load(paths.tool_dirs())
+    policy = Policy.load(settings.policy, policy_dirs())
+    audit = old.audit if old else Audit(paths.audit_file())
+    spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers)
+    return Hands(tools, Gate(policy, audit, settings), spawner, audit)
+
+
+def policy_dirs() -> tuple[Path, ...]:
+    return (paths.builtin_policy_dir(), paths.system_policy_dir(), paths.user_policy_dir())

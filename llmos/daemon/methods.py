@@ -1,0 +1,231 @@
+"""The socket's methods: parameters checked here, at the edge, and then typed. See docs/protocol.md.
+
+Control methods (status, cancel, approve, …) do nothing slow. Everything else may wait its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmos.daemon import request as requests
+from llmos.daemon import rpc
+from llmos.daemon.broker import Broker
+from llmos.daemon.connection import Connection, Method, Table
+from llmos.daemon.session import Answer, Session
+from llmos.errors import UsageError
+from llmos.messages import Ask, Consent, JsonObject, ToolCall, new_id
+
+_M = TypeVar("_M", bound=BaseModel)
+MAX_HISTORY = 1000
+MAX_COMMAND_CHARS = 100_000
+SHELL_TOOL = "shell.run"
+_ID = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class _Params(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RequestParams(_Params):
+    """What every request carries."""
+
+    cwd: str
+    id: str = Field(default_factory=new_id, pattern=_ID)
+    consent: Consent = "none"
+    data_b64: str | None = None
+    write: tuple[str, ...] = ()
+    session: str = Field(default="", max_length=64)
+    mode: Literal["ask", "plan"] = "ask"
+    detach: bool = False  # the request outlives this connection
+
+
+class AskParams(RequestParams):
+    text: str
+
+
+class CallParams(RequestParams):
+    tool: str
+    args: JsonObject = Field(default_factory=dict)
+
+
+class TranslateParams(_Params):
+    text: str
+    cwd: str
+    id: str = Field(default_factory=new_id, pattern=_ID)
+
+
+class ApproveParams(_Params):
+    id: str
+    decision: Answer
+    call: ToolCall | None = None
+    index: int | None = None
+
+
+class CancelParams(_Params):
+    id: str
+
+
+class CheckParams(_Params):
+    command: str | tuple[str, ...]
+    cwd: str
+
+
+class HistoryParams(_Params):
+    limit: int = Field(default=20, ge=1, le=MAX_HISTORY)
+
+
+class UndoParams(_Params):
+    undo_id: str = ""
+
+
+class NoParams(_Params):
+    pass
+
+
+class Methods:
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def table(self) -> Table:
+        work: dict[str, Method] = {
+            "ask": self.ask,
+            "plan": self.plan,
+            "call": self.call,
+            "translate": self.translate,
+            "tools": self.tools,
+            "policy.check": self.policy_check,
+            "history": self.history,
+            "undo": self.undo,
+        }
+        control: dict[str, Method] = {
+            "approve": self.approve,
+            "cancel": self.cancel,
+            "status": self.status,
+            "subscribe": self.subscribe,
+        }
+        return Table(work | control, frozenset(control), self._broker.left)
+
+    # --- requests ---
+
+    async def ask(self, params: JsonObject, client: Connection) -> JsonObject:
+        return await self._perform(_read(AskParams, params), client)
+
+    async def plan(self, params: JsonObject, client: Connection) -> JsonObject:
+        return await self._perform(_read(AskParams, {**params, "mode": "plan"}), client)
+
+    async def call(self, params: JsonObject, client: Connection) -> JsonObject:
+        return await self._perform(_read(CallParams, params), client)
+
+    async def translate(self, params: JsonObject, client: Connection) -> JsonObject:
+        read = _read(TranslateParams, params)
+        session = await self._session(RequestParams(cwd=read.cwd, id=read.id), read.text, (), client)
+        try:
+            thought = await session.translate()
+        finally:
+            self._broker.release(session)
+        return {"command": thought.command, "confidence": thought.confidence, "route": thought.route}
+
+    async def _perform(self, params: AskParams | CallParams, client: Connection) -> JsonObject:
+        if params.detach and params.consent == "interactive":
+            raise UsageError("nobody could answer a detached request", "Use consent `none` or `yes`.")
+        text, calls = _words(params)
+        session = await self._session(params, text, calls, client)
+        try:
+            result = await session.run()
+        finally:
+            self._broker.release(session)
+        return result.model_dump(mode="json")
+
+    async def _session(
+        self, params: RequestParams, text: str, calls: tuple[ToolCall, ...], client: Connection
+    ) -> Session:
+        """Check the request and enter it among the running."""
+        given = params.model_dump(exclude={"detach", "tool", "args", "text"})
+        ask = Ask.model_validate({**given, "text": text})
+        most = self._broker.settings.server.max_request_chars
+        job = await asyncio.to_thread(requests.check, ask, client.caller, most, calls)
+        hands = await self._broker.hands()
+        session = Session(job, hands, self._broker.planner, lambda event: self._broker.emit(event, client))
+        self._broker.admit(session, client, detached=params.detach)
+        return session
+
+    # --- control ---
+
+    async def approve(self, params: JsonObject, client: Connection) -> JsonObject:
+        """Only the connection that asked may approve: it alone has shown the person the question."""
+        read = _read(ApproveParams, params)
+        running = self._broker.find(read.id, client.caller)
+        if running.owner is not client:
+            raise UsageError("another client asked for that", "Answer where the request was made.")
+        await running.session.approve(read.decision, read.call, read.index)
+        return {"ok": True}
+
+    async def cancel(self, params: JsonObject, client: Connection) -> JsonObject:
+        self._broker.find(_read(CancelParams, params).id, client.caller).session.cancel()
+        return {"ok": True}
+
+    async def status(self, params: JsonObject, client: Connection) -> JsonObject:
+        _read(NoParams, params)
+        return self._broker.status()
+
+    async def subscribe(self, params: JsonObject, client: Connection) -> JsonObject:
+        """From now on this connection hears the events of all its user's requests."""
+        _read(NoParams, params)
+        self._broker.subscribe(client)
+        return {"ok": True}
+
+    # --- questions ---
+
+    async def tools(self, params: JsonObject, client: Connection) -> JsonObject:
+        _read(NoParams, params)
+        hands = await self._broker.hands()
+        return {"tools": [spec.model_dump(mode="json") for spec in hands.catalog.specs]}
+
+    async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
+        """The verdict on a command; nothing runs."""
+        read = _read(CheckParams, params)
+        text = read.command if isinstance(read.command, str) else shlex.join(read.command)
+        ask = Ask(text=text, cwd=read.cwd)
+        job = await asyncio.to_thread(requests.check, ask, client.caller, MAX_COMMAND_CHARS)
+        hands = await self._broker.hands()
+        judged = await asyncio.to_thread(hands.judge, ToolCall(tool=SHELL_TOOL, args={"command": text}), job)
+        return {
+            "verdict": judged.verdict.decision.word,
+            "rule": judged.verdict.rule,
+            "reason": judged.verdict.reason,
+            "effects": judged.plan.effects.model_dump(mode="json"),
+        }
+
+    async def history(self, params: JsonObject, client: Connection) -> JsonObject:
+        read = _read(HistoryParams, params)
+        hands = await self._broker.hands()
+        return {"entries": await asyncio.to_thread(hands.history, client.caller, read.limit)}
+
+    async def undo(self, params: JsonObject, client: Connection) -> JsonObject:
+        _read(UndoParams, params)
+        raise UsageError("nothing is recorded that could be undone", "See what was done: llmos history")
+
+
+def _words(params: AskParams | CallParams) -> tuple[str, tuple[ToolCall, ...]]:
+    if isinstance(params, AskParams):
+        return params.text, ()
+    call = ToolCall(tool=params.tool, args=params.args)
+    return f"{call.tool} {json.dumps(call.args, ensure_ascii=False)}", (call,)
+
+
+def _read(model: type[_M], params: JsonObject) -> _M:
+    """Parameters as the method's type; raises Fault naming the first wrong one."""
+    try:
+        return model.model_validate(params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "params"
+        known = ", ".join(model.model_fields) or "none"
+        raise rpc.Fault(
+            rpc.INVALID_PARAMS, f"parameter `{name}`: {first['msg']}", f"Parameters: {known}."
+        ) from error

@@ -1,0 +1,160 @@
+"""The daemon's life: start up, serve, drain, stop, each with a deadline.
+
+It listens first and loads what is slow afterwards, so clients are greeted within a blink. SIGTERM and
+SIGINT stop it: no new requests, DRAIN_S for the running ones, then they are cancelled; a second
+signal skips the waiting. Callers are who the kernel says they are (SO_PEERCRED): a per-user daemon
+serves its own user and root, nobody else, whatever the socket's mode says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import llmos
+from llmos import config, paths, wire
+from llmos.config import Settings
+from llmos.daemon import listening, rpc, systemd
+from llmos.daemon.broker import Broker
+from llmos.daemon.connection import Connection
+from llmos.daemon.methods import Methods
+from llmos.errors import Denied, LlmosError, Overloaded
+from llmos.messages import Caller
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 10.0
+CANCEL_S = 5.0  # for cancelled requests to stop their commands and write their audit lines
+
+
+class Server:
+    """One daemon on one listener. `run` returns when it has stopped."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._methods = Methods(broker).table()
+        self._connections: set[Connection] = set()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self, sock: socket.socket) -> None:
+        server = await self._start_up(sock)
+        await self._stop.wait()
+        await self._drain(server)
+        await self._shut_down()
+
+    def stop(self) -> None:
+        """Begin to stop; called again, stop without waiting for requests."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    # --- the four phases ---
+
+    async def _start_up(self, sock: socket.socket) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: embedded
+                loop.add_signal_handler(number, self.stop)
+        self._broker.start()
+        server = await asyncio.start_unix_server(self._accept, sock=sock)
+        systemd.notify("READY=1")
+        log.info("llmos %s serves (pid %d)", llmos.__version__, os.getpid())
+        return server
+
+    async def _drain(self, server: asyncio.Server) -> None:
+        systemd.notify("STOPPING=1")
+        server.close()
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        idle = asyncio.ensure_future(self._broker.drain())
+        await asyncio.wait({hurry, idle}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not idle.done():
+            self._broker.cancel_all()
+            await asyncio.wait({idle}, timeout=CANCEL_S)
+        for waiting in (hurry, idle):
+            waiting.cancel()
+
+    async def _shut_down(self) -> None:
+        await self._broker.stop()
+        for connection in tuple(self._connections):
+            connection.close()
+        log.info("stopped")
+
+    # --- connections ---
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        caller = _peer(writer.get_extra_info("socket"))
+        if refusal := self._refusal(caller):
+            writer.write(wire.encode(rpc.refusal(None, refusal)))
+            writer.close()
+            return
+        connection = Connection(reader, writer, caller, self._methods)
+        self._connections.add(connection)
+        try:
+            await connection.serve(
+                {"protocol": wire.PROTOCOL_VERSION, "version": llmos.__version__, "pid": os.getpid()}
+            )
+        finally:
+            self._connections.discard(connection)
+
+    def _refusal(self, caller: Caller) -> LlmosError | None:
+        if caller.uid not in (0, os.getuid()):
+            return Denied(
+                f"this daemon serves uid {os.getuid()}, and you are uid {caller.uid}",
+                "Start your own: unset LLMOS_SOCKET and run llmos.",
+            )
+        most = self._broker.settings.server.max_clients
+        if len(self._connections) >= most:
+            return Overloaded(f"{most} clients are connected, more are not served", "Try again later.")
+        return None
+
+
+def _peer(sock: socket.socket) -> Caller:
+    """Who connected, as the kernel recorded it at connect time (unix(7))."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Caller(uid=uid, gid=gid, pid=pid)
+
+
+async def serve(
+    listener: listening.Listener, settings: Settings, *, worker_argv: Sequence[str] | None = None
+) -> None:
+    """Serve on `listener` until SIGTERM or SIGINT. `worker_argv` is another planner program."""
+    await Server(Broker(settings, worker_argv=worker_argv)).run(listener.sock)
+
+
+def run(
+    socket_path: Path | None = None,
+    settings: Settings | None = None,
+    *,
+    worker_argv: Sequence[str] | None = None,
+) -> int:
+    """Run the daemon in the foreground; the exit code. Raises ConfigError, DaemonUnreachable."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    settings = settings or config.load()
+    listener = listening.listen(socket_path or paths.socket_path())
+    try:
+        asyncio.run(serve(listener, settings, worker_argv=worker_argv))
+    finally:
+        listener.close()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`llmos daemon [--socket PATH]`."""
+    parser = argparse.ArgumentParser(prog="llmos daemon", description="Run the llmos daemon here.")
+    parser.add_argument("--socket", type=Path, default=None, help="listen here instead of the usual place")
+    options = parser.parse_args(argv)
+    try:
+        return run(options.socket)
+    except LlmosError as error:
+        sys.stderr.write(f"llmos daemon: {error}\n{error.next_step}\n")
+        return error.exit_code
