@@ -226,9 +226,9 @@ def open_history(file: Path) -> History:
 
 
 def toolbar(status: JsonObject) -> str:
-    """` model default · policy default · Ctrl-C cancels … ` from what `status` says."""
-    model = status.get("model")
-    name = model.get("name") if isinstance(model, dict) else model
+    """` model default · policy default · /help` from what `status` says."""
+    planner = status.get("planner")
+    name = planner.get("model") if isinstance(planner, dict) else None
     parts = [f"model {name or '?'}", f"policy {status.get('policy') or '?'}"]
     return safetext.one_line(" " + " · ".join(parts) + " · /help")
 
@@ -246,4 +246,4 @@ def unquoted(text: str) -> str:
 def is_folder(text: str) -> bool:
     """Does `cd TEXT` name one place? Several words are a folder only if it exists; else it is a sentence."""
     text = unquoted(text.strip())
-    return " " not in text or Path(text).expanduser().is_dir()
+    return " " not in text or os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 - never raises

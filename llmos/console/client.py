@@ -178,6 +178,7 @@ class _Request:
         self._listener, self._interrupts = listener, interrupts
         self._deadline = time.monotonic() + timeout_s if timeout_s else None
         self._timeout_s = timeout_s
+        self._approvals: set[int] = set()  # JSON-RPC ids of the answers given
         self._seen = 0  # Ctrl-Cs already acted on
         self._give_up: float | None = None  # set once cancelled
 
@@ -198,10 +199,11 @@ class _Request:
         if frame.get("method") == "event" and isinstance(frame.get("params"), dict):
             if frame["params"].get("id") == self._id:
                 reply = self._listener.event(frame["params"], self._interrupts)
-        elif isinstance(frame.get("error"), dict):  # of an `approve`: say why, and ask again
+        elif frame.get("id") in self._approvals and isinstance(frame.get("error"), dict):
+            # The answer was not taken (an edit that is no valid call, say): the question still stands.
             reply = self._listener.refused(from_rpc(frame["error"]), self._interrupts)
         if reply is not None:
-            self._client.send("approve", {"id": self._id, **reply})
+            self._approvals.add(self._client.send("approve", {"id": self._id, **reply}))
 
     def _check_cancel(self) -> None:
         now = time.monotonic()

@@ -58,10 +58,9 @@ def path_candidates(word: str, *, folders_only: bool = False) -> list[str]:
     """Paths that begin with `word`, folders with a slash at the end; hidden ones when a dot was typed."""
     typed = word.lstrip("\"'")
     folder, _, stem = typed.rpartition("/")
-    base = Path(folder + "/" if "/" in typed else ".").expanduser()
     head = folder + "/" if "/" in typed else ""
     try:
-        with os.scandir(base) as entries:
+        with os.scandir(Path(head or ".").expanduser()) as entries:
             found = [entry for entry in islice(entries, MAX_PATHS * 10) if _fits(entry, stem, folders_only)]
     except (OSError, RuntimeError):  # RuntimeError: no home for that ~user
         return []

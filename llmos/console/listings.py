@@ -102,7 +102,9 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     if isinstance(value, list):
-        return safetext.one_line(", ".join(str(item) for item in value))
+        return safetext.one_line(", ".join(_value(item) for item in value)) or "none"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_value(item)}" for key, item in value.items())
     return safetext.one_line(str(value))
 
 
