@@ -15,7 +15,7 @@ from typing import Any
 
 from llmos.engine import store
 from llmos.engine.download import Progress
-from llmos.errors import LlmosError
+from llmos.errors import LlmosError, ModelError
 
 _EXAMPLES = """\
 examples:
@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     _verb(verbs, "pull", "fetch a model unless it is here", "llmos model pull default", "NAME")
     _verb(verbs, "use", "answer with this model from now on", "llmos model use tiny", "NAME|PATH")
     _verb(verbs, "rm", "delete a model's file", "llmos model rm large", "NAME")
-    shown = _verb(verbs, "show", "what is known of one model", "llmos model show default --verify", "NAME")
+    shown = _verb(
+        verbs, "show", "what is known of one model", "llmos model show default --verify", "NAME|PATH"
+    )
     shown.add_argument("--verify", action="store_true", help="hash the whole file again")
     shown.add_argument("--json", action="store_true", help="print one JSON object")
     return top
@@ -75,16 +77,19 @@ def run(argv: list[str]) -> int:
 
 def _list(options: argparse.Namespace) -> None:
     used = store.current()
-    infos = [store.show(card.name) for card in store.catalogue()]
+    names = [card.name for card in store.catalogue()]
+    infos = [store.show(name) for name in names]
+    try:
+        infos += [] if used in names else [store.show(used)]
+    except ModelError as error:
+        print(f"llmos: the model in use cannot be had: {error}", file=sys.stderr)
     if options.json:
         print(json.dumps([_facts(info, used) for info in infos], ensure_ascii=False))
         return
     for info in infos:
         mark = "*" if info.card.name == used else " "
         size = f"{info.card.num_bytes / 1e6:.0f} MB"
-        print(f"{mark} {info.card.name:8} {info.state:9} {size:>8}  {info.card.title}: {info.card.summary}")
-    if used not in [info.card.name for info in infos]:
-        print(f"* {used}")
+        print(f"{mark} {info.card.name:8} {info.state:9} {size:>8}  {info.card.title}  {info.card.summary}")
 
 
 def _pull(options: argparse.Namespace) -> None:

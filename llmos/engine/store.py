@@ -27,6 +27,7 @@ from llmos.engine import download
 from llmos.engine.cards import ModelCard, card, catalogue
 from llmos.engine.choice import with_model_name
 from llmos.engine.download import Progress
+from llmos.engine.localfile import checked, is_path
 from llmos.errors import DiskFull, ModelError, UsageError
 
 __all__ = [
@@ -61,8 +62,8 @@ def resolve(name_or_path: str) -> Path:
 
     Raises ModelError (absent: `llmos model pull NAME`; corrupt; not a model).
     """
-    if _is_path(name_or_path):
-        return _local(Path(name_or_path).expanduser())
+    if is_path(name_or_path):
+        return checked(Path(name_or_path).expanduser())
     found = card(name_or_path)
     state = _state(found)
     if state == "installed":
@@ -77,6 +78,8 @@ def resolve(name_or_path: str) -> Path:
 
 def pull(name: str, progress: Progress = lambda done, total, what: None) -> Path:
     """Fetch a model unless it is here, from the first source that has it. Raises ModelError or DiskFull."""
+    if is_path(name):
+        return resolve(name)
     found = card(name)
     with _lock(found, progress) as lock_fd:
         if _state(found) != "installed":
@@ -91,12 +94,12 @@ def installed() -> tuple[Info, ...]:
 
 def show(name: str, *, verify: bool = False) -> Info:
     """What is known of one model; with `verify` its file is hashed whatever the sidecar says."""
-    return _info(card(name), verify=verify)
+    return _own(resolve(name), verify) if is_path(name) else _info(card(name), verify=verify)
 
 
 def remove(name: str) -> int:
     """Delete a model's file and any partial download; gives the bytes freed. ModelError if there are none."""
-    if _is_path(name):
+    if is_path(name):
         raise UsageError(f"{name} is your own file, not one of the store", f"Delete it yourself: rm {name}")
     found = card(name)
     with _lock(found):
@@ -123,7 +126,7 @@ def use(name_or_path: str) -> str:
     Raises ModelError when it is not here, ConfigError when that file has a form we cannot edit safely.
     """
     path = resolve(name_or_path)
-    name = str(path.absolute()) if _is_path(name_or_path) else name_or_path
+    name = str(path.absolute()) if is_path(name_or_path) else name_or_path
     file = paths.ensure_private(paths.config_dir()) / "config.toml"
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     edited = with_model_name(text, name, file)
@@ -133,40 +136,14 @@ def use(name_or_path: str) -> str:
     return name
 
 
-# --- paths ------------------------------------------------------------------------------------
+# --- where things lie -----------------------------------------------------------------------
 
 
-def _is_path(name: str) -> bool:
-    return "/" in name or name.endswith(".gguf") or name in (".", "..", "~")
-
-
-def _local(path: Path) -> Path:
-    """A GGUF file by its magic number, or a folder as `save_pretrained` leaves it."""
-    try:
-        if path.is_dir():
-            return _folder(path)
-        with path.open("rb") as handle:
-            magic = handle.read(4)
-    except OSError as error:
-        raise ModelError(
-            f"cannot read {path}: {error.strerror}", "Check the path, or see: llmos model list"
-        ) from error
-    if magic != b"GGUF":
-        raise ModelError(
-            f"{path} is not a GGUF file", "Give a .gguf file or a folder with safetensors weights."
-        )
-    return path
-
-
-def _folder(path: Path) -> Path:
-    missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
-    missing += [] if any(path.glob("*.safetensors")) else ["*.safetensors"]
-    if missing:
-        raise ModelError(
-            f"{path} is not a safetensors model: {', '.join(missing)} missing",
-            "Give the folder of a model as its hub repository has it.",
-        )
-    return path
+def _own(path: Path, verify: bool) -> Info:
+    """The person's own file: nothing is published about it, so its hash is only told when asked for."""
+    digest = sha256(path) if verify and path.is_file() else ""
+    num_bytes = path.stat().st_size if path.is_file() else download.num_bytes_below(path)
+    return Info(ModelCard(str(path), path.stem, path.name, num_bytes, digest, "", ()), "installed", path)
 
 
 def _file(found: ModelCard) -> Path:

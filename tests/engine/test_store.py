@@ -345,7 +345,9 @@ def test_remove_frees_the_room_and_says_how_much(shop: Shop) -> None:
 def test_a_local_gguf_and_a_safetensors_folder_are_names_too(shop: Shop, tmp_path: Path) -> None:
     gguf = tmp_path / "my model.gguf"
     gguf.write_bytes(DATA)
-    assert store.resolve(str(gguf)) == gguf
+    assert store.resolve(str(gguf)) == store.pull(str(gguf)) == gguf
+    assert store.show(str(gguf), verify=True).card.sha256 == hashlib.sha256(DATA).hexdigest()
+    assert store.use(str(gguf)) == store.current() == str(gguf)
     folder = tmp_path / "hf"
     folder.mkdir()
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
@@ -404,6 +406,8 @@ def test_list_and_show_speak_json(shop: Shop) -> None:
     listed = {model["name"]: model for model in json.loads(out)}
     assert code == 0 and listed["toy"]["state"] == "installed" and listed["tiny"]["state"] == "absent"
     assert listed["default"]["in_use"] is True
+    code, out, err = shop.run("list", LLMOS_MODEL="/nowhere/x.gguf")
+    assert code == 0 and "toy" in out and "/nowhere/x.gguf" in err
     code, out, _ = shop.run("show", "toy", "--verify", "--json")
     assert code == 0 and json.loads(out)["sha256"] == hashlib.sha256(DATA).hexdigest()
 
