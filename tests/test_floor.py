@@ -164,8 +164,15 @@ def minting(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and node.attr in ("mint", "_mint"):
             yield f"{module.name}:{node.lineno} reaches for {node.attr}: only guard/gate.py mints permits"
-        if isinstance(node, ast.Call) and _dotted(node.func).rpartition(".")[2] == "Permit":
+        if isinstance(node, ast.Call) and _makes_permit(node):
             yield f"{module.name}:{node.lineno} builds a Permit: only guard/gate.py mints permits"
+
+
+def _makes_permit(call: ast.Call) -> bool:
+    """`Permit(…)`, and `replace(permit, …)`, which would copy the seal along with wider grants."""
+    name = _dotted(call.func).rpartition(".")[2]
+    copied = _dotted(call.args[0]) if call.args else ""
+    return name == "Permit" or (name in ("replace", "__replace__") and "permit" in copied.lower())
 
 
 def inert(module: Module) -> Iterator[str]:
@@ -211,6 +218,7 @@ BITES: list[tuple[Rule, str, str]] = [
     (minting, "daemon/session.py", "from llmos.guard.permit import Permit\nPermit(plan)"),
     (minting, "daemon/session.py", "from llmos.guard.permit import mint"),
     (minting, "daemon/session.py", "permit.mint()"),
+    (minting, "daemon/session.py", "dataclasses.replace(self.permit, network=True)"),
     (inert, "toolbox/x.py", "print('hello')"),
     (inert, "toolbox/x.py", "for x in y:\n    pass"),
 ]
