@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from llmos.config import Settings
@@ -169,7 +170,7 @@ class Broker:
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self._started, 3),
             "resident_bytes": _resident_bytes(),
-            "state": "stopping" if self._draining else "ready" if parts else "loading",
+            "state": self._state(),
             "error": self._broken.to_rpc() if self._broken else None,
             "policy": self.settings.policy,
             "tools": len(parts.catalog.specs) if parts else 0,
@@ -177,6 +178,13 @@ class Broker:
             "max_queued": self.settings.server.max_queued,
             "planner": self.planner.status(),
         }
+
+    def _state(self) -> str:
+        if self._draining:
+            return "stopping"
+        if self._hands is not None:
+            return "ready"
+        return "broken" if self._loaded.is_set() else "loading"
 
     def _request_facts(self, running: Running) -> JsonObject:
         age_s = round(time.monotonic() - running.since, 3)
@@ -189,5 +197,5 @@ class Broker:
 
 
 def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -123,7 +123,7 @@ def data_head(data: bytes | None) -> str | None:
 
 def check_folder(cwd: str) -> str:
     """The request's folder, absolute and existing; raises UsageError."""
-    if "\0" in cwd or not os.path.isabs(cwd):
+    if "\0" in cwd or not Path(cwd).is_absolute():
         raise UsageError(f"the folder {cwd!r} is not absolute", "Give `cwd` from the root: /….")
     if not Path(cwd).is_dir():
         raise UsageError(f"there is no folder {cwd}", "Change to a folder that exists and ask again.")
@@ -139,7 +139,7 @@ def check_write_roots(roots: tuple[str, ...], cwd: str) -> tuple[str, ...]:
 
 
 def entries(cwd: str) -> tuple[str, ...]:
-    """Some names in the folder, newest first, so that the model can copy them. Names that lie are left out."""
+    """Some names in the folder, newest first, for the model to copy. Names that could lie are left out."""
     try:
         with os.scandir(cwd) as found:
             some = islice(found, MAX_SCANNED)

@@ -23,8 +23,9 @@ from llmos.errors import DaemonUnreachable, PlannerDied
 
 # The planner needs to find its files and to speak the person's language, and nothing else.
 KEPT_VARIABLES = frozenset(
-    ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LLMOS_MODEL", "LLMOS_MODELS_DIR", "OMP_NUM_THREADS", "PATH")
-    + ("TMPDIR", "USER", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+    {"HOME", "USER", "PATH", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "OMP_NUM_THREADS"}
+    | {"LLMOS_MODEL", "LLMOS_MODELS_DIR"}
+    | {"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"}
 )
 WORKER_ARGV = (sys.executable, "-I", "-m", "llmos.planner.worker")
 # 0 is everybody else's: when memory runs out, the kernel takes the planner, which costs one retry.
@@ -111,6 +112,8 @@ def start_daemon(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
         )
         if pid := _await_answer(path, daemon, time.monotonic() + deadline_s):
+            if pid != daemon.pid:
+                daemon.terminate()  # another client's daemon was first
             return pid
         last = _tail(log, start)
     if daemon.poll() is None:

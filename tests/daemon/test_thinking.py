@@ -271,9 +271,8 @@ def test_the_worker_gets_a_clean_environment_its_own_session_and_dies_first_for_
     worker = supervisor.start_worker([sys.executable, "-c", program])
     try:
         proc = Path(f"/proc/{worker.pid}")
-        names = {
-            entry.split(b"=")[0].decode() for entry in (proc / "environ").read_bytes().split(b"\0") if entry
-        }
+        entries = (proc / "environ").read_text().strip("\0").split("\0")
+        names = {entry.partition("=")[0] for entry in entries}
         assert names <= supervisor.KEPT_VARIABLES
         assert os.getsid(worker.pid) == worker.pid
         assert (proc / "oom_score_adj").read_text().strip() == str(supervisor.PLANNER_OOM_SCORE)
