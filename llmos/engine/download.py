@@ -76,6 +76,7 @@ def num_bytes_below(folder: Path) -> int:
 
 
 def _from_hub(card: ModelCard, source: HubSource, work: Path, progress: Progress) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # fetch a file, report nothing; read at import
     import huggingface_hub as hub
     from huggingface_hub.utils import disable_progress_bars, logging
 

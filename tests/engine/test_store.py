@@ -488,6 +488,7 @@ def test_the_hub_is_asked_first_and_is_enough(shop: Shop, serve: Callable[[Hub],
     assert code == 0, err
     assert shop.file.read_bytes() == DATA and "asking hub someone/toy-GGUF" in err
     assert any(request.startswith("GET /someone/") for request in hub.requests)
+    assert all("/someone/toy-GGUF/" in request for request in hub.requests), "something else was told"
     assert not shop.work.exists()
 
 
