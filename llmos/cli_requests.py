@@ -291,7 +291,7 @@ def error_result(error: LlmosError) -> JsonObject:
         "status": _STATUS_OF_CODE.get(error.exit_code, "failed"),
         "route": "local",
         "calls": [],
-        "answer": f"{error}. {error.next_step}".rstrip(". ") + ".",
+        "answer": " ".join(f"{text.rstrip('. ')}." for text in (str(error), error.next_step) if text),
         "timing": {**timing, **tokens},
     }
 

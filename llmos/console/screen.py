@@ -7,6 +7,7 @@ is a terminal gets colours (unless NO_COLOR, https://no-color.org, or TERM=dumb)
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from typing import TextIO
@@ -25,17 +26,30 @@ def look_of(stream: TextIO) -> Look:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write all of `text` now; bytes that were not UTF-8 leave as the bytes they were."""
+    """Write all of `text` now; bytes that were not UTF-8 leave as the bytes they were.
+
+    Raises BrokenPipeError when the reader has gone. (BufferedWriter may report a short write as success
+    there, so the descriptor is written to directly.)
+    """
     if not text:
         return
     stream.flush()
     raw = text.encode("utf-8", "surrogateescape" if not _has_other_surrogates(text) else "backslashreplace")
-    buffer = getattr(stream, "buffer", None)
-    if buffer is None:  # a StringIO
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # a StringIO
         stream.write(text)
-    else:
-        buffer.write(raw)
-        buffer.flush()
+        return
+    _write_all(descriptor, raw)
+
+
+def _write_all(descriptor: int, raw: bytes) -> None:
+    left = memoryview(raw)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:  # some other program made the terminal non-blocking
+            select.select([], [descriptor], [])
 
 
 def _has_other_surrogates(text: str) -> bool:

@@ -1,0 +1,264 @@
+"""The console at a real terminal (tmux): questions, Ctrl-C, the status line, the shell.
+
+The daemon is a scripted one, so that each question and delay is exactly known.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmos.errors import UsageError
+from tests.console.server import JsonObject, Peer, methods, result, serving
+from tests.console.tmux import Terminal
+
+pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="no tmux. Run: apt install tmux")
+
+Open = Callable[..., Terminal]
+TOOLS = [
+    {"name": "shell.run", "summary": "run a command", "raw": "command", "parameters": {"properties": {}}},
+    {"name": "file.find", "summary": "find files", "raw": None, "parameters": {"properties": {}}},
+]
+STATUS = {"pid": 1, "policy": "default", "planner": {"model": "tiny", "state": "ready"}}
+
+
+@pytest.fixture
+def open_terminal(isolated_home: Path, short_dir: Path, tmp_path: Path) -> Iterator[Open]:
+    weights = tmp_path / "models"
+    weights.mkdir()
+    (weights / "stand-in.gguf").touch()
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "notes.txt").touch()
+    opened: list[Terminal] = []
+    names = ("HOME", "PATH", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
+    env = {name: os.environ[name] for name in names} | {"LC_ALL": "C.UTF-8", "LLMOS_AUTOSTART": "0"}
+    env |= {"LLMOS_SOCKET": str(short_dir / "s"), "LLMOS_MODELS_DIR": str(weights)}
+
+    def start(*words: str, argv: tuple[str, ...] = (), **extra: str) -> Terminal:
+        command = argv or (sys.executable, "-m", "llmos", *words)
+        opened.append(Terminal(short_dir, command, env | extra, work))
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        terminal.__exit__()
+
+
+def question(peer: Peer, frame: JsonObject, **changes: object) -> JsonObject:
+    """Ask for approval and return the client's answer, acknowledged."""
+    effects = {"deletes": ["/tmp/old.log"], "programs": ["/usr/bin/rm"]}
+    data = {"index": 0, "tool": "shell.run", "command": "rm -- /tmp/old.log", "effects": effects}
+    data |= {"call": {"tool": "shell.run", "args": {"command": "rm -- /tmp/old.log"}}}
+    data |= {"verdict": "ask", "rule": "delete", "reason": "deleting is final", **changes}
+    peer.event(frame["params"]["id"], "approval", **data)
+    answer = peer.receive()
+    assert answer is not None
+    return answer
+
+
+def asks(peer: Peer, frame: JsonObject) -> None:
+    answer = question(peer, frame)
+    peer.reply(answer, {"ok": True})
+    peer.reply(frame, result(frame, calls=[], answer=f"decision {answer['params']['decision']}"))
+
+
+def waits(peer: Peer, frame: JsonObject) -> None:
+    """Think until cancelled."""
+    peer.event(frame["params"]["id"], "thinking")
+    cancel = peer.receive()
+    assert cancel is not None and cancel["method"] == "cancel"
+    peer.reply(cancel, {"ok": True})
+    peer.reply(frame, result(frame, status="failed", calls=[], answer="Cancelled."))
+
+
+# --- one request -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "decision"), [("y", "yes"), ("n", "no"), ("a", "always"), ("C-d", "no")])
+def test_the_question_and_its_answers(open_terminal: Open, short_dir: Path, key: str, decision: str) -> None:
+    with serving(short_dir / "s", methods(ask=asks)) as peers:
+        terminal = open_terminal("delete the old log")
+        shown = terminal.wait("[y]es  [n]o")
+        assert "rm -- /tmp/old.log" in shown and "deletes   /tmp/old.log" in shown
+        assert "rule delete: deleting is final" in shown
+        terminal.keys(key)
+        assert "exit:0" in terminal.wait(f"decision {decision}") or terminal.wait("exit:0")
+    assert peers[0].received[0]["params"]["consent"] == "interactive"
+
+
+def test_explain_and_help_come_before_the_answer(open_terminal: Open, short_dir: Path) -> None:
+    with serving(short_dir / "s", methods(ask=asks)):
+        terminal = open_terminal("delete the old log")
+        terminal.wait("[y]es")
+        terminal.keys("x")
+        assert "programs  /usr/bin/rm" in terminal.wait("exactly this command in the sandbox")
+        terminal.keys("?")
+        terminal.wait("what you write is judged anew")
+        terminal.keys("q", "y")
+        terminal.wait("decision yes")
+
+
+def test_edit_is_pre_filled_and_refusals_are_asked_again(open_terminal: Open, short_dir: Path) -> None:
+    def ask(peer: Peer, frame: JsonObject) -> None:
+        edit = question(peer, frame)
+        assert edit["params"]["call"] == {"tool": "shell.run", "args": {"command": "rm -- /tmp/old.log.1"}}
+        peer.refuse(edit, UsageError("that is no valid call", "Name a file.").to_rpc())
+        second = peer.receive()
+        assert second is not None
+        peer.reply(second, {"ok": True})
+        peer.reply(frame, result(frame, calls=[], answer=f"decision {second['params']['decision']}"))
+
+    with serving(short_dir / "s", methods(ask=ask)):
+        terminal = open_terminal("delete the old log")
+        terminal.wait("[y]es")
+        terminal.keys("e")
+        terminal.wait("shell.run rm -- /tmp/old.log")
+        terminal.type(".1")
+        terminal.wait("that is no valid call")
+        terminal.keys("n")
+        terminal.wait("decision no")
+
+
+def test_keys_typed_before_the_question_approve_nothing(open_terminal: Open, short_dir: Path) -> None:
+    def ask(peer: Peer, frame: JsonObject) -> None:
+        peer.event(frame["params"]["id"], "thinking")
+        time.sleep(1.5)
+        asks(peer, frame)
+
+    with serving(short_dir / "s", methods(ask=ask)):
+        terminal = open_terminal("delete the old log")
+        terminal.wait("thinking")
+        terminal.keys("y", "y")
+        terminal.wait("[y]es")
+        time.sleep(0.5)
+        assert "decision" not in terminal.screen()
+        terminal.keys("n")
+        terminal.wait("decision no")
+
+
+def test_a_hostile_command_is_shown_for_what_it_is(open_terminal: Open, short_dir: Path) -> None:
+    def ask(peer: Peer, frame: JsonObject) -> None:
+        answer = question(peer, frame, command="rm -rf ~\x1b[2K\x1b[1Gls\u202e")
+        peer.reply(frame, result(frame, calls=[], answer=str(answer["params"]["decision"])))
+
+    with serving(short_dir / "s", methods(ask=ask)):
+        terminal = open_terminal("delete the old log")
+        assert "rm -rf ~^[[2K^[[1Gls\\u202e" in terminal.wait("[y]es")
+        terminal.keys("n")
+
+
+def test_the_status_line_comes_and_goes_and_ctrl_c_cancels(open_terminal: Open, short_dir: Path) -> None:
+    with serving(short_dir / "s", methods(ask=waits)):
+        terminal = open_terminal("think about it")
+        terminal.wait("thinking 0.")
+        terminal.wait("thinking 1.")
+        terminal.keys("C-c")
+        shown = terminal.wait("exit:5")
+    assert "Cancelled." in shown and "thinking" not in shown
+
+
+def test_piped_data_leaves_the_terminal_for_the_answer(open_terminal: Open, short_dir: Path) -> None:
+    with serving(short_dir / "s", methods(ask=asks)) as peers:
+        pipe = f"echo some data | {sys.executable} -m llmos delete what this says"
+        terminal = open_terminal(argv=("/bin/sh", "-c", pipe))
+        terminal.wait("[y]es")
+        terminal.keys("y")
+        terminal.wait("decision yes")
+    assert peers[0].received[0]["params"]["data_b64"] == "c29tZSBkYXRhCg=="
+
+
+# --- the shell ---------------------------------------------------------------------------------------
+
+
+def shell_methods(**more: object) -> Callable[[Peer, JsonObject], None]:
+    return methods(
+        tools=lambda peer, frame: peer.reply(frame, {"tools": TOOLS}),
+        status=lambda peer, frame: peer.reply(frame, STATUS),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def echo(peer: Peer, frame: JsonObject) -> None:
+    """Answer with what was asked, and where."""
+    params = frame["params"]
+    what = params.get("text") or f"{params['tool']} {params['args']}"
+    peer.reply(frame, result(frame, calls=[], answer=f"<{what}> in {Path(params['cwd']).name}"))
+
+
+def test_a_session_in_the_shell(open_terminal: Open, short_dir: Path, isolated_home: Path) -> None:
+    with serving(short_dir / "s", shell_methods(ask=echo, call=echo, plan=echo)):
+        terminal = open_terminal()
+        shown = terminal.wait("model tiny · policy default")
+        assert "say what you want done here" in shown
+        terminal.type("list the files")
+        terminal.wait("<list the files> in work")
+        terminal.type("!ls -l | wc")
+        terminal.wait("<shell.run {'command': 'ls -l | wc'}> in work")
+        terminal.type("cd ..")
+        terminal.type("where am I")
+        terminal.wait("<where am I> in test_a_session_in_the_shell0")
+        terminal.type("/nonsense")
+        terminal.wait("there is no /nonsense")
+        terminal.type("/tools")
+        terminal.wait("file.find  find files")
+        terminal.keys("C-d")
+        terminal.wait("exit:0")
+    history = isolated_home / ".local/state/llmos/shell_history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert "+list the files" in history.read_text()
+
+
+def test_completion_history_and_paste_in_the_shell(open_terminal: Open, short_dir: Path) -> None:
+    with serving(short_dir / "s", shell_methods(ask=echo)):
+        terminal = open_terminal()
+        terminal.wait("model tiny")
+        terminal.type("count lines in not", enter=False)
+        terminal.keys("Tab")
+        terminal.wait("count lines in notes.txt")
+        terminal.keys("Enter")
+        terminal.wait("<count lines in notes.txt> in work")
+        terminal.paste("first line\nsecond line")
+        time.sleep(0.5)
+        assert "<first line" not in terminal.screen()
+        terminal.keys("Enter")
+        terminal.wait("<first line\nsecond line> in work")
+        terminal.keys("C-r")
+        terminal.type("count", enter=False)
+        terminal.wait("count lines in notes.txt")
+        terminal.keys("Enter", "Enter")
+        terminal.keys("C-d")
+
+
+def test_ctrl_c_ends_the_request_and_not_the_shell(open_terminal: Open, short_dir: Path) -> None:
+    with serving(short_dir / "s", shell_methods(ask=waits, call=echo)):
+        terminal = open_terminal()
+        terminal.wait("model tiny")
+        terminal.type("think for ever")
+        terminal.wait("thinking 0.")
+        terminal.keys("C-c")
+        terminal.wait("Cancelled.")
+        terminal.type("a line given up", enter=False)
+        terminal.keys("C-c")
+        terminal.type("!pwd")
+        terminal.wait("<shell.run {'command': 'pwd'}> in work")
+        terminal.keys("C-d")
+        terminal.wait("exit:0")
+
+
+def test_the_shell_outlives_a_daemon_that_is_away(open_terminal: Open, short_dir: Path) -> None:
+    terminal = open_terminal()
+    terminal.wait("no llmos daemon answers")
+    terminal.type("list the files")
+    terminal.wait("» list the files")
+    with serving(short_dir / "s", shell_methods(ask=echo)):
+        terminal.type("now list them")
+        terminal.wait("<now list them> in work")
+    terminal.keys("C-d")
+    terminal.wait("exit:0")
