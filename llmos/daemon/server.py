@@ -8,7 +8,6 @@ serves its own user and root, nobody else, whatever the socket's mode says.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -150,6 +149,8 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`llmos daemon [--socket PATH]`."""
+    import argparse
+
     parser = argparse.ArgumentParser(prog="llmos daemon", description="Run the llmos daemon here.")
     parser.add_argument("--socket", type=Path, default=None, help="listen here instead of the usual place")
     options = parser.parse_args(argv)

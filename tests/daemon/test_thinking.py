@@ -273,7 +273,7 @@ def test_the_worker_gets_a_clean_environment_its_own_session_and_dies_first_for_
         proc = Path(f"/proc/{worker.pid}")
         entries = (proc / "environ").read_text().strip("\0").split("\0")
         names = {entry.partition("=")[0] for entry in entries}
-        assert names <= supervisor.KEPT_VARIABLES
+        assert names <= supervisor.KEPT_VARIABLES | set(supervisor.EXTRA_VARIABLES)
         assert os.getsid(worker.pid) == worker.pid
         assert (proc / "oom_score_adj").read_text().strip() == str(supervisor.PLANNER_OOM_SCORE)
     finally:
