@@ -1,0 +1,151 @@
+"""One turn: a request becomes a prompt, the model's constrained reply, and a typed Thought.
+
+    Think -> chat -> tokens -> Engine.generate under the grammar -> parse_calls -> Thought
+
+A reply that ran out of tokens is never used: the head of `rm -r build/tmp` is `rm -r build`. Input that
+does not fit is refused with its numbers, never shortened in silence. Nothing is carried out here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from llmos.engine.engine import Engine
+from llmos.engine.generate import Generation
+from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls
+from llmos.errors import Cancelled, ConfigError, NotUnderstood, UsageError
+from llmos.messages import Think, Thought, Timing, ToolSpec
+from llmos.planner import prompt
+from llmos.planner.retrieval import Retriever, Shot
+
+log = logging.getLogger(__name__)
+
+NUM_SHOTS = 8
+NUM_COMMAND_SHOTS = 4
+MAX_REPLY_TOKENS = 256
+SHELL_TOOL = "shell.run"
+
+OnText = Callable[[str], None]
+
+
+class Loop:
+    """The planner's state between requests: the model, the tools in force, what follows from them."""
+
+    def __init__(self, engine: Engine, *, context_tokens: int) -> None:
+        self._engine = engine
+        self._context_tokens = context_tokens
+        self._line = LineConstraint(engine.tokenizer)
+        self.teach(())
+
+    def teach(self, tools: Sequence[ToolSpec]) -> None:
+        """Put these tools in force. One whose schema no grammar can enforce is left out, and logged."""
+        self._specs = tuple(spec for spec in tools if self._enforceable(spec))
+        self._retriever = Retriever(self._specs)
+        self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
+
+    def _enforceable(self, spec: ToolSpec) -> bool:
+        try:
+            CallConstraint(self._engine.tokenizer, (spec,))
+        except ConfigError as error:
+            log.warning("tool left out: %s. %s", error, error.next_step)
+            return False
+        return True
+
+    def think(self, think: Think, *, cancel: threading.Event, on_text: OnText) -> Thought:
+        """One request's thought. Raises NotUnderstood, UsageError (too long), Cancelled, ModelError."""
+        started = time.perf_counter()
+        translate = think.mode == "translate"
+        generation = self._translate(think, cancel) if translate else self._call(think, cancel, on_text)
+        return Thought(
+            id=think.id,
+            calls=() if translate else parse_calls(generation.text, self._specs),
+            command=generation.text if translate else None,
+            confidence=confidence(generation.logprobs),
+            timing=_timing(generation, total_ms=1000 * (time.perf_counter() - started)),
+        )
+
+    def _call(self, think: Think, cancel: threading.Event, on_text: OnText) -> Generation:
+        if self._calls is None:
+            raise NotUnderstood("no tools are loaded", "Run: llmos doctor")
+        shots = self._retriever.nearest(think.text, NUM_SHOTS)
+        ids = self._encode(prompt.call_chat(self._specs, shots, think), shots)
+        return self._generate(ids, self._calls, cancel, AnswerText(on_text))
+
+    def _translate(self, think: Think, cancel: threading.Event) -> Generation:
+        commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
+        shots = commands.nearest(think.text, NUM_COMMAND_SHOTS, per_tool=NUM_COMMAND_SHOTS)
+        ids = self._encode(prompt.translate_chat(shots, think), shots)
+        return self._generate(ids, self._line, cancel, None)
+
+    def _encode(self, chat: prompt.Chat, shots: Sequence[Shot]) -> list[int]:
+        """The prompt's tokens; raises UsageError, with the numbers, when they do not fit."""
+        tokenizer = self._engine.tokenizer
+        ids = tokenizer.encode(tokenizer.render_chat(chat), special=True)
+        room = self._context_tokens - MAX_REPLY_TOKENS
+        if len(ids) <= room:
+            return ids
+        request = len(tokenizer.encode(chat[-1]["content"]))
+        raise UsageError(
+            f"the request has {request} tokens and {max(0, room - len(ids) + request)} fit",
+            "Shorten it, name a file instead of pasting it, or raise model.context_tokens.",
+        )
+
+    def _generate(
+        self,
+        ids: list[int],
+        constraint: CallConstraint | LineConstraint,
+        cancel: threading.Event,
+        on_text: OnText | None,
+    ) -> Generation:
+        constraint.restart()
+        generation = self._engine.generate(
+            ids, max_tokens=MAX_REPLY_TOKENS, constraint=constraint, cancel=cancel, on_text=on_text
+        )
+        if generation.stop_reason == "cancelled":
+            raise Cancelled("the request was cancelled")
+        if generation.stop_reason == "length" or not constraint.complete:
+            raise NotUnderstood(
+                f"the model came to no end within {MAX_REPLY_TOKENS} tokens",
+                "Ask for less in one request, or say it in other words.",
+            )
+        return generation
+
+
+class AnswerText:
+    """Passes on the text of `answer` and `ask` as it comes; calls are shown once they are judged."""
+
+    def __init__(self, on_text: OnText) -> None:
+        self._on_text = on_text
+        self._head: str | None = ""  # the tool's name while it is being written; None once passing on
+
+    def __call__(self, text: str) -> None:
+        if self._head is None:
+            self._on_text(text)
+            return
+        self._head += text
+        name, blank, rest = self._head.partition(" ")
+        if blank and name in ALONE:
+            self._head = None
+            if rest:
+                self._on_text(rest)
+
+
+def confidence(logprobs: Sequence[float]) -> float:
+    """Geometric mean probability, 0..1, of the tokens that were chosen; 1 when all were forced."""
+    return min(1.0, math.exp(sum(logprobs) / len(logprobs))) if logprobs else 1.0
+
+
+def _timing(generation: Generation, *, total_ms: float) -> Timing:
+    return Timing(
+        prefill_ms=generation.prefill_ms,
+        decode_ms=generation.decode_ms,
+        total_ms=total_ms,
+        prompt_tokens=generation.prompt_tokens,
+        cached_tokens=generation.cached_tokens,
+        generated_tokens=generation.generated_tokens,
+        forced_tokens=generation.forced_tokens,
+    )

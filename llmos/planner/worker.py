@@ -1,0 +1,164 @@
+"""The planner's process: `python -m llmos.planner.worker --fd N`, frames in and frames out.
+
+    wait for the first frame -> find the weights -> confine_files -> load -> confine_calls -> Ready -> turns
+
+The main thread thinks about one request at a time; a second thread reads frames, so that `Stop` reaches a
+running request within a token. The end of the socket, or of the broker, is the end of this process.
+It may be killed at any moment and holds nothing that is worth saving. It logs to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from llmos import config
+from llmos.engine import store
+from llmos.errors import CallFailed, LlmosError, ModelError, WireError
+from llmos.messages import Delta, Failed, Message, Ready, Stop, Teach, Think, ToPlanner
+from llmos.planner import confine
+from llmos.wire import FrameSocket
+
+log = logging.getLogger(__name__)
+
+_FRAME: TypeAdapter[Think | Teach | Stop] = TypeAdapter(ToPlanner)
+
+
+class Worker:
+    """Frames in, frames out; owns the loop and which request is being thought about."""
+
+    def __init__(self, wire: FrameSocket) -> None:
+        self._wire = wire
+        self._sending = threading.Lock()
+        self._inbox: queue.SimpleQueue[tuple[Think, threading.Event] | Teach] = queue.SimpleQueue()
+        self._cancels: dict[str, threading.Event] = {}
+
+    def run(self) -> int:
+        """Serve until the socket ends; returns the exit code."""
+        try:
+            if not self._read():  # loading waits for the first word, and confinement for no thread
+                return 0
+            self._load(config.load())
+        except Exception as error:
+            self._send(Failed(error=_reported(error, "the model cannot be loaded").to_rpc()))
+            return 1
+        while True:
+            self._turn()
+
+    # --- start ---
+
+    def _load(self, settings: config.Settings) -> None:
+        started = time.perf_counter()
+        path = store.resolve(settings.model.name)
+        held = confine.confine_files(confine.needed_to_read(*_weights(path)))
+        threading.Thread(target=self._read_on, name="reader", daemon=True).start()
+        from llmos.engine.engine import Engine
+        from llmos.planner.loop import Loop
+
+        model = settings.model
+        engine = Engine.load(
+            path, dtype=model.dtype, threads=model.threads, context_tokens=model.context_tokens
+        )
+        self._loop = Loop(engine, context_tokens=model.context_tokens)
+        missing = held.missing + confine.confine_calls().missing
+        for layer in missing:
+            log.warning("the planner goes on without a layer of its confinement: %s", layer)
+        load_ms = 1000 * (time.perf_counter() - started)
+        resident = psutil.Process().memory_info().rss
+        self._send(Ready(model=engine.name, load_ms=load_ms, resident_bytes=resident, unconfined=missing))
+
+    # --- frames in ---
+
+    def _read(self) -> bool:
+        """Take one frame; False at the end of the socket."""
+        frame = self._wire.receive()
+        if frame is None:
+            return False
+        try:
+            message = _FRAME.validate_python(frame)
+        except ValidationError as error:
+            raise WireError(f"the broker sent no known frame: {error.errors()[0]['msg']}") from error
+        if isinstance(message, Stop):
+            if cancel := self._cancels.get(message.id):
+                cancel.set()
+        elif isinstance(message, Think):
+            cancel = self._cancels[message.id] = threading.Event()
+            self._inbox.put((message, cancel))
+        else:
+            self._inbox.put(message)
+        return True
+
+    def _read_on(self) -> None:
+        """The reader thread. Nobody is left to answer to when it ends, so the process ends with it."""
+        try:
+            while self._read():
+                pass
+        except (OSError, WireError) as error:
+            log.error("the connection to the broker broke: %s", error)
+        os._exit(0)
+
+    # --- turns ---
+
+    def _turn(self) -> None:
+        item = self._inbox.get()
+        if isinstance(item, Teach):
+            self._loop.teach(item.tools)
+            return
+        think, cancel = item
+        try:
+            thought = self._loop.think(think, cancel=cancel, on_text=lambda text: self._say(think.id, text))
+        except Exception as error:  # one request's failure is not the next one's
+            self._send(Failed(id=think.id, error=_reported(error, "thinking failed").to_rpc()))
+        else:
+            self._send(thought)
+        del self._cancels[think.id]
+
+    def _say(self, think_id: str, text: str) -> None:
+        self._send(Delta(id=think_id, text=text))
+
+    def _send(self, message: Message) -> None:
+        with self._sending:
+            self._wire.send(message.model_dump(mode="json"))
+
+
+def _weights(path: Path) -> tuple[Path, ...]:
+    """The model's own file or folder, and what it links to (a hub's cache links to its blobs)."""
+    return (path, *(item.resolve() for item in path.iterdir())) if path.is_dir() else (path, path.resolve())
+
+
+def _reported(error: Exception, doing: str) -> LlmosError:
+    """Any failure as one the person can act on; ours pass unchanged."""
+    if isinstance(error, LlmosError):
+        return error
+    log.error("%s", doing, exc_info=error)
+    # torch says "can't allocate memory" in a RuntimeError of its own.
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return ModelError(
+            f"{doing}: out of memory", "Close programs, or use a smaller model: llmos model use tiny"
+        )
+    return CallFailed(f"{doing}: {type(error).__name__}: {error}", "Run: llmos doctor")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="llmos.planner.worker", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="the inherited socket to the broker")
+    options = parser.parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="planner %(levelname)s %(name)s: %(message)s"
+    )
+    confine.die_with_parent()
+    return Worker(FrameSocket(socket.socket(fileno=options.fd))).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
