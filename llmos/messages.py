@@ -289,6 +289,7 @@ class Ready(Message):
     model: str
     load_ms: float
     resident_bytes: int = 0
+    unconfined: tuple[str, ...] = ()  # layers of its own confinement that this kernel lacks, and why
 
 
 class Delta(Message):
