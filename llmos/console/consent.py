@@ -7,6 +7,7 @@ broker says the call does; it judges nothing and runs nothing.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import select
@@ -23,8 +24,9 @@ JsonObject = dict[str, Any]
 SHELL_TOOL = "shell.run"
 
 
+@functools.cache
 def open_terminal() -> int | None:
-    """A descriptor to read keys from, or None when nobody can be asked.
+    """A descriptor to read keys from, or None when nobody can be asked; looked for once.
 
     Both ends must be there: stderr, where the question is shown, and a terminal to answer on, which is
     stdin or, where data is piped in, the controlling terminal.

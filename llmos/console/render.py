@@ -145,31 +145,22 @@ def result(result: JsonObject, out: Look, err: Look, *, streamed: frozenset[int]
     if result.get("status") in ("done", "needs_input"):
         shown_out += _lines(out.text(answer))
     elif answer not in shown_err:  # a denial's reason may stand there already
-        shown_err += _lines(err.text(answer))
+        shown_err += _lines(err.style("red", err.text(answer.rstrip("\n"))))
     return Shown(shown_out, shown_err + status_note(result, err) + footer(result, err))
 
 
 def call_trouble(call: JsonObject, look: Look) -> str:
-    """Why a call did not do its work, in a sentence with the next step; empty when it did."""
+    """Why a call was not run, with rule, reason and next step; empty when it was.
+
+    Its exit code is not judged here: 1 of grep is no failure, and the daemon says in `answer` what is.
+    """
     tool, verdict, code = str(call.get("tool")), call.get("verdict"), call.get("exit_code")
     if verdict == "deny":
         text = look.style("red", f"denied: {tool}") + f"\n  {because(call)}\n"
         return text + f"  {denial_step(call)}\n"
     if verdict == "ask" and code is None:
         return look.style("yellow", f"not run: {tool}") + f"\n  {because(call)}\n"
-    if code not in (None, 0):
-        return look.style("red", f"{tool} failed: {exit_meaning(int(code))}") + "\n"
     return ""
-
-
-def exit_meaning(code: int) -> str:
-    """`exit code 2`, or the signal's name for codes above 128 (sh(1p)) and below 0 (subprocess)."""
-    import signal
-
-    number = -code if code < 0 else code - 128
-    if number > 0 and number in signal.valid_signals():
-        return f"killed by {signal.Signals(number).name}"
-    return f"exit code {code}"
 
 
 def denial_step(call: JsonObject) -> str:

@@ -69,13 +69,11 @@ def test_needs_approval_says_how_to_approve() -> None:
     assert "--yes" in shown.err
 
 
-def test_failures_are_named() -> None:
-    assert render.exit_meaning(2) == "exit code 2"
-    assert render.exit_meaning(137) == "killed by SIGKILL"
-    assert render.exit_meaning(-15) == "killed by SIGTERM"
-    assert render.exit_meaning(200) == "exit code 200"
-    shown = render.result(finished(call(exit_code=2, stderr="no such file"), status="failed"), PIPE, PIPE)
-    assert shown.err.startswith("no such file\nfile.delete failed: exit code 2\n")
+def test_a_failure_is_said_in_the_daemons_words_and_an_exit_code_alone_is_none() -> None:
+    failed = finished(call(exit_code=2, stderr="no such file"), status="failed", answer="file.delete failed.")
+    assert render.result(failed, PIPE, PIPE).err == "no such file\nfile.delete failed.\nlocal · 0.8 s\n"
+    nothing_found = finished(call(tool="text.search", exit_code=1))
+    assert render.result(nothing_found, PIPE, PIPE) == render.Shown("", "local · 0.8 s\n")
 
 
 def test_colour_only_where_the_look_says_so() -> None:

@@ -164,6 +164,19 @@ def test_the_status_line_comes_and_goes_and_ctrl_c_cancels(open_terminal: Open, 
     assert "Cancelled." in shown and "thinking" not in shown
 
 
+def test_ctrl_c_at_the_question_cancels_the_request(open_terminal: Open, short_dir: Path) -> None:
+    def ask(peer: Peer, frame: JsonObject) -> None:
+        answer = question(peer, frame)
+        assert answer["method"] == "cancel"
+        peer.reply(frame, result(frame, status="failed", calls=[], answer="Cancelled."))
+
+    with serving(short_dir / "s", methods(ask=ask)):
+        terminal = open_terminal("delete the old log")
+        terminal.wait("[y]es")
+        terminal.keys("C-c")
+        assert "Cancelled." in terminal.wait("exit:5")
+
+
 def test_piped_data_leaves_the_terminal_for_the_answer(open_terminal: Open, short_dir: Path) -> None:
     with serving(short_dir / "s", methods(ask=asks)) as peers:
         pipe = f"echo some data | {sys.executable} -m llmos delete what this says"
