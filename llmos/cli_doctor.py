@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmos import paths
-from llmos.console import client
+from llmos.console import dial
 from llmos.errors import LlmosError
 
 State = Literal["ok", "warn", "fail"]
@@ -141,9 +141,9 @@ def _socket_folder() -> Iterator[Finding]:
 
 
 def _daemon() -> Iterator[Finding]:
-    for path in client.candidates():
+    for path in dial.candidates():
         try:
-            found = client.connect(path, timeout_s=2.0)
+            found = dial.connect(path, timeout_s=2.0)
         except LlmosError as error:
             yield Finding("daemon", "fail", str(error), error.next_step)
             return

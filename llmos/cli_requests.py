@@ -7,25 +7,21 @@ affair; how it is shown is the console's. With --json exactly one object goes to
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
-import select
-import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmos.console import client, consent, render, safetext, screen
+from llmos import cli_input
+from llmos.console import client, consent, dial, render, safetext, screen
 from llmos.console.interrupts import Interrupts
 from llmos.console.turn import Turn
-from llmos.errors import LlmosError, ModelError, UsageError
+from llmos.errors import LlmosError, ModelError
 
 JsonObject = dict[str, Any]
 
-MAX_DATA_BYTES = 8 << 20  # base64 of it fits into one frame
-STDIN_NOTE_S = 2.0
 # The contract's codes by status; the same table as `messages.EXIT_CODES`, which would import pydantic.
 EXIT_CODES = {
     "done": 0,
@@ -45,8 +41,8 @@ def ask(options: argparse.Namespace) -> int:
     """`llmos TEXT`, `llmos ask` and `llmos plan`."""
 
     def params() -> JsonObject:
-        text, data = request_input(options)
-        return {"text": text, **common_params(options, data)}
+        text, data = cli_input.request_input(options)
+        return {"text": text, **cli_input.common_params(options, data)}
 
     show = show_plan if options.plan else None
     return guarded(options, lambda: perform("plan" if options.plan else "ask", params(), options, show=show))
@@ -56,10 +52,10 @@ def call(options: argparse.Namespace) -> int:
     """`llmos call TOOL --args JSON`: one typed call through the same gate, without the model."""
 
     def params() -> JsonObject:
-        made = {"tool": options.tool, "args": call_args(options.args)}
-        data = read_data(sys.stdin) if not options.no_stdin else None
+        made = {"tool": options.tool, "args": cli_input.call_args(options.args)}
+        data = cli_input.read_data(sys.stdin) if not options.no_stdin else None
         extra = {"mode": "plan"} if options.plan else {}
-        return {**made, **common_params(options, data), **extra}
+        return {**made, **cli_input.common_params(options, data), **extra}
 
     show = show_plan if options.plan else None
     return guarded(options, lambda: perform("call", params(), options, show=show))
@@ -69,8 +65,8 @@ def translate(options: argparse.Namespace) -> int:
     """`llmos translate`: the one shell command line that would do it, printed and not run."""
 
     def params() -> JsonObject:
-        text = " ".join(options.text) or read_text(sys.stdin)
-        return {"text": checked_text(text), "cwd": current_folder(), "id": client.new_id()}
+        text = cli_input.request_text(options.text)
+        return {"text": text, "cwd": cli_input.current_folder(), "id": client.new_id()}
 
     return guarded(options, lambda: perform("translate", params(), options, show=show_command))
 
@@ -88,101 +84,6 @@ def show_command(result: JsonObject, _turn: Turn) -> None:
     screen.write(sys.stdout, (safetext.exact(command) if out.terminal else command) + "\n")
     sure = f"{result.get('route', 'local')} · confidence {float(result.get('confidence') or 0):.2f}"
     screen.write(sys.stderr, err.style("dim", err.text(sure)) + "\n")
-
-
-# --- what the request is -------------------------------------------------------------------------
-
-
-def request_input(options: argparse.Namespace) -> tuple[str, bytes | None]:
-    """(text, data). Text on the command line: piped stdin is data. No text, or `-`: stdin is the text."""
-    words = [word for word in options.text if word != "-"]
-    if not words:
-        if sys.stdin is None or (sys.stdin.isatty() and "-" not in options.text):
-            raise UsageError("the request is empty", 'Say what you want: llmos "list the files here"')
-        return checked_text(read_text(sys.stdin)), None
-    data = None if options.no_stdin else read_data(sys.stdin)
-    return checked_text(" ".join(words)), data
-
-
-def checked_text(text: str) -> str:
-    """The text of a request; raises UsageError when there is none, or it is not text."""
-    if not text.strip():
-        raise UsageError("the request is empty", 'Say what you want: llmos "list the files here"')
-    if not _is_utf8(text):
-        raise UsageError(
-            "the request is not text in UTF-8", "Pipe binary data in, beside a request in words."
-        )
-    return text
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def read_text(stream: Any) -> str:
-    """A request's words from stdin; raises UsageError when they are not UTF-8 or far too many."""
-    return _read_all(stream).decode("utf-8", "surrogateescape")
-
-
-def read_data(stream: Any) -> bytes | None:
-    """Piped data, or None where stdin is a terminal, a device such as /dev/null, or closed."""
-    if stream is None:
-        return None
-    try:
-        mode = os.fstat(stream.fileno()).st_mode
-    except (OSError, ValueError):
-        return None
-    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
-        return None
-    return _read_all(stream)
-
-
-def _read_all(stream: Any) -> bytes:
-    """To the end of input, with a word to the person when nothing comes."""
-    ready, _, _ = select.select([stream], [], [], STDIN_NOTE_S)
-    if not ready:
-        say("reading data from stdin … (give --no-stdin when none is meant)")
-    data: bytes = stream.buffer.read(MAX_DATA_BYTES + 1)
-    if len(data) > MAX_DATA_BYTES:
-        raise UsageError(
-            f"more than {MAX_DATA_BYTES >> 20} MiB came in on stdin", "Save it and name the file instead."
-        )
-    return data
-
-
-def call_args(text: str) -> JsonObject:
-    """The JSON object after --args; raises UsageError that points at the place."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        step = """Quote it for the shell: --args '{"path": "."}'"""
-        raise UsageError(f"--args is not JSON: {error}", step) from error
-    if not isinstance(value, dict):
-        raise UsageError("--args is not a JSON object", """Write it so: --args '{"path": "."}'""")
-    return value
-
-
-def common_params(options: argparse.Namespace, data: bytes | None) -> JsonObject:
-    """What every request carries: id, folder, consent, write roots, data."""
-    params: JsonObject = {"id": client.new_id(), "cwd": current_folder(), "consent": consent_of(options)}
-    if options.write:
-        params["write"] = [str(Path(path).expanduser().absolute()) for path in options.write]
-    if data is not None:
-        params["data_b64"] = base64.b64encode(data).decode("ascii")
-    return params
-
-
-def consent_of(options: argparse.Namespace) -> str:
-    if options.yes:
-        return "yes"
-    return "none" if options.plan or consent.open_terminal() is None else "interactive"
-
-
-def current_folder() -> str:
-    try:
-        return str(Path.cwd())
-    except FileNotFoundError as error:
-        raise UsageError("the current folder no longer exists", "Go to one that does: cd ~") from error
 
 
 # --- doing it ------------------------------------------------------------------------------------
@@ -243,12 +144,12 @@ def with_model(
     """Run; where the weights are missing, offer to fetch them first and run again."""
     from llmos import first_use
 
-    if needed and daemon.path != client.SYSTEM_SOCKET and first_use.nothing_here():
+    if needed and daemon.path != dial.SYSTEM_SOCKET and first_use.nothing_here():
         first_use.fetch_missing(asker, interrupts)
     try:
         return run()
     except ModelError:
-        if not needed or daemon.path == client.SYSTEM_SOCKET:
+        if not needed or daemon.path == dial.SYSTEM_SOCKET:
             raise
         if not first_use.fetch_missing(asker, interrupts):
             raise
@@ -258,7 +159,7 @@ def with_model(
 def connected(*, start: bool = True) -> client.Client:
     """A client of the daemon that answers, started first if need be and `start` allows it."""
     autostart = start and os.environ.get("LLMOS_AUTOSTART", "1") != "0"
-    return client.open_client(_start_daemon if autostart else None, say)
+    return dial.open_client(_start_daemon if autostart else None, screen.say)
 
 
 def _start_daemon(path: Path) -> int:
@@ -267,15 +168,9 @@ def _start_daemon(path: Path) -> int:
     return supervisor.start_daemon(path)
 
 
-def say(text: str) -> None:
-    """One line for the person, on stderr."""
-    look = screen.look_of(sys.stderr)
-    screen.write(sys.stderr, look.style("dim", f"llmos: {look.text(text)}") + "\n")
-
-
 def print_json(value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False)
-    if not _is_utf8(text):  # bytes of a file name that is not UTF-8: escaped, the object stays valid
+    if not cli_input.is_utf8(text):  # bytes of a file name that is not UTF-8: escaped, the object stays valid
         text = json.dumps(value)
     screen.write(sys.stdout, text + "\n")
 

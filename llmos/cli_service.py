@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmos.cli_requests import connected, current_folder, error_result, print_json, say
-from llmos.console import client, listings, render, screen
+from llmos.cli_input import current_folder
+from llmos.cli_requests import connected, error_result, print_json
+from llmos.console import dial, listings, render, screen
 from llmos.errors import DaemonUnreachable, LlmosError, UsageError
 
 JsonObject = dict[str, Any]
@@ -135,17 +136,17 @@ def daemon(options: argparse.Namespace) -> int:
 
 def stop_daemon(path: Path | None) -> int:
     """End the daemon by a signal to the process that greeted us, and wait until it is gone."""
-    where = (path,) if path else client.candidates()
-    found = next((daemon for daemon in map(client.connect, where) if daemon is not None), None)
+    where = (path,) if path else dial.candidates()
+    found = next((daemon for daemon in map(dial.connect, where) if daemon is not None), None)
     if found is None:
-        say("no daemon is running")
+        screen.say("no daemon is running")
         return 0
     pid = int(found.hello.get("pid") or 0)
     found.close()
     if pid <= 1:
         raise DaemonUnreachable("the daemon did not say which process it is", "Stop it by hand: ps -C llmos")
     _terminate(pid)
-    say(f"stopped the llmos daemon (pid {pid})")
+    screen.say(f"stopped the llmos daemon (pid {pid})")
     return 0
 
 

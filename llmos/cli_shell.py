@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from llmos import cli_requests
+from llmos import cli_input, cli_requests
 from llmos.console import client, consent
 
 JsonObject = dict[str, Any]
@@ -19,7 +19,7 @@ class _Actions:
         self._options = argparse.Namespace(json=False, yes=False, plan=False, write=[], timeout=0.0)
 
     def request(self, method: str, params: JsonObject) -> None:
-        common = cli_requests.common_params(self._options, None)
+        common = cli_input.common_params(self._options, None)
         if method in ("plan", "translate"):
             common["consent"] = "none"
         if method == "translate":

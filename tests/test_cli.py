@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llmos import cli_args, cli_requests, messages
+from llmos import cli_args, cli_input, cli_requests, messages
 from llmos.errors import DaemonUnreachable, ModelError, SandboxUnavailable, UsageError
 from tests.console.server import JsonObject, Peer, methods, result, serving
 
@@ -283,7 +283,7 @@ def test_stdin_may_be_left_alone(llmos: Llmos, socket_path: Path) -> None:
 
 def test_too_much_data_is_refused_here(llmos: Llmos, socket_path: Path) -> None:
     with serving(socket_path, methods(ask=answers())) as peers:
-        done = llmos("--json", "count lines", input="x" * (cli_requests.MAX_DATA_BYTES + 1))
+        done = llmos("--json", "count lines", input="x" * (cli_input.MAX_DATA_BYTES + 1))
     assert done.returncode == 2 and "8 MiB" in json.loads(done.stdout)["answer"]
     assert not peers
 

@@ -43,6 +43,12 @@ def write(stream: TextIO, text: str) -> None:
     _write_all(descriptor, raw)
 
 
+def say(text: str) -> None:
+    """One dim line for the person, on stderr."""
+    look = look_of(sys.stderr)
+    write(sys.stderr, look.style("dim", f"llmos: {look.text(text)}") + "\n")
+
+
 def _write_all(descriptor: int, raw: bytes) -> None:
     left = memoryview(raw)
     while left:

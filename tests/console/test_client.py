@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmos.console import client
+from llmos.console import client, dial
 from llmos.console.interrupts import Interrupts
 from llmos.errors import (
     CallFailed,
@@ -58,7 +58,7 @@ def path(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def connected(path: Path) -> client.Client:
-    found = client.connect(path)
+    found = dial.connect(path)
     assert found is not None
     return found
 
@@ -78,9 +78,9 @@ def test_greeting_is_kept(path: Path) -> None:
 
 
 def test_nobody_there_is_none_and_then_a_clear_error(path: Path) -> None:
-    assert client.connect(path) is None
+    assert dial.connect(path) is None
     with pytest.raises(DaemonUnreachable, match="no llmos daemon answers") as caught:
-        client.open_client(None, print)
+        dial.open_client(None, print)
     assert "llmos daemon" in caught.value.next_step
 
 
@@ -88,7 +88,7 @@ def test_a_stale_socket_file_is_nobody(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
     assert path.exists()
-    assert client.connect(path) is None
+    assert dial.connect(path) is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_stale_socket_file_is_nobody(path: Path) -> None:
 )
 def test_another_protocol_is_refused(path: Path, hello: Any, kind: type[LlmosError]) -> None:
     with serving(path, methods(), hello=hello), pytest.raises(kind) as caught:
-        client.connect(path, timeout_s=0.3)
+        dial.connect(path, timeout_s=0.3)
     assert caught.value.exit_code == 7
     assert "llmos daemon stop" in caught.value.next_step
 
@@ -115,7 +115,7 @@ def test_a_refusal_in_place_of_the_greeting_is_its_error(path: Path) -> None:
 
         threading.Thread(target=refuse, daemon=True).start()
         with pytest.raises(Overloaded, match="256 clients"):
-            client.connect(path)
+            dial.connect(path)
 
 
 def test_a_daemon_is_started_once_and_said_once(path: Path) -> None:
@@ -128,9 +128,9 @@ def test_a_daemon_is_started_once_and_said_once(path: Path) -> None:
         return 4711
 
     try:
-        with client.open_client(start, said.append):
+        with dial.open_client(start, said.append):
             pass
-        with client.open_client(start, said.append):
+        with dial.open_client(start, said.append):
             pass
     finally:
         running[0].__exit__(None, None, None)
@@ -141,7 +141,7 @@ def test_a_daemon_is_started_once_and_said_once(path: Path) -> None:
 def test_a_socket_in_an_unreadable_place(path: Path) -> None:
     long = path.parent / ("x" * 120)
     with pytest.raises(DaemonUnreachable, match="cannot connect"):
-        client.connect(long)
+        dial.connect(long)
 
 
 # --- short calls ---------------------------------------------------------------------------------
