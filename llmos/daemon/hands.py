@@ -20,6 +20,7 @@ from llmos.messages import Caller, JsonObject, Outcome, Plan, ToolCall, Verdict
 if TYPE_CHECKING:
     from llmos.guard.audit import Audit
     from llmos.guard.gate import Gate
+    from llmos.guard.permit import Permit
     from llmos.guard.spawn import Spawner
     from llmos.toolbox.catalog import Catalog
 
@@ -105,6 +106,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     """Read manifests and policies; slow the first time (imports). Raises ConfigError, CallFailed."""
     from llmos.guard.audit import Audit
     from llmos.guard.gate import Gate
+    from llmos.guard.permit import Permit
     from llmos.guard.policy import Policy
     from llmos.guard.spawn import Spawner
     from llmos.toolbox import catalog

@@ -90,6 +90,7 @@ class Planner:
             "model": ready.model if ready else self._settings.name,
             "load_ms": ready.load_ms if ready else None,
             "resident_bytes": ready.resident_bytes if ready else 0,
+            "unconfined": list(ready.unconfined) if ready else [],
             "crashes_in_a_row": self._crashes.in_a_row,
             "waiting": len(self._turns),
         }

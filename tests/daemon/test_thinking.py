@@ -94,6 +94,7 @@ def test_a_thought_comes_back_typed_with_its_streamed_text(run: Callable[..., An
             "model": "scripted",
             "load_ms": 0.0,
             "resident_bytes": 0,
+            "unconfined": [],
             "crashes_in_a_row": 0,
             "waiting": 0,
         }
