@@ -134,8 +134,12 @@ def _verdict(word: str, look: Look) -> str:
     return look.style(_VERDICT_STYLE.get(word, "bold"), word)
 
 
-def result(result: JsonObject, out: Look, err: Look, *, streamed: frozenset[int] = frozenset()) -> Shown:
-    """A finished request. `streamed`: indexes of calls whose stdout was printed while they ran."""
+def result(
+    result: JsonObject, out: Look, err: Look, *, streamed: frozenset[int] = frozenset(), said: str = ""
+) -> Shown:
+    """A finished request. `streamed`: indexes of calls whose output was printed while they ran; `said`:
+    what was already printed of the answer.
+    """
     shown_out, shown_err = "", ""
     for index, call in enumerate(result.get("calls") or ()):
         shown_out += "" if index in streamed else _lines(out.text(str(call.get("stdout") or "")))
@@ -143,7 +147,7 @@ def result(result: JsonObject, out: Look, err: Look, *, streamed: frozenset[int]
         shown_err += call_trouble(call, err)
     answer = str(result.get("answer") or "")
     if result.get("status") in ("done", "needs_input"):
-        shown_out += _lines(out.text(answer))
+        shown_out += "" if answer.strip() == said.strip() else _lines(out.text(answer))
     elif answer not in shown_err:  # a denial's reason may stand there already
         shown_err += _lines(err.style("red", err.text(answer.rstrip("\n"))))
     return Shown(shown_out, shown_err + status_note(result, err) + footer(result, err))

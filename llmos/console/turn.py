@@ -29,6 +29,7 @@ class Turn:
         self._tools: dict[int, str] = {}
         self._question: JsonObject = {}
         self._at_line_start = True
+        self._said = ""
         self.streamed: set[int] = set()
 
     def event(self, event: JsonObject, interrupts: Interrupts) -> JsonObject | None:
@@ -39,6 +40,8 @@ class Turn:
             return self._ask(data, interrupts)
         if kind == "output":
             self._output(data)
+        elif kind == "text":
+            self._text(str(data.get("text") or ""))
         elif kind == "call":
             self._call(data)
         elif kind == "finished":
@@ -63,7 +66,8 @@ class Turn:
     def show(self, result: JsonObject) -> None:
         """The finished result, except what was streamed."""
         self._end_line()
-        shown = render.result(result, self._out, self._err, streamed=frozenset(self.streamed))
+        streamed = frozenset(self.streamed)
+        shown = render.result(result, self._out, self._err, streamed=streamed, said=self._said)
         screen.write(sys.stdout, shown.out)
         screen.write(sys.stderr, shown.err)
 
@@ -92,8 +96,17 @@ class Turn:
         if self._quiet or self._tools.get(index) != SHELL_TOOL or not self._out.terminal:
             return
         self.streamed.add(index)
+        self._stream(text, to_stderr=data.get("stream") == "stderr")
+
+    def _text(self, text: str) -> None:
+        """The answer, as the model writes it."""
+        self._status.show("thinking")
+        if not self._quiet and self._out.terminal and text:
+            self._said += text
+            self._stream(text)
+
+    def _stream(self, text: str, *, to_stderr: bool = False) -> None:
         self._status.clear()
-        to_stderr = data.get("stream") == "stderr"
         look, stream = (self._err, sys.stderr) if to_stderr else (self._out, sys.stdout)
         screen.write(stream, look.text(text))
         self._at_line_start = text.endswith("\n")

@@ -164,6 +164,38 @@ def test_the_status_line_comes_and_goes_and_ctrl_c_cancels(open_terminal: Open, 
     assert "Cancelled." in shown and "thinking" not in shown
 
 
+def test_the_answer_is_streamed_and_stands_there_once(open_terminal: Open, short_dir: Path) -> None:
+    def ask(peer: Peer, frame: JsonObject) -> None:
+        for word in ("The capital ", "is ", "Paris\x07."):
+            peer.event(frame["params"]["id"], "text", text=word)
+            time.sleep(0.4)
+        peer.reply(frame, result(frame, calls=[], answer="The capital is Paris\x07."))
+
+    with serving(short_dir / "s", methods(ask=ask)):
+        terminal = open_terminal("what is the capital of France")
+        terminal.wait("The capital is")
+        shown = terminal.wait("exit:0")
+    assert shown.count("The capital is Paris^G.") == 1
+
+
+def test_a_commands_output_is_streamed_and_stands_there_once(open_terminal: Open, short_dir: Path) -> None:
+    call = {"tool": "shell.run", "args": {"command": "make"}, "verdict": "allow", "exit_code": 0}
+
+    def run(peer: Peer, frame: JsonObject) -> None:
+        request_id = frame["params"]["id"]
+        peer.event(request_id, "call", index=0, tool="shell.run", command="make", verdict="allow")
+        peer.event(request_id, "output", index=0, stream="stdout", text="compiling\n")
+        time.sleep(1.0)
+        peer.event(request_id, "output", index=0, stream="stderr", text="a warning\n")
+        peer.reply(frame, result(frame, calls=[{**call, "stdout": "compiling\n", "stderr": "a warning\n"}]))
+
+    with serving(short_dir / "s", methods(ask=run)):
+        terminal = open_terminal("build it please")
+        assert "exit:" not in terminal.wait("compiling")
+        shown = terminal.wait("exit:0")
+    assert shown.count("compiling") == shown.count("a warning") == 1
+
+
 def test_ctrl_c_at_the_question_cancels_the_request(open_terminal: Open, short_dir: Path) -> None:
     def ask(peer: Peer, frame: JsonObject) -> None:
         answer = question(peer, frame)
