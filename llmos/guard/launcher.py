@@ -51,7 +51,10 @@ _KERNEL_TYPES = frozenset((
     "autofs", "nsfs", "rpc_pipefs", "selinuxfs",
 ))  # fmt: skip
 _BASE = ("tree", "proc", "dev", "tmp", "empty")
-_COVERED = ("/proc", "/sys", "/dev", "/run")
+_COVERED = ("/proc/", "/sys/", "/dev/", "/run/")
+_WRITABLE = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
+_READ_ONLY = _WRITABLE | mounts.ATTR_RDONLY
+Part = tuple[str, int]  # a mount point in the tree, and the detached mount that goes there
 
 
 class LayerError(Exception):
@@ -82,28 +85,19 @@ def assemble(box: Box, userns_fd: int | None) -> None:
     """
     table = _host_mounts()
     with _layer("mount-api"):
-        tree = mounts.open_tree_at("/")
-        mounts.set_attr(
-            tree, attrs=mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV, recursive=True
-        )
+        view = _view(table, userns_fd)
         proc, dev = mounts.open_tree_at("/proc"), mounts.open_tree_at("/dev")
-    if userns_fd is not None:
-        _map_view(tree, table, userns_fd)
-    grants = [(root, _grant(root, table, userns_fd)) for root in sorted(box.write_roots)]
+    grants = [part for root in sorted(box.write_roots) for part in _grant(root, table, userns_fd)]
     with _layer("mount-api"):
         base = _enter_base()
-        for name, fd in (("tree", tree), ("proc", proc), ("dev", dev)):
-            _attach(base, name, fd)
-        run = mounts.tmpfs(
-            num_bytes=box.limits.scratch_bytes,
-            uid=box.host_uid,
-            gid=box.host_gid,
-            attrs=mounts.ATTR_NOSUID | mounts.ATTR_NODEV,
-        )
-        _attach(base, "tree/run", run)
-    for root, fd in grants:
-        with _layer("write-root"):
-            _attach(base, TREE[1:] + root, fd)
+        for point, fd in view:
+            _attach(base, TREE + point.rstrip("/"), fd)
+        _attach(base, "/proc", proc)
+        _attach(base, "/dev", dev)
+        _attach(base, TREE + "/run", _own_tmpfs(box))
+    with _layer("write-root"):
+        for point, fd in grants:
+            _attach(base, TREE + point, fd)
     with _layer("mask"):
         _mask(base, box.hidden)
         mounts.pivot_to_cwd()
@@ -113,31 +107,62 @@ def _host_mounts() -> list[mounts.Mount]:
     return mounts.mount_table(Path("/proc/self/mountinfo").read_bytes())
 
 
-def _map_view(tree: int, table: list[mounts.Mount], userns_fd: int) -> None:
-    """ID-map each mount of the read-only view that can be; the others show a root caller less, never more."""
-    for point in dict.fromkeys(mount.point for mount in table if mount.fs_type not in _KERNEL_TYPES):
-        if any(point == place or point.startswith(place + "/") for place in _COVERED):
-            continue
+def _view(table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
+    """The host's files, read-only. A mount that cannot be ID-mapped shows a root caller less, never more."""
+    tree = mounts.open_tree_at("/")
+    mounts.set_attr(tree, attrs=_READ_ONLY, recursive=True)
+    if userns_fd is None:
+        return [("/", tree)]
+    with contextlib.suppress(OSError):
+        mounts.set_attr(tree, userns_fd=userns_fd)
+    parts = [("/", tree)]
+    for point in _below("/", table):
         with contextlib.suppress(OSError):
-            mounts.set_attr(tree, point.lstrip("/"), userns_fd=userns_fd)
+            parts.append((point, _mapped(point, _READ_ONLY, userns_fd)))
+    return parts
 
 
-def _grant(root: str, table: list[mounts.Mount], userns_fd: int | None) -> int:
-    """A writable, detached copy of a write root; no component of its path may be a symlink by now."""
+def _below(folder: str, table: list[mounts.Mount]) -> Iterator[str]:
+    """Mount points of file systems below `folder`, parents first, each once."""
+    start = folder.rstrip("/") + "/"
+    for point in dict.fromkeys(mount.point for mount in table if mount.fs_type not in _KERNEL_TYPES):
+        if point.startswith(start) and point != start and not point.startswith(_COVERED):
+            yield point
+
+
+def _mapped(point: str, attrs: int, userns_fd: int) -> int:
+    """One mount alone, ID-mapped: the kernel maps only what is detached and has no parent."""
+    tree = mounts.open_tree_at(point, recursive=False)
+    try:
+        mounts.set_attr(tree, attrs=attrs, userns_fd=userns_fd)
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _grant(root: str, table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
+    """Writable copies of a write root and the mounts in it; no part of its path may be a symlink."""
     with _layer("write-root"):
         place = mounts.open_path(root, resolve=mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_MAGICLINKS)
         if not stat.S_ISDIR(mode := os.fstat(place).st_mode) and not stat.S_ISREG(mode):
             raise LayerError("write-root", f"{root} is neither a folder nor a plain file")
-        tree = mounts.open_tree(place)
-        mounts.set_attr(tree, attrs=mounts.ATTR_NOSUID | mounts.ATTR_NODEV, recursive=True)
+        tree = mounts.open_tree(place, recursive=userns_fd is None)
+        mounts.set_attr(tree, attrs=_WRITABLE, recursive=True)
         os.close(place)
-    if userns_fd is not None:
-        with _layer("idmap"):
-            mounts.set_attr(tree, userns_fd=userns_fd)
-            for mount in table:
-                if mount.point.startswith(root + "/") and mount.fs_type not in _KERNEL_TYPES:
-                    mounts.set_attr(tree, mount.point[len(root) + 1 :], userns_fd=userns_fd)
-    return tree
+    if userns_fd is None:
+        return [(root, tree)]
+    with _layer("idmap"):
+        mounts.set_attr(tree, userns_fd=userns_fd)
+        return [
+            (root, tree),
+            *((point, _mapped(point, _WRITABLE, userns_fd)) for point in _below(root, table)),
+        ]
+
+
+def _own_tmpfs(box: Box) -> int:
+    size = box.limits.scratch_bytes
+    return mounts.tmpfs(num_bytes=size, uid=box.host_uid, gid=box.host_gid, attrs=_WRITABLE)
 
 
 def _enter_base() -> int:
@@ -157,7 +182,7 @@ def _enter_base() -> int:
 
 def _attach(base: int, path: str, tree: int) -> None:
     resolve = mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_BENEATH
-    target = mounts.open_path(path, dir_fd=base, resolve=resolve)
+    target = mounts.open_path(path.lstrip("/"), dir_fd=base, resolve=resolve)
     mounts.attach(tree, target)
     os.close(target)
 
@@ -177,7 +202,7 @@ def _mask(base: int, hidden: tuple[str, ...]) -> None:
             raise
         name = "empty/folder" if stat.S_ISDIR(os.fstat(target).st_mode) else "empty/file"
         cover = mounts.open_tree(base, name)
-        mounts.set_attr(cover, attrs=mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
+        mounts.set_attr(cover, attrs=_READ_ONLY)
         mounts.attach(cover, target)
         os.close(target)
         os.close(cover)

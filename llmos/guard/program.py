@@ -29,7 +29,7 @@ OnOutput = Callable[[str, str], None]
 
 _CHUNK_BYTES = 1 << 16
 _DEATH_TIMEOUT_S = 10.0
-_EXEC_FAILED = re.compile(r"^bwrap: execvp (?P<name>.*): (?P<why>[^:]*)\s*\Z", re.DOTALL)
+_EXEC_FAILED = re.compile(r"^bwrap: execvp (?P<name>.*): (?P<why>[^:\n]*)\s*\Z", re.DOTALL)
 NOT_FOUND, NOT_EXECUTABLE, KILLED = 127, 126, 128 + signal.SIGKILL
 
 

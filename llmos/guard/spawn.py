@@ -220,11 +220,11 @@ def identity(caller: Caller) -> Identity:
 
 
 def _account(uid: int) -> tuple[str, str]:
+    own = os.environ.get("HOME", "") if uid == os.geteuid() else ""
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        return "", "/"
-    own = os.environ.get("HOME", "") if uid == os.geteuid() else ""
+        return "", own or "/"
     return entry.pw_name, own or entry.pw_dir
 
 
