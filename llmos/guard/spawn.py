@@ -38,6 +38,8 @@ Observers = Mapping[str, Callable[[JsonObject], str]]
 OLDEST_BWRAP = (0, 8)
 # A program that is going to fail at once is given this long to do it before we call it started.
 _START_CHECK_S = 0.3
+# What `llmos doctor` runs: the only command without a permit, and it is this constant.
+SELF_TEST = ("/bin/sh", "-c", "echo ran; echo x > inside; echo x > ../outside; cat /etc/shadow; exit 0")
 
 
 def _unheard(stream: str, text: str) -> None:
@@ -58,6 +60,20 @@ class _Job:
     argv: tuple[str, ...]
     stdin: bytes | None
     timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Grants:
+    """What of a permit shapes the sandbox."""
+
+    caller: Caller
+    cwd: str
+    write_roots: tuple[str, ...]
+    network: bool
+
+
+def _grants(permit: Permit) -> _Grants:
+    return _Grants(permit.caller, permit.cwd, permit.write_roots, permit.network)
 
 
 class Spawner:
@@ -97,10 +113,10 @@ class Spawner:
         match step:
             case Run():
                 job = _Job(step.argv, _stdin_of(step, permit), step.timeout_s)
-                return _outcome(await self._run(job, permit, tell, cancel))
+                return _outcome(await self._run(job, _grants(permit), tell, cancel))
             case Shell():
                 job = _Job(_shell_argv(step.text), permit.data if step.stdin_data else None, step.timeout_s)
-                return _outcome(await self._run(job, permit, tell, cancel))
+                return _outcome(await self._run(job, _grants(permit), tell, cancel))
             case Observe():
                 return await self._observe(step, tell)
             case Signal():
@@ -110,8 +126,13 @@ class Spawner:
             case Start():
                 return await self._start(step, permit, tell)
 
-    async def _run(self, job: _Job, permit: Permit, tell: OnOutput, cancel: asyncio.Event) -> Ended:
-        box = self._box(job.argv, permit, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
+    async def self_test(self, folder: str) -> Ended:
+        """Run the one fixed command of `llmos doctor`, which may write in `folder` (a temporary one)."""
+        grants = _Grants(Caller(uid=os.geteuid(), gid=os.getegid()), folder, (folder,), network=False)
+        return await self._run(_Job(SELF_TEST, None, 10.0), grants, _unheard, asyncio.Event())
+
+    async def _run(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:
+        box = self._box(job.argv, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
         with contextlib.ExitStack() as held:
             out_r, out_w = _pipe(held)
             err_r, err_w = _pipe(held)
@@ -122,7 +143,7 @@ class Spawner:
             return await program.wait(job.timeout_s, cancel)
 
     async def _start(self, step: Start, permit: Permit, tell: OnOutput) -> Outcome:
-        box = replace(self._box(step.argv, permit, cpu_s=None), detached=True)
+        box = replace(self._box(step.argv, _grants(permit), cpu_s=None), detached=True)
         log = _log_file(step.name, permit.request_id)
         with contextlib.ExitStack() as held:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -150,23 +171,23 @@ class Spawner:
         tell("stdout", text)
         return Outcome(exit_code=0, stdout=text)
 
-    def _box(self, argv: tuple[str, ...], permit: Permit, *, cpu_s: int | None) -> Box:
-        who = identity(permit.caller)
-        masked = hidden.candidates(who.home, (permit.cwd, *permit.write_roots))
+    def _box(self, argv: tuple[str, ...], grants: _Grants, *, cpu_s: int | None) -> Box:
+        who = identity(grants.caller)
+        masked = hidden.candidates(who.home, (grants.cwd, *grants.write_roots))
         return Box(
             argv=argv,
-            cwd=permit.cwd,
-            uid=permit.caller.uid,
-            gid=permit.caller.gid,
+            cwd=grants.cwd,
+            uid=grants.caller.uid,
+            gid=grants.caller.gid,
             host_uid=who.host_uid,
             host_gid=who.host_gid,
             groups=who.groups,
             id_mapped=who.id_mapped,
-            write_roots=sandbox.check_write_roots(permit.write_roots, masked),
+            write_roots=sandbox.check_write_roots(grants.write_roots, masked),
             hidden=masked,
-            network=permit.network,
+            network=grants.network,
             env=sandbox.environment(
-                uid=permit.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
+                uid=grants.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
             ),
             limits=Limits(
                 processes=self._settings.max_processes,

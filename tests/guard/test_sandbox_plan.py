@@ -33,12 +33,13 @@ BOX = Box(
     bwrap="/usr/bin/bwrap",
 )
 
+# ruff: noqa: SIM905 - it reads as the command it is
 WHOLE = (
     "bwrap --unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try --unshare-net"
     " --uid 1000 --gid 1000 --new-session --die-with-parent --cap-drop ALL --bind /tree / --proc /proc"
     " --dev /dev --size 1048576 --perms 1777 --tmpfs /dev/shm --remount-ro /dev --chdir /home/ada/src"
     " --clearenv --setenv PATH /bin --setenv HOME /home/ada --seccomp 4 --json-status-fd 3 -- ls -la"
-).split()  # noqa: SIM905 - it reads as the command it is
+).split()
 
 
 def test_the_arguments_whole() -> None:

@@ -1,0 +1,162 @@
+"""What of the sandbox this machine can give, for `llmos doctor`: each check with the command that mends it.
+
+The last two checks run the real thing: a program in the sandbox, and a canary it must not be able to
+touch. The others say why, where those fail. Nothing is changed on the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import platform
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmos.config import SandboxSettings
+from llmos.errors import LlmosError
+from llmos.guard import layers, seccomp, spawn
+from llmos.guard.launcher import bwrap_version
+from llmos.guard.program import Ended
+from llmos.guard.spawn import Spawner
+from llmos.messages import Caller
+
+_OLDEST_KERNEL = (5, 12)  # mount_setattr
+_NR_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+_APPARMOR_SWITCH = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report. `mend` is empty where nothing needs mending."""
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+def probe() -> list[Check]:
+    """All checks, in the order in which the layers rest on one another. Blocks for a fraction of a second."""
+    checks = [_kernel(), _user_namespaces(), _filter(), _bubblewrap(), _landlock(), _cgroup()]
+    return [*checks, *_live()]
+
+
+def _failed(name: str, layer: str, detail: str) -> Check:
+    return Check(name, False, detail, layers.LAYERS[layer].mend)
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    found = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    if version < _OLDEST_KERNEL:
+        return _failed("kernel", "mount-api", f"Linux {release}; the mount API needs 5.12")
+    return Check("kernel", True, f"Linux {release}")
+
+
+def _user_namespaces() -> Check:
+    name = "user namespaces"
+    if _read("/proc/sys/user/max_user_namespaces") == "0":
+        return _failed(name, "user-namespace", "user.max_user_namespaces is 0")
+    if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+        mend = "sudo sysctl -w kernel.unprivileged_userns_clone=1"
+        return Check(name, False, "kernel.unprivileged_userns_clone is 0", mend)
+    if _read(str(_APPARMOR_SWITCH)) == "1":
+        mend = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        return Check(name, False, "AppArmor keeps capabilities from unprivileged user namespaces", mend)
+    return Check(name, True, "allowed")
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _filter() -> Check:
+    try:
+        size = len(seccomp.program(network=False)) // 8
+    except LlmosError as error:
+        return Check("seccomp", False, str(error), error.next_step)
+    return Check("seccomp", True, f"{size} instructions")
+
+
+def _bubblewrap() -> Check:
+    try:
+        path = spawn.find_bwrap()
+    except LlmosError as error:
+        return Check("bubblewrap", False, str(error), error.next_step)
+    version = bwrap_version(path)
+    told = ".".join(map(str, version)) or "unknown version"
+    if version < spawn.OLDEST_BWRAP:
+        return _failed("bubblewrap", "bubblewrap", f"{told} at {path} is older than 0.8")
+    note = "; CVE-2026-87766 has no hold here: it mounts nothing below what a command can write"
+    return Check("bubblewrap", True, f"{told} at {path}{note if version <= (0, 11, 0) else ''}")
+
+
+def _landlock() -> Check:
+    """Reported, not required: no layer in force today rests on it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    abi = libc.syscall(
+        ctypes.c_long(_NR_LANDLOCK_CREATE_RULESET),
+        None,
+        ctypes.c_size_t(0),
+        ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION),
+    )
+    if abi < 1:
+        return Check("landlock", True, "not in this kernel; the planner is confined by seccomp alone")
+    return Check("landlock", True, f"ABI {abi}")
+
+
+def _cgroup() -> Check:
+    version = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
+    return Check("cgroup", True, f"version {version}; limits are per process (rlimits)")
+
+
+# --- the real thing --------------------------------------------------------------------------------
+
+
+def _live() -> list[Check]:
+    """A run in the sandbox of a command that must be able to do one thing and unable to do two others."""
+    with tempfile.TemporaryDirectory(prefix="llmos-probe-") as top:
+        folder, outside = Path(top) / "work", Path(top) / "outside"
+        folder.mkdir()
+        outside.write_text("canary\n")
+        try:
+            ended = asyncio.run(_self_test(str(folder)))
+        except LlmosError as error:
+            return [Check("sandbox", False, str(error), error.next_step)]
+        return [
+            _judge("sandbox", ended.stdout == "ran\n", "a command ran in it", ended.stderr.strip()),
+            _judge(
+                "canary",
+                outside.read_text() == "canary\n",
+                "nothing outside changed",
+                "a file outside changed",
+            ),
+            _owner(folder / "inside"),
+        ]
+
+
+async def _self_test(folder: str) -> Ended:
+    spawner = Spawner(SandboxSettings())
+    try:
+        return await spawner.self_test(folder)
+    finally:
+        spawner.close()
+
+
+def _judge(name: str, ok: bool, good: str, bad: str) -> Check:
+    return Check(name, ok, good if ok else bad, "" if ok else "Report it: llmos doctor --json")
+
+
+def _owner(made: Path) -> Check:
+    """What a command made belongs to the caller: for root this is what ID-mapped mounts are for."""
+    who = f"as uid {spawn.identity(Caller(uid=os.geteuid(), gid=os.getegid())).host_uid}"
+    ok = made.exists() and made.stat().st_uid == os.geteuid()
+    return _judge("ownership", ok, f"a command runs {who}, its files are yours", "a file has another owner")
