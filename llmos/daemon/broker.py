@@ -12,10 +12,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.config import Settings
 from llmos.daemon import hands, supervisor
@@ -24,6 +24,9 @@ from llmos.daemon.session import Session
 from llmos.daemon.thinking import Planner
 from llmos.errors import CallFailed, Cancelled, LlmosError, Overloaded, UsageError
 from llmos.messages import Caller, Event, JsonObject
+
+if TYPE_CHECKING:
+    from llmos.daemon.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ class Broker:
         self._draining = False
         self._started = time.time()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watches: list[hands.Watch] = []
+        self._watch: Watch | None = None
 
     # --- life ---
 
@@ -77,8 +80,8 @@ class Broker:
             running.session.cancel()
 
     async def stop(self) -> None:
-        for watch in self._watches:
-            watch.stop()
+        if self._watch is not None:
+            await asyncio.to_thread(self._watch.stop)
         for task in tuple(self._tasks):
             task.cancel()
         await self.planner.stop()
@@ -99,7 +102,7 @@ class Broker:
         def changed() -> None:  # called in a watchdog thread
             loop.call_soon_threadsafe(self.reload)
 
-        self._watches = await asyncio.to_thread(hands.watch, self.settings, changed)
+        self._watch = await asyncio.to_thread(_watch, changed)
 
     def reload(self) -> None:
         self._spawn(self._load())
@@ -194,6 +197,12 @@ class Broker:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _watch(changed: Callable[[], None]) -> Watch:
+    from llmos.daemon.watching import Watch  # watchdog takes a while to import
+
+    return Watch(hands.watched_dirs(), changed)
 
 
 def _resident_bytes() -> int:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from llmos import paths
 from llmos.config import Settings
@@ -96,17 +96,10 @@ def failure(plan: Plan, outcome: Outcome) -> str:
     return f"{plan.call.tool} failed with exit code {outcome.exit_code}."
 
 
-class Watch(Protocol):
-    """Something that reports changed files until it is stopped."""
-
-    def stop(self) -> None: ...
-
-
 def load(settings: Settings, old: Hands | None = None) -> Hands:
     """Read manifests and policies; slow the first time (imports). Raises ConfigError, CallFailed."""
     from llmos.guard.audit import Audit
     from llmos.guard.gate import Gate
-    from llmos.guard.permit import Permit
     from llmos.guard.policy import Policy
     from llmos.guard.spawn import Spawner
     from llmos.toolbox import catalog
@@ -116,6 +109,11 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     audit = old.audit if old else Audit(paths.audit_file())
     spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers)
     return Hands(tools, Gate(policy, audit, settings), spawner, audit)
+
+
+def watched_dirs() -> tuple[Path, ...]:
+    """Folders whose change makes `load` worth calling again."""
+    return (*paths.tool_dirs(), *policy_dirs())
 
 
 def policy_dirs() -> tuple[Path, ...]:

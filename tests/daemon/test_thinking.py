@@ -18,7 +18,7 @@ from llmos.config import ModelSettings
 from llmos.daemon import supervisor
 from llmos.daemon.thinking import Planner
 from llmos.errors import Cancelled, ModelError, PlannerDied
-from llmos.messages import Think, Thought
+from llmos.messages import Example, Think, Thought, ToolSpec
 
 from .support import SCRIPTED
 
@@ -281,3 +281,50 @@ def test_the_worker_gets_a_clean_environment_its_own_session_and_dies_first_for_
         worker.kill()
         assert worker.reap() == -signal.SIGKILL
         worker.sock.close()
+
+
+# --- the real worker, with real weights --------------------------------------------------------
+
+TOOLS = (
+    ToolSpec(
+        name="answer",
+        summary="Answer in words.",
+        parameters={
+            "type": "object",
+            "properties": {"text": {"type": "string"}},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+        raw="text",
+        examples=(Example(say="what is the capital of Italy?", args={"text": "Rome."}),),
+    ),
+)
+
+
+@pytest.mark.weights
+def test_the_real_worker_thinks_is_killed_in_the_middle_and_thinks_again(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOS_MODEL", str(tiny_model))
+
+    async def main() -> None:
+        bench = Bench(Planner(ModelSettings()))
+        bench.planner.teach(TOOLS)
+        try:
+            thinking = asyncio.create_task(bench.think("what is the capital of France?", "first"))
+            while not bench.starts and not thinking.done():
+                await asyncio.sleep(0.02)
+            first = bench.pid()
+            os.kill(first, signal.SIGKILL)  # as the kernel does when memory runs out
+            thought = await thinking
+            assert bench.starts == 2
+            assert bench.pid() != first
+            assert [call.tool for call in thought.calls] == ["answer"]
+            again = await bench.think("what is the capital of France?", "second")
+            assert again.calls == thought.calls
+            assert again.timing.cached_tokens > 0
+            assert "smol" in bench.planner.status()["model"].lower()
+        finally:
+            await bench.planner.stop()
+
+    asyncio.run(main())
