@@ -1,0 +1,73 @@
+"""Keys and values of what the model has read, preallocated and reused from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+_BLOCK = 512  # positions; capacity grows by doubling, in whole blocks
+
+
+class KVCache:
+    """Keys and values of one batch for every layer, each [batch, kv_heads, capacity, head_dim]."""
+
+    def __init__(
+        self, *, layers: int, batch: int, kv_heads: int, head_dim: int, max_tokens: int, dtype: torch.dtype
+    ) -> None:
+        self.length = 0
+        self.max_tokens = max_tokens
+        self._shape = (batch, kv_heads, head_dim)
+        self._dtype = dtype
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        self._layers = layers
+        self._reserve(min(_BLOCK, max_tokens))
+
+    def _reserve(self, capacity: int) -> None:
+        batch, heads, width = self._shape
+        grown_keys: list[torch.Tensor] = []
+        grown_values: list[torch.Tensor] = []
+        for index in range(self._layers):
+            for old, grown in ((self._keys, grown_keys), (self._values, grown_values)):
+                fresh = torch.empty(batch, heads, capacity, width, dtype=self._dtype)
+                if old:
+                    fresh[:, :, : self.length] = old[index][:, :, : self.length]
+                grown.append(fresh)
+        self._keys, self._values = grown_keys, grown_values
+        self.capacity = capacity
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for `num_tokens` more positions."""
+        wanted = self.length + num_tokens
+        assert wanted <= self.max_tokens, "the engine checks the context length first"
+        if wanted > self.capacity:
+            self._reserve(min(self.max_tokens, max(wanted, 2 * self.capacity)))
+
+    def append(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store [batch, kv_heads, tokens, head_dim] behind what is there; returns all of it (views)."""
+        end = self.length + keys.shape[2]
+        self._keys[layer][:, :, self.length : end] = keys
+        self._values[layer][:, :, self.length : end] = values
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+    def advance(self, num_tokens: int) -> None:
+        """Count the positions that every layer has appended."""
+        self.length += num_tokens
+
+    def truncate(self, length: int) -> None:
+        """Forget everything from position `length` on."""
+        assert 0 <= length <= self.length
+        self.length = length
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many leading ids two sequences share."""
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -1,0 +1,155 @@
+"""A loaded model, ready to generate: weights, tokenizer, and the caches kept between calls.
+
+One call at a time (the planner's loop sees to that). The prompt's longest prefix that an earlier call has
+read is not read again; a few caches are kept, so that prompts of different kinds do not push
+one another out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from llmos.engine import weights
+from llmos.engine.cache import KVCache, common_prefix
+from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Sampling
+from llmos.engine.model import Transformer
+from llmos.engine.tokenizer import Tokenizer
+from llmos.errors import ModelError, UsageError
+
+_MAX_CACHES = 3
+_MAX_THREADS = 8  # a small model's matrices do not feed more
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One kept cache and the ids whose keys and values it holds."""
+
+    cache: KVCache
+    ids: list[int] = field(default_factory=list)
+
+
+class Engine:
+    """Load with `Engine.load`; `generate` is the only thing that takes time."""
+
+    def __init__(self, name: str, model: Transformer, tokenizer: Tokenizer, context_tokens: int) -> None:
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.context_tokens = context_tokens
+        self._slots: list[_Slot] = []  # most recently used last
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        dtype: Literal["bfloat16", "float32"] = "bfloat16",
+        threads: int = 0,
+        context_tokens: int = 4096,
+        on_progress: weights.OnProgress | None = None,
+    ) -> Engine:
+        """Load a GGUF file or a safetensors folder. Raises ModelError for what cannot be used."""
+        path = Path(path)
+        torch.set_num_threads(threads or default_threads())
+        source = weights.open_source(path)
+        context_tokens = min(context_tokens, source.config.max_positions)
+        with torch.device("meta"):
+            model = Transformer(source.config, positions=context_tokens)
+        try:
+            loaded = weights.tensors(source, DTYPES[dtype], on_progress)
+            if source.config.tied:
+                loaded["head.weight"] = loaded["embedding.weight"]
+            model.load_state_dict(loaded, assign=True)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{path} does not fit its own description: {error}", "Fetch it again."
+            ) from error
+        if source.config.tied:
+            model.head.weight = model.embedding.weight
+        return cls(path.stem, model.eval().requires_grad_(False), source.tokenizer, context_tokens)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        stop: tuple[str, ...] = (),
+        constraint: Constraint | None = None,
+        cancel: threading.Event | None = None,
+        on_text: OnText | None = None,
+    ) -> Generation:
+        """Continue `prompt_ids` by at most `max_tokens`.
+
+        Ends at an end-of-turn token, a stop string, the constraint's end, `max_tokens`, or `cancel` (looked
+        at before every token). Raises UsageError when prompt and `max_tokens` exceed the context.
+        """
+        if not prompt_ids:
+            raise UsageError("the prompt is empty", "Give at least one token.")
+        if len(prompt_ids) + max_tokens > self.context_tokens:
+            raise UsageError(
+                f"the prompt's {len(prompt_ids)} tokens and {max_tokens} to come exceed the context of"
+                f" {self.context_tokens}",
+                "Shorten the request, or raise model.context_tokens in the configuration.",
+            )
+        slot = self._slot_for(prompt_ids)
+        decoder = Decoder(
+            self.model,
+            self.tokenizer,
+            slot.cache,
+            max_tokens,
+            sampling,
+            stop,
+            constraint,
+            cancel or threading.Event(),
+            on_text,
+        )
+        try:
+            return decoder.run(prompt_ids)
+        finally:
+            slot.ids = [*prompt_ids, *decoder.tokens][: slot.cache.length]
+
+    def _slot_for(self, prompt: Sequence[int]) -> _Slot:
+        """The kept cache that shares the longest prefix, cut to it; the last token is always read anew."""
+        shared = [common_prefix(slot.ids, prompt[:-1]) for slot in self._slots]
+        best = max(range(len(shared)), key=shared.__getitem__, default=-1)
+        if best >= 0 and shared[best] * 4 >= min(len(prompt), len(self._slots[best].ids)):
+            slot = self._slots.pop(best)
+            slot.cache.truncate(shared[best])
+        elif len(self._slots) >= _MAX_CACHES:
+            slot = self._slots.pop(0)
+            slot.cache.truncate(0)
+        else:
+            slot = _Slot(self.model.new_cache(1, self.context_tokens))
+        self._slots.append(slot)
+        return slot
+
+
+def default_threads() -> int:
+    """Cores this process may use: its affinity, its cgroup's CPU quota, and a sensible ceiling."""
+    cores = float(len(os.sched_getaffinity(0)))
+    return max(1, min(_MAX_THREADS, math.floor(min(cores, _cgroup_cores()))))
+
+
+def _cgroup_cores() -> float:
+    """The CPU quota of the cgroup (v2 cpu.max, v1 cfs_quota) in cores; infinite where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            folder = Path("/sys/fs/cgroup/cpu")
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)

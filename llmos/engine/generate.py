@@ -1,0 +1,204 @@
+"""Decoding: prompt in, tokens out, one at a time, under an optional constraint.
+
+Greedy or sampled (temperature; top-k; nucleus top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024).
+Tokens that the constraint leaves no choice about are not decoded: they join the next forward pass.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from llmos.engine.cache import KVCache
+from llmos.engine.model import Transformer
+from llmos.engine.tokenizer import Tokenizer
+
+PREFILL_CHUNK = 256  # tokens between two looks at `cancel`
+StopReason = Literal["stop", "length", "cancelled", "grammar"]
+OnText = Callable[[str], None]
+
+
+class Constraint(Protocol):
+    """What may come next. `accept` is told of every token that was taken, forced ones included."""
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next; they are appended without being decoded."""
+
+    def mask(self) -> Tensor:
+        """bool [vocab], True where a token may come next."""
+
+    def accept(self, ids: Sequence[int]) -> None: ...
+
+    @property
+    def finished(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Greedy with temperature 0 (the default). `seed` makes a sampled run repeatable."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What came out. `logprobs` has one entry per token that was chosen (not forced, not the end mark),
+    in natural logarithms, under the distribution it was chosen from."""
+
+    tokens: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...]
+    stop_reason: StopReason
+    prompt_tokens: int
+    cached_tokens: int
+    forced_tokens: int
+    prefill_ms: float
+    decode_ms: float
+
+    @property
+    def generated_tokens(self) -> int:
+        return len(self.tokens)
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> tuple[int, float]:
+    """One token of float logits [vocab] (forbidden ones at -inf), and its log-probability."""
+    if sampling.temperature <= 0:
+        token = int(logits.argmax())
+        return token, float(logits[token] - logits.logsumexp(0))
+    logprobs = (logits / sampling.temperature).log_softmax(0)
+    kept = _filtered(logprobs, sampling)
+    token = int(torch.multinomial(kept.softmax(0), 1, generator=generator))
+    return token, float(logprobs[token])
+
+
+def _filtered(logprobs: Tensor, sampling: Sampling) -> Tensor:
+    """Log-probabilities with what top-k, min-p and top-p cut off at -inf; the best one always stays."""
+    kept = logprobs.clone()
+    if 0 < sampling.top_k < kept.numel():
+        kept[kept < kept.topk(sampling.top_k).values[-1]] = -torch.inf
+    if sampling.min_p > 0:
+        kept[kept < kept.max() + torch.tensor(sampling.min_p).log()] = -torch.inf
+    if sampling.top_p < 1:
+        ordered, order = kept.softmax(0).sort(descending=True)
+        beyond = ordered.cumsum(0) - ordered >= sampling.top_p
+        kept[order[beyond]] = -torch.inf
+    return kept
+
+
+@dataclass(slots=True)
+class Decoder:
+    """One generation in progress. `cache` holds `cached` tokens of the prompt already."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    cache: KVCache
+    max_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    constraint: Constraint | None
+    cancel: threading.Event
+    on_text: OnText | None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    num_forced: int = 0
+    reason: StopReason = "length"
+    _text: str = ""
+
+    def run(self, prompt: Sequence[int]) -> Generation:
+        started = time.perf_counter()
+        cached = self.cache.length
+        stream = self.tokenizer.streamer()
+        generator = None if self.sampling.seed is None else torch.Generator().manual_seed(self.sampling.seed)
+        pending = [*prompt[cached:], *self._take_forced(stream)]
+        prefill_s = 0.0
+        while not self._over():
+            logits = self._forward(pending)
+            prefill_s = prefill_s or time.perf_counter() - started
+            if logits is None:
+                break
+            token, logprob = choose(self._allowed(logits), self.sampling, generator)
+            if token in self.tokenizer.eos_ids:
+                self.reason = "stop"
+                break
+            self.logprobs.append(logprob)
+            self._take([token], stream)
+            pending = [token, *self._take_forced(stream)]
+        self._emit(stream.finish())
+        total_s = time.perf_counter() - started
+        return self._result(len(prompt), cached, prefill_s or total_s, total_s)
+
+    def _result(self, prompt_tokens: int, cached: int, prefill_s: float, total_s: float) -> Generation:
+        return Generation(
+            tokens=tuple(self.tokens),
+            text=self._cut(),
+            logprobs=tuple(self.logprobs),
+            stop_reason=self.reason,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached,
+            forced_tokens=self.num_forced,
+            prefill_ms=prefill_s * 1e3,
+            decode_ms=(total_s - prefill_s) * 1e3,
+        )
+
+    def _forward(self, pending: list[int]) -> Tensor | None:
+        """Float logits [vocab] behind `pending`; None when cancelled on the way."""
+        for start in range(0, len(pending), PREFILL_CHUNK):
+            if self.cancel.is_set():
+                self.reason = "cancelled"
+                return None
+            chunk = torch.tensor([pending[start : start + PREFILL_CHUNK]])
+            logits = self.model(chunk, self.cache)
+        return logits[0, -1].float()  # type: ignore[no-any-return]
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        if self.constraint is None:
+            return logits
+        return logits.masked_fill(~self.constraint.mask(), -torch.inf)
+
+    def _take_forced(self, stream: object) -> list[int]:
+        if self.constraint is None or self.constraint.finished:
+            return []
+        forced = self.constraint.forced()[: self.max_tokens - len(self.tokens)]
+        self.num_forced += len(forced)
+        self._take(forced, stream)
+        return forced
+
+    def _take(self, ids: list[int], stream: object) -> None:
+        if self.constraint is not None and ids:
+            self.constraint.accept(ids)
+        for token in ids:
+            self.tokens.append(token)
+            self._emit(stream.push(token))  # type: ignore[attr-defined]
+
+    def _emit(self, text: str) -> None:
+        self._text += text
+        if text and self.on_text is not None:
+            self.on_text(text)
+
+    def _cut(self) -> str:
+        """The text before the first stop string, when it was one that ended it."""
+        places = [place for mark in self.stop if (place := self._text.find(mark)) >= 0]
+        return self._text[: min(places)] if places else self._text
+
+    def _over(self) -> bool:
+        if self.cancel.is_set():
+            self.reason = "cancelled"
+        elif self.constraint is not None and self.constraint.finished:
+            self.reason = "grammar"
+        elif any(mark in self._text for mark in self.stop):
+            self.reason = "stop"
+        elif len(self.tokens) >= self.max_tokens:
+            self.reason = "length"
+        else:
+            return False
+        return True

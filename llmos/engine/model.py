@@ -1,0 +1,217 @@
+"""The decoder-only transformer, one code for Qwen2/2.5, Qwen3, Llama/SmolLM2 and Gemma 3 (text).
+
+Vaswani et al. 2017 with pre-normalisation (RMSNorm, Zhang and Sennrich 2019), rotary positions (Su et al.
+2021), gated feed-forward (Shazeer 2020) and grouped-query attention (Ainslie et al. 2023). What differs
+between the families stands in `ModelConfig`, and nowhere else.
+
+Shapes: B batch, T new tokens, S all positions so far, H heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmos.engine.cache import KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Everything the families differ in. `global_layers` is None where every layer sees everything."""
+
+    architecture: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    rms_eps: float
+    rope_theta: float
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = True
+    gelu: bool = False  # Gemma gates with GELU (tanh form), the others with SiLU
+    post_norms: bool = False  # Gemma normalises each block's output as well
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None  # None: 1/sqrt(head_dim)
+    sliding_window: int | None = None
+    global_layers: tuple[int, ...] | None = None
+    local_rope_theta: float | None = None
+    rope_scale: float = 1.0  # linear position scaling of the global layers
+
+    def is_global(self, layer: int) -> bool:
+        return self.global_layers is None or layer in self.global_layers
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class Rope:
+    """Cosines and sines for each position, [positions, D], in the half-rotated layout of `transformers`."""
+
+    def __init__(self, config: ModelConfig, theta: float, scale: float, positions: int) -> None:
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        angles = torch.outer(torch.arange(positions, dtype=torch.float32) / scale, theta**-exponents)
+        angles = torch.cat((angles, angles), dim=-1)
+        self.cos, self.sin = angles.cos(), angles.sin()
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """For positions [B, T]: two of [B, 1, T, D]."""
+        return self.cos[positions].unsqueeze(1).to(dtype), self.sin[positions].unsqueeze(1).to(dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-high, low), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        self._widths = [
+            n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+        ]
+        self.qkv = nn.Linear(config.hidden_size, sum(self._widths), bias=config.qkv_bias)
+        self.out = nn.Linear(self._widths[0], config.hidden_size, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_eps)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache) -> Tensor:
+        """x [B, T, hidden]; mask [B or 1, 1, T, S], True where attention may go, or None for all."""
+        config = self.config
+        batch, tokens, _ = x.shape
+        q, k, v = (
+            part.view(batch, tokens, -1, config.head_dim).transpose(1, 2)
+            for part in self.qkv(x).split(self._widths, dim=-1)
+        )
+        if config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = _rotate(q, *rope), _rotate(k, *rope)
+        keys, values = cache.append(self.layer, k, v)
+        # The H/K query heads that share a key head are laid out as further queries of it: nothing is copied.
+        group = config.num_heads // config.num_kv_heads
+        q = q.reshape(batch, config.num_kv_heads, group * tokens, config.head_dim)
+        if mask is not None:
+            mask = mask.repeat(1, 1, group, 1)
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=config.attention_scale)
+        mixed = mixed.reshape(batch, config.num_heads, tokens, config.head_dim)
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, -1))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gelu = config.gelu
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        gate = F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)
+        return self.down(gate * up)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.rms_eps
+        self.attention_norm, self.feed_forward_norm = RMSNorm(width, eps), RMSNorm(width, eps)
+        self.attention, self.feed_forward = Attention(config, layer), FeedForward(config)
+        self.post_norms = config.post_norms
+        if config.post_norms:
+            self.attention_post_norm, self.feed_forward_post_norm = RMSNorm(width, eps), RMSNorm(width, eps)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache) -> Tensor:
+        mixed = self.attention(self.attention_norm(x), rope, mask, cache)
+        x = x + (self.attention_post_norm(mixed) if self.post_norms else mixed)
+        fed = self.feed_forward(self.feed_forward_norm(x))
+        return x + (self.feed_forward_post_norm(fed) if self.post_norms else fed)  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: ModelConfig, *, positions: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+        with torch.device("cpu"):
+            self._rope = Rope(config, config.rope_theta, config.rope_scale, positions)
+            local = config.local_rope_theta
+            self._local_rope = Rope(config, local, 1.0, positions) if local is not None else self._rope
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.norm.weight.dtype
+
+    def new_cache(self, batch: int, max_tokens: int) -> KVCache:
+        config = self.config
+        return KVCache(
+            layers=config.num_layers,
+            batch=batch,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            max_tokens=max_tokens,
+            dtype=self.dtype,
+        )
+
+    def forward(
+        self, ids: Tensor, cache: KVCache, *, padding: Tensor | None = None, last_only: bool = True
+    ) -> Tensor:
+        """Logits [B, T or 1, vocab] for ids [B, T]; `cache` holds what was read before and grows by T.
+
+        `padding` [B] counts the left padding of each row, in the whole sequence: padded positions are
+        seen by nobody, and a row's positions start behind them.
+        """
+        tokens = ids.shape[1]
+        cache.reserve(tokens)
+        positions = torch.arange(cache.length, cache.length + tokens).unsqueeze(0)
+        if padding is not None:
+            positions = (positions - padding.unsqueeze(1)).clamp(min=0)
+        masks = self._masks(cache.length, tokens, padding)
+        ropes = self._rope.at(positions, self.dtype), self._local_rope.at(positions, self.dtype)
+        x = self.embedding(ids)
+        if self.config.embedding_scale != 1.0:
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
+        for layer, block in enumerate(self.blocks):
+            local = not self.config.is_global(layer)
+            x = block(x, ropes[local], masks[local], cache)
+        cache.advance(tokens)
+        return self.head(self.norm(x[:, -1:] if last_only else x))  # type: ignore[no-any-return]
+
+    def _masks(self, start: int, tokens: int, padding: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """(global, local) masks [B or 1, 1, T, S]; None where one new token may see everything."""
+        window = self.config.sliding_window
+        end = start + tokens
+        windowed = window is not None and end > window
+        if tokens == 1 and padding is None and not windowed:
+            return None, None
+        rows = torch.arange(start, end).unsqueeze(1)
+        columns = torch.arange(end).unsqueeze(0)
+        causal = (columns <= rows)[None, None]
+        if padding is not None:
+            # A padded query sees itself alone, so that its softmax is not empty.
+            seen = (columns >= padding.view(-1, 1, 1, 1)) | (columns == rows)
+            causal = causal & seen
+        if not windowed:
+            return causal, causal
+        assert window is not None
+        return causal, causal & (columns > rows - window)
