@@ -48,7 +48,7 @@ JOB_FDS = 6
 _KERNEL_TYPES = frozenset((
     "proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "debugfs", "tracefs",
     "securityfs", "pstore", "bpf", "configfs", "fusectl", "binfmt_misc", "efivarfs", "hugetlbfs",
-    "autofs", "nsfs", "rpc_pipefs", "selinuxfs",
+    "nsfs", "rpc_pipefs", "selinuxfs",
 ))  # fmt: skip
 _BASE = ("tree", "proc", "dev", "tmp", "empty")
 _COVERED = ("/proc/", "/sys/", "/dev/", "/run/")
@@ -91,7 +91,8 @@ def assemble(box: Box, userns_fd: int | None) -> None:
     with _layer("mount-api"):
         base = _enter_base()
         for point, fd in view:
-            _attach(base, TREE + point.rstrip("/"), fd)
+            with contextlib.suppress(FileNotFoundError):  # below another mount, out of sight on the host too
+                _attach(base, TREE + point.rstrip("/"), fd)
         _attach(base, "/proc", proc)
         _attach(base, "/dev", dev)
         _attach(base, TREE + "/run", _own_tmpfs(box))
@@ -108,17 +109,25 @@ def _host_mounts() -> list[mounts.Mount]:
 
 
 def _view(table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
-    """The host's files, read-only. A mount that cannot be ID-mapped shows a root caller less, never more."""
-    tree = mounts.open_tree_at("/")
-    mounts.set_attr(tree, attrs=_READ_ONLY, recursive=True)
-    if userns_fd is None:
+    """The host's files, read-only: every mount but the kernel's own file systems, of which only /sys stays.
+
+    An unprivileged launcher's mounts are locked together, so it must take all of them at once. Root takes
+    one by one what is wanted: fewer mounts to copy, and each ID-mapped where that is asked for. A mount
+    that cannot be mapped shows a root caller less, never more.
+    """
+    if os.geteuid() != 0:
+        tree = mounts.open_tree_at("/")
+        mounts.set_attr(tree, attrs=_READ_ONLY, recursive=True)
         return [("/", tree)]
-    with contextlib.suppress(OSError):
-        mounts.set_attr(tree, userns_fd=userns_fd)
-    parts = [("/", tree)]
-    for point in _below("/", table):
-        with contextlib.suppress(OSError):
-            parts.append((point, _mapped(point, _READ_ONLY, userns_fd)))
+    parts = []
+    for point in ("/", "/sys", *_below("/", table)):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            tree = mounts.open_tree_at(point, recursive=False)
+            mounts.set_attr(tree, attrs=_READ_ONLY)
+            with contextlib.suppress(OSError):
+                if userns_fd is not None:
+                    mounts.set_attr(tree, userns_fd=userns_fd)
+            parts.append((point, tree))
     return parts
 
 
@@ -130,14 +139,10 @@ def _below(folder: str, table: list[mounts.Mount]) -> Iterator[str]:
             yield point
 
 
-def _mapped(point: str, attrs: int, userns_fd: int) -> int:
-    """One mount alone, ID-mapped: the kernel maps only what is detached and has no parent."""
+def _mapped(point: str, userns_fd: int) -> int:
+    """One writable mount alone, ID-mapped: the kernel maps only what is detached and has no parent."""
     tree = mounts.open_tree_at(point, recursive=False)
-    try:
-        mounts.set_attr(tree, attrs=attrs, userns_fd=userns_fd)
-    except OSError:
-        os.close(tree)
-        raise
+    mounts.set_attr(tree, attrs=_WRITABLE, userns_fd=userns_fd)
     return tree
 
 
@@ -156,7 +161,7 @@ def _grant(root: str, table: list[mounts.Mount], userns_fd: int | None) -> list[
         mounts.set_attr(tree, userns_fd=userns_fd)
         return [
             (root, tree),
-            *((point, _mapped(point, _WRITABLE, userns_fd)) for point in _below(root, table)),
+            *((point, _mapped(point, userns_fd)) for point in _below(root, table)),
         ]
 
 
