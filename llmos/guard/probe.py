@@ -18,6 +18,7 @@ from pathlib import Path
 from llmos.config import SandboxSettings
 from llmos.errors import LlmosError
 from llmos.guard import layers, seccomp, spawn
+from llmos.guard.identity import identity
 from llmos.guard.launcher import bwrap_version
 from llmos.guard.program import Ended
 from llmos.guard.spawn import Spawner
@@ -157,6 +158,6 @@ def _judge(name: str, ok: bool, good: str, bad: str) -> Check:
 
 def _owner(made: Path) -> Check:
     """What a command made belongs to the caller: for root this is what ID-mapped mounts are for."""
-    who = f"as uid {spawn.identity(Caller(uid=os.geteuid(), gid=os.getegid())).host_uid}"
+    who = f"as uid {identity(Caller(uid=os.geteuid(), gid=os.getegid())).host_uid}"
     ok = made.exists() and made.stat().st_uid == os.geteuid()
     return _judge("ownership", ok, f"a command runs {who}, its files are yours", "a file has another owner")

@@ -67,7 +67,7 @@ def test_every_sandbox_test_passes_for_a_plain_user(own_bench: Bench) -> None:
 
 def test_a_plain_users_daemon_runs_nobody_elses_commands(own_bench: Bench) -> None:
     code = (
-        "from llmos.guard.spawn import identity\nfrom llmos.messages import Caller\n"
+        "from llmos.guard.identity import identity\nfrom llmos.messages import Caller\n"
         "from llmos.errors import SandboxUnavailable\n"
         "for uid in (0, 1):\n"
         "    try: print(identity(Caller(uid=uid, gid=uid)))\n"
@@ -127,7 +127,7 @@ def test_a_mount_below_a_write_root_is_mapped_too(own_bench: Bench) -> None:
 def test_a_callers_groups_are_his_own(own_bench: Bench) -> None:
     import pwd
 
-    from llmos.guard.spawn import identity
+    from llmos.guard.identity import identity
     from llmos.messages import Caller
 
     entry = pwd.getpwnam("daemon")
