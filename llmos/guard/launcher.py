@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -282,6 +283,8 @@ def main() -> None:
     os.chdir("/")
     id_map = IdMap(int(sys.argv[2])) if os.geteuid() == 0 else None
     mounts.set_child_subreaper()  # a namespace's init whose bubblewrap was killed is ours to reap
+    gc.freeze()  # a collection in a fork would copy every page we share with it
+    gc.disable()
     signal.signal(signal.SIGCHLD, _reap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while (fds := _receive(sock)) is not None:
