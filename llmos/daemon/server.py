@@ -18,6 +18,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import llmos
 from llmos import config, paths, wire
@@ -32,6 +33,7 @@ from llmos.messages import Caller
 log = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
+GOODBYE_S = 1.0  # for clients to take what was sent to them
 CANCEL_S = 5.0  # for cancelled requests to stop their commands and write their audit lines
 
 
@@ -41,7 +43,7 @@ class Server:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._methods = Methods(broker).table()
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, asyncio.Task[Any]] = {}
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -82,8 +84,10 @@ class Server:
 
     async def _shut_down(self) -> None:
         await self._broker.stop()
-        for connection in tuple(self._connections):
+        for connection in self._connections:
             connection.close()
+        if self._connections:
+            await asyncio.wait(self._connections.values(), timeout=GOODBYE_S)
         log.info("stopped")
 
     # --- connections ---
@@ -95,13 +99,15 @@ class Server:
             writer.close()
             return
         connection = Connection(reader, writer, caller, self._methods)
-        self._connections.add(connection)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[connection] = task
         try:
             await connection.serve(
                 {"protocol": wire.PROTOCOL_VERSION, "version": llmos.__version__, "pid": os.getpid()}
             )
         finally:
-            self._connections.discard(connection)
+            del self._connections[connection]
 
     def _refusal(self, caller: Caller) -> LlmosError | None:
         if caller.uid not in (0, os.getuid()):

@@ -34,7 +34,7 @@ SCRIPT: dict[str, Any] = {
     "read then write": {"calls": [shell("ls"), shell("echo new > made.txt")]},
     "write then forbidden": {"calls": [shell("echo new > made.txt"), shell("echo x > /etc/llmos-canary")]},
     "fail first": {"calls": [shell("ls /nonexistent-here"), shell("ls")]},
-    "sleep": {"calls": [shell("ls"), shell("sleep 30")]},
+    "sleep": {"calls": [shell("ls"), shell("echo begun; sleep 30")]},
     "count": {"calls": [shell("wc -c")]},
     "no such tool": {"calls": [call("rocket.launch", where="moon")]},
     "wrong arguments": {"calls": [call("shell.run", flavour="mint")]},
@@ -194,7 +194,7 @@ def test_a_typed_call_that_is_wrong_is_a_usage_error_naming_what(client: Client,
 def test_cancel_kills_a_running_command_and_keeps_what_was_done(client: Client, folder: Path) -> None:
     began = time.monotonic()
     number = client.send("ask", text="sleep", cwd=str(folder), id="long", consent="yes")
-    while client.until("running")["data"]["index"] != 1:
+    while client.until("output")["data"]["text"] != "begun\n":
         pass
     assert client.reply(client.send("cancel", id="long"))["result"] == {"ok": True}
     result = client.reply(number)["result"]
