@@ -1,7 +1,8 @@
 """The planner takes its own rights away, in two steps, for good.
 
     confine_files()   before any thread exists: no capabilities, no new privileges, Landlock: reading what
-                      the interpreter and the weights need, and nothing else of the file system; no TCP
+                      the interpreter and the weights need, writing only where loading keeps the
+                      prepared weights, and nothing else of the file system; no TCP
     confine_calls()   after the weights are loaded: seccomp on every thread: no program, no process, no
                       socket, no file opened for writing, no look into another process, no io_uring
 
@@ -38,7 +39,15 @@ MAX_CAPABILITY = 63
 # Of /proc only what concerns us: other processes' environments and memory maps are nobody's business.
 _SYSTEM_READABLE: tuple[str, ...] = (
     *("/usr", "/lib", "/lib64", "/bin", "/opt", "/nix", "/gnu", "/etc/ld.so.cache", "/etc/localtime"),
-    *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system", "/dev/urandom", "/dev/null"),
+    *(
+        "/proc/self",
+        "/proc/cpuinfo",
+        "/proc/meminfo",
+        "/sys/devices/system",
+        "/sys/fs/cgroup",
+        "/dev/urandom",
+        "/dev/null",
+    ),
 )
 
 # Nothing of the work needs these. io_uring would do the others' work unseen; clone3 cannot be looked into
@@ -92,16 +101,19 @@ def needed_to_read(*more: Path) -> tuple[Path, ...]:
     return tuple(sorted({Path(item).resolve() for item in wanted if item and Path(item).exists()}))
 
 
-def confine_files(readable: Iterable[Path]) -> Confinement:
-    """Step one; call it while the process has one thread. Never raises for a missing kernel feature."""
-    paths = tuple(readable)
+def confine_files(readable: Iterable[Path], writable: Iterable[Path] = ()) -> Confinement:
+    """Step one; call it while the process has one thread. Never raises for a missing kernel feature.
+
+    `writable` folders can be written until step two.
+    """
+    readable, writable = tuple(readable), tuple(writable)
     # Importing pyseccomp looks for the C library with helper programs: the last moment that works.
     with contextlib.suppress(ImportError, RuntimeError):
         importlib.import_module("pyseccomp")
     return _apply(
         ("capabilities", _drop_capabilities),
         ("no_new_privs", lambda: _prctl(PR_SET_NO_NEW_PRIVS, 1)),
-        ("landlock", lambda: _landlock(paths)),
+        ("landlock", lambda: _landlock(readable, writable)),
     )
 
 
@@ -144,7 +156,7 @@ def _drop_capabilities() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _landlock(readable: Iterable[Path]) -> None:
+def _landlock(readable: Iterable[Path], writable: Iterable[Path]) -> None:
     from py_landlock import AccessFs, Landlock
     from py_landlock.errors import LandlockError
 
@@ -154,6 +166,8 @@ def _landlock(readable: Iterable[Path]) -> None:
             # A rule on a file may not speak of directories (EINVAL).
             listing = AccessFs.READ_DIR if path.is_dir() else AccessFs(0)
             rules.add_path_rule(path, access=AccessFs.READ_FILE | listing)
+        # REFER: what is prepared is moved into place whole, from a folder beside it.
+        rules.allow_read_write(*writable).add_path_rule(*writable, access=AccessFs.REFER)
         rules.apply()
     except LandlockError as error:
         raise RuntimeError(str(error)) from error

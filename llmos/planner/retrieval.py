@@ -1,8 +1,10 @@
 """Finds the manifest examples that are most like a sentence, so that the model sees them worked out.
 
 Cosine similarity of TF-IDF vectors over words, their letter trigrams (typing errors, inflection) and,
-for Chinese and its like, characters and their pairs. Everything is in memory: some hundred sentences
-take well under a millisecond. docs/decisions.md has the measured comparison with SQLite's FTS5.
+for Chinese and its like, characters and their pairs. Paths and numbers count by their presence: that a
+file is named matters, its name does not. What the tool's own name and summary share with the sentence
+counts too. Everything is in memory: some hundred sentences take well under a millisecond.
+docs/decisions.md has the measured comparison with SQLite's FTS5.
 
 It compares letters, not meanings: a synonym that no manifest uses is not found.
 """
@@ -13,7 +15,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmos.messages import JsonObject, ToolSpec
@@ -23,6 +25,12 @@ _CJK = r"\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")
 _TRIGRAM_WEIGHT = 0.3  # a word's trigrams together weigh about as much as the word itself
 _SINGLE_WEIGHT = 0.4  # one Chinese character says less than a pair
+_SUMMARY_WEIGHT = 0.7  # of the tool's own words, beside the example's
+_PATH = re.compile(r"(?<!\w)(?:[~.]?/[\w./-]*|\*?[\w-]*\.[a-z]\w{0,4})(?!\w)")
+_NUMBER = re.compile(r"\d+")
+
+
+Vector = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +47,14 @@ class Retriever:
 
     def __init__(self, specs: Sequence[ToolSpec]) -> None:
         self._shots = [Shot(e.say, spec, e.args) for spec in specs for e in spec.examples]
-        counts = [_features(shot.say) for shot in self._shots]
-        seen = Counter(feature for count in counts for feature in count)
-        self._idf = {feature: math.log(1 + len(counts) / n) for feature, n in seen.items()}
-        self._postings: dict[str, list[tuple[int, float]]] = {}
-        for index, count in enumerate(counts):
-            for feature, weight in self._weigh(count).items():
-                self._postings.setdefault(feature, []).append((index, weight))
+        sayings = [_features(shot.say) for shot in self._shots]
+        seen = Counter(feature for count in sayings for feature in count)
+        self._rarest = math.log(1 + len(sayings))
+        self._idf = {feature: math.log(1 + len(sayings) / n) for feature, n in seen.items()}
+        self._examples = _Index(self._weigh(count) for count in sayings)
+        self._tools = _Index(self._weigh(_features(f"{spec.name} {spec.summary}")) for spec in specs)
+        places = {spec.name: index for index, spec in enumerate(specs)}
+        self._tool_of = [places[shot.spec.name] for shot in self._shots]
 
     def nearest(self, say: str, limit: int, *, per_tool: int = 3) -> tuple[Shot, ...]:
         """At most `limit` shots, the most similar first, at most `per_tool` of one tool."""
@@ -60,27 +69,57 @@ class Retriever:
         return tuple(found)
 
     def ranked(self, say: str) -> list[tuple[float, Shot]]:
-        """All shots that share anything with the sentence: cosine similarity 0..1, best first."""
-        scores: Counter[int] = Counter()
-        for feature, weight in self._weigh(_features(say)).items():
-            for index, other in self._postings.get(feature, ()):
-                scores[index] += weight * other  # type: ignore[assignment]
-        return [(score, self._shots[index]) for index, score in scores.most_common()]
+        """All shots that share anything with the sentence, by similarity, best first."""
+        query = self._weigh(_features(say))
+        tools = self._tools.similar(query)
+        scores = {
+            index: score + _SUMMARY_WEIGHT * tools.get(self._tool_of[index], 0.0)
+            for index, score in self._examples.similar(query).items()
+        }
+        order = sorted(scores, key=lambda index: (-scores[index], index))
+        return [(scores[index], self._shots[index]) for index in order]
 
-    def _weigh(self, count: dict[str, float]) -> dict[str, float]:
-        weights = {f: (1 + math.log(n) if n > 1 else n) * self._idf.get(f, 0.0) for f, n in count.items()}
+    def _weigh(self, count: Vector) -> Vector:
+        """TF-IDF of length one (Salton & Buckley 1988); what no example has is as rare as can be."""
+        weights = {
+            feature: (1 + math.log(n) if n > 1 else n) * self._idf.get(feature, self._rarest)
+            for feature, n in count.items()
+        }
         norm = math.sqrt(sum(weight * weight for weight in weights.values())) or 1.0
-        return {feature: weight / norm for feature, weight in weights.items() if weight}
+        return {feature: weight / norm for feature, weight in weights.items()}
 
 
-def _features(text: str) -> dict[str, float]:
-    count: dict[str, float] = {}
+class _Index:
+    """Sparse unit vectors by feature, so that only what a query shares is looked at."""
+
+    def __init__(self, vectors: Iterable[Vector]) -> None:
+        self._postings: dict[str, list[tuple[int, float]]] = {}
+        for index, vector in enumerate(vectors):
+            for feature, weight in vector.items():
+                self._postings.setdefault(feature, []).append((index, weight))
+
+    def similar(self, query: Vector) -> dict[int, float]:
+        """Cosine similarity, by position, of all vectors that share a feature with the query."""
+        scores: dict[int, float] = {}
+        for feature, weight in query.items():
+            for index, other in self._postings.get(feature, ()):
+                scores[index] = scores.get(index, 0.0) + weight * other
+        return scores
+
+
+def _features(text: str) -> Vector:
+    count: Vector = {}
     for feature, weight in _extract(unicodedata.normalize("NFKC", text).casefold()):
         count[feature] = count.get(feature, 0.0) + weight
     return count
 
 
 def _extract(text: str) -> Iterator[tuple[str, float]]:
+    text, num_paths = _PATH.subn(" ", text)
+    text, num_numbers = _NUMBER.subn(" ", text)
+    yield from ((mark, 1.0) for mark, n in (("#path", num_paths), ("#number", num_numbers)) if n)
+    if num_paths > 1:
+        yield "#paths", 1.0
     for word in _TOKEN.findall(text):
         if "\u2e80" <= word[0] <= "\ufaff":
             yield from ((char, _SINGLE_WEIGHT) for char in word)

@@ -1,6 +1,6 @@
 """The planner's process: `python -m llmos.planner.worker --fd N`, frames in and frames out.
 
-    wait for the first frame -> find the weights -> confine_files -> load -> confine_calls -> Ready -> turns
+    wait for the first frame -> imports -> confine_files -> load -> confine_calls -> Ready -> turns
 
 The main thread thinks about one request at a time; a second thread reads frames, so that `Stop` reaches a
 running request within a token. The end of the socket, or of the broker, is the end of this process.
@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
-from llmos import config
+from llmos import config, paths
 from llmos.engine import store
 from llmos.errors import CallFailed, LlmosError, ModelError, WireError
 from llmos.messages import Delta, Failed, Message, Ready, Stop, Teach, Think, ToPlanner
@@ -60,11 +60,11 @@ class Worker:
     def _load(self, settings: config.Settings) -> None:
         started = time.perf_counter()
         path = store.resolve(settings.model.name)
-        held = confine.confine_files(confine.needed_to_read(*_weights(path)))
-        threading.Thread(target=self._read_on, name="reader", daemon=True).start()
-        from llmos.engine.engine import Engine
+        from llmos.engine.engine import Engine  # torch makes a temporary folder, but no thread yet
         from llmos.planner.loop import Loop
 
+        held = confine.confine_files(confine.needed_to_read(*_weights(path)), _prepared_folder())
+        threading.Thread(target=self._read_on, name="reader", daemon=True).start()
         model = settings.model
         engine = Engine.load(
             path, dtype=model.dtype, threads=model.threads, context_tokens=model.context_tokens
@@ -136,6 +136,18 @@ def _weights(path: Path) -> tuple[Path, ...]:
     return (path, *(item.resolve() for item in path.iterdir())) if path.is_dir() else (path, path.resolve())
 
 
+def _prepared_folder() -> tuple[Path, ...]:
+    """Where loading may keep the weights' prepared form; none when it cannot be made."""
+    folder = paths.models_dir() / "prepared"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a shared, read-only store: loading is slower, nothing more
+        return ()
+    # torch wants a cache folder to exist when it is imported in parts later; nothing is compiled.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    return (folder,)
+
+
 def _reported(error: Exception, doing: str) -> LlmosError:
     """Any failure as one the person can act on; ours pass unchanged."""
     if isinstance(error, LlmosError):
@@ -157,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stderr, level=logging.INFO, format="planner %(levelname)s %(name)s: %(message)s"
     )
     confine.die_with_parent()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would start before Landlock
     return Worker(FrameSocket(socket.socket(fileno=options.fd))).run()
 
 

@@ -1,0 +1,173 @@
+"""The real worker as a process, on the tiny model, spoken to over a real socketpair."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from llmos.messages import Delta, Example, Failed, FromPlanner, Ready, Stop, Teach, Think, Thought, ToolSpec
+from llmos.wire import FrameSocket
+
+FRAME: TypeAdapter[Ready | Delta | Thought | Failed] = TypeAdapter(FromPlanner)
+TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+PATH = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
+READ = ToolSpec(
+    name="file.read",
+    summary="show a file",
+    parameters=PATH,
+    examples=(Example(say="show a.txt", args={"path": "a.txt"}),),
+)
+ANSWER = ToolSpec(name="answer", summary="answer in words", parameters=TEXT, raw="text")
+UNENFORCEABLE = ToolSpec(
+    name="bad.tool",
+    summary="has a raw argument with a pattern",
+    parameters={"type": "object", "properties": {"x": {"type": "string", "pattern": "^a$"}}},
+    raw="x",
+)
+
+
+class Peer:
+    """The broker's end of a worker."""
+
+    def __init__(self, model: str, **environment: str) -> None:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(240)
+        argv = [sys.executable, "-m", "llmos.planner.worker", "--fd", str(theirs.fileno())]
+        env = os.environ | {"LLMOS_MODEL": model} | environment
+        self.process = subprocess.Popen(
+            argv, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        theirs.close()
+        self.wire = FrameSocket(ours)
+
+    def send(self, message: Any) -> None:
+        self.wire.send(message.model_dump(mode="json"))
+
+    def receive(self) -> Ready | Delta | Thought | Failed:
+        return FRAME.validate_python(self.wire.receive())
+
+    def answer(self) -> Thought | Failed:
+        while isinstance(frame := self.receive(), Delta | Ready):
+            pass
+        return frame
+
+    def close(self) -> tuple[int, str]:
+        self.wire.sock.close()
+        _, errors = self.process.communicate(timeout=20)
+        return self.process.returncode, errors.decode()
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_model: Path) -> Iterator[Peer]:
+    peer = Peer(str(tiny_model))
+    peer.send(Teach(tools=(READ, ANSWER, UNENFORCEABLE)))
+    yield peer
+    code, errors = peer.close()
+    assert code == 0
+    assert "bad.tool" in errors  # left out, and said so
+
+
+@pytest.fixture(scope="module")
+def ready(worker: Peer) -> Ready:
+    frame = worker.receive()
+    assert isinstance(frame, Ready), frame
+    return frame
+
+
+@pytest.mark.weights
+def test_it_says_what_it_loaded(ready: Ready) -> None:
+    assert "smol" in ready.model.lower()
+    assert ready.load_ms > 0
+    assert ready.resident_bytes > 50_000_000
+
+
+@pytest.mark.weights
+def test_it_is_confined(worker: Peer, ready: Ready) -> None:
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    seccomp = next(line for line in status.splitlines() if line.startswith("Seccomp:"))
+    assert seccomp.split()[1] == "2" or any("seccomp" in layer for layer in ready.unconfined)
+    assert "NoNewPrivs:\t1" in status
+
+
+@pytest.mark.weights
+def test_a_sentence_becomes_a_typed_call(worker: Peer, ready: Ready) -> None:
+    worker.send(Think(id="one", text="show b.txt", entries=("b.txt",)))
+    thought = worker.answer()
+    assert isinstance(thought, Thought), thought
+    assert thought.id == "one"
+    assert thought.calls
+    assert {call.tool for call in thought.calls} <= {"file.read", "answer"}
+    assert 0 < thought.confidence <= 1
+    assert thought.timing.prompt_tokens > thought.timing.generated_tokens > 0
+
+
+@pytest.mark.weights
+def test_the_static_part_is_read_once(worker: Peer, ready: Ready) -> None:
+    worker.send(Think(id="two", text="show c.txt"))
+    thought = worker.answer()
+    assert isinstance(thought, Thought), thought
+    assert thought.timing.cached_tokens > 40
+
+
+@pytest.mark.weights
+def test_stop_reaches_a_running_request_and_the_next_one_is_served(worker: Peer, ready: Ready) -> None:
+    worker.send(Think(id="long", text="tell me a very long story " * 20))
+    worker.send(Stop(id="long"))
+    failed = worker.answer()
+    assert isinstance(failed, Failed), failed
+    assert failed.error["data"]["kind"] == "Cancelled"
+    worker.send(Think(id="next", text="show d.txt"))
+    assert worker.answer().id == "next"
+
+
+@pytest.mark.weights
+def test_what_does_not_fit_is_refused_with_its_numbers(worker: Peer, ready: Ready) -> None:
+    worker.send(Think(id="big", text="word " * 20_000))
+    failed = worker.answer()
+    assert isinstance(failed, Failed), failed
+    assert failed.error["data"]["kind"] == "UsageError"
+    assert "20000 tokens" in failed.error["message"] or "20001 tokens" in failed.error["message"]
+    assert failed.error["data"]["next_step"]
+
+
+@pytest.mark.weights
+def test_a_request_before_any_tool_is_not_understood(tiny_model: Path) -> None:
+    peer = Peer(str(tiny_model))
+    peer.send(Think(id="early", text="hello"))
+    failed = peer.answer()
+    assert isinstance(failed, Failed), failed
+    assert failed.error["data"]["kind"] == "NotUnderstood"
+    peer.close()
+
+
+def test_missing_weights_are_reported_with_the_next_step(tmp_path: Path) -> None:
+    peer = Peer("default", LLMOS_MODELS_DIR=str(tmp_path))
+    peer.send(Teach(tools=(READ,)))
+    failed = peer.answer()
+    assert isinstance(failed, Failed), failed
+    assert failed.id == ""
+    assert failed.error["data"]["kind"] == "ModelError"
+    assert "llmos model pull" in failed.error["data"]["next_step"]
+    assert peer.process.wait(20) == 1
+
+
+def test_a_frame_that_is_none_ends_it_with_a_report(tmp_path: Path) -> None:
+    peer = Peer("default", LLMOS_MODELS_DIR=str(tmp_path))
+    peer.wire.send({"type": "nonsense"})
+    failed = peer.answer()
+    assert isinstance(failed, Failed), failed
+    assert failed.error["data"]["kind"] == "WireError"
+    assert peer.process.wait(20) == 1
+
+
+def test_it_ends_with_its_broker(tmp_path: Path) -> None:
+    peer = Peer("default", LLMOS_MODELS_DIR=str(tmp_path))
+    assert peer.close()[0] == 0
