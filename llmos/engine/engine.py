@@ -11,16 +11,16 @@ import math
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from llmos.engine import weights
+from llmos.engine import prepared, weights
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Sampling
-from llmos.engine.model import Transformer
+from llmos.engine.model import ModelConfig, Transformer
 from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import ModelError, UsageError
 
@@ -60,22 +60,21 @@ class Engine:
         """Load a GGUF file or a safetensors folder. Raises ModelError for what cannot be used."""
         path = Path(path)
         torch.set_num_threads(threads or default_threads())
-        source = weights.open_source(path)
-        context_tokens = min(context_tokens, source.config.max_positions)
+        config, tensors, tokenizer = _read(path, DTYPES[dtype], on_progress)
+        context_tokens = min(context_tokens, config.max_positions)
         with torch.device("meta"):
-            model = Transformer(source.config, positions=context_tokens)
+            model = Transformer(config, positions=context_tokens)
+        if config.tied:
+            tensors["head.weight"] = tensors["embedding.weight"]
         try:
-            loaded = weights.tensors(source, DTYPES[dtype], on_progress)
-            if source.config.tied:
-                loaded["head.weight"] = loaded["embedding.weight"]
-            model.load_state_dict(loaded, assign=True)
-        except (RuntimeError, ValueError) as error:
+            model.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
             raise ModelError(
                 f"{path} does not fit its own description: {error}", "Fetch it again."
             ) from error
-        if source.config.tied:
+        if config.tied:
             model.head.weight = model.embedding.weight
-        return cls(path.stem, model.eval().requires_grad_(False), source.tokenizer, context_tokens)
+        return cls(path.stem, model.eval().requires_grad_(False), tokenizer, context_tokens)
 
     @torch.inference_mode()
     def generate(
@@ -133,6 +132,31 @@ class Engine:
             slot = _Slot(self.model.new_cache(1, self.context_tokens))
         self._slots.append(slot)
         return slot
+
+
+def _read(
+    path: Path, dtype: torch.dtype, on_progress: weights.OnProgress | None
+) -> tuple[ModelConfig, dict[str, torch.Tensor], Tokenizer]:
+    """From the prepared form where there is one; else from the file itself, and prepare it."""
+    if not path.is_file():  # a folder of safetensors is in a good form already
+        source = weights.open_source(path)
+        return source.config, weights.tensors(source, dtype, on_progress), source.tokenizer
+    folder = prepared.place(path, dtype)
+    if (found := prepared.load(folder)) is not None:
+        return found
+    source = weights.open_source(path)
+    tensors = weights.tensors(source, dtype, on_progress)
+    config = _tie(source.config, tensors)
+    prepared.save(folder, config, tensors, source.tokenizer)
+    return config, tensors, source.tokenizer
+
+
+def _tie(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelConfig:
+    """Some files store a tied output matrix a second time: keep it once (272 MB for the default model)."""
+    if config.tied or not torch.equal(tensors["head.weight"], tensors["embedding.weight"]):
+        return config
+    del tensors["head.weight"]
+    return replace(config, tied=True)
 
 
 def default_threads() -> int:

@@ -70,6 +70,15 @@ class Tokenizer:
         self._chat_template = chat_template
         self._variables = dict(variables)
 
+    def settings(self) -> dict[str, Any]:
+        """All but the `tokenizers` object, as JSON values: the constructor's other arguments."""
+        return {
+            "vocab_size": self.vocab_size,
+            "eos_ids": sorted(self.eos_ids),
+            "chat_template": self._chat_template,
+            "variables": self._variables,
+        }
+
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Ids of `text`. Only with `special` are marks like `<|im_end|>` read as control tokens: text that
         comes from outside must not be able to end a turn."""
