@@ -16,17 +16,17 @@ from collections.abc import Callable, Sequence
 
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
-from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls
-from llmos.errors import Cancelled, ConfigError, NotUnderstood, UsageError
+from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
+from llmos.errors import Cancelled, NotUnderstood, UsageError
 from llmos.messages import Think, Thought, Timing, ToolSpec
 from llmos.planner import prompt
 from llmos.planner.retrieval import Retriever, Shot
 
 log = logging.getLogger(__name__)
 
-NUM_SHOTS = 8
+NUM_SHOTS = 6
 NUM_COMMAND_SHOTS = 4
-MAX_REPLY_TOKENS = 256
+MAX_REPLY_TOKENS = 192
 SHELL_TOOL = "shell.run"
 
 OnText = Callable[[str], None]
@@ -35,22 +35,27 @@ OnText = Callable[[str], None]
 class Loop:
     """The planner's state between requests: the model, the tools in force, what follows from them."""
 
-    def __init__(self, engine: Engine, *, context_tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, *, context_tokens: int, max_reply_tokens: int = MAX_REPLY_TOKENS
+    ) -> None:
         self._engine = engine
         self._context_tokens = context_tokens
+        self._max_reply_tokens = max_reply_tokens
         self._line = LineConstraint(engine.tokenizer)
         self.teach(())
 
     def teach(self, tools: Sequence[ToolSpec]) -> None:
-        """Put these tools in force. One whose schema no grammar can enforce is left out, and logged."""
-        self._specs = tuple(spec for spec in tools if self._enforceable(spec))
+        """Put these tools in force. One that no grammar can enforce or write is left out, and logged."""
+        self._specs = tuple(spec for spec in tools if self._usable(spec))
         self._retriever = Retriever(self._specs)
         self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
 
-    def _enforceable(self, spec: ToolSpec) -> bool:
+    def _usable(self, spec: ToolSpec) -> bool:
         try:
             CallConstraint(self._engine.tokenizer, (spec,))
-        except ConfigError as error:
+            for example in spec.examples:
+                render_call(spec, example.args)
+        except UsageError as error:  # ConfigError is one
             log.warning("tool left out: %s. %s", error, error.next_step)
             return False
         return True
@@ -85,7 +90,7 @@ class Loop:
         """The prompt's tokens; raises UsageError, with the numbers, when they do not fit."""
         tokenizer = self._engine.tokenizer
         ids = tokenizer.encode(tokenizer.render_chat(chat), special=True)
-        room = self._context_tokens - MAX_REPLY_TOKENS
+        room = self._context_tokens - self._max_reply_tokens
         if len(ids) <= room:
             return ids
         request = len(tokenizer.encode(chat[-1]["content"]))
@@ -103,13 +108,13 @@ class Loop:
     ) -> Generation:
         constraint.restart()
         generation = self._engine.generate(
-            ids, max_tokens=MAX_REPLY_TOKENS, constraint=constraint, cancel=cancel, on_text=on_text
+            ids, max_tokens=self._max_reply_tokens, constraint=constraint, cancel=cancel, on_text=on_text
         )
         if generation.stop_reason == "cancelled":
             raise Cancelled("the request was cancelled")
         if generation.stop_reason == "length" or not constraint.complete:
             raise NotUnderstood(
-                f"the model came to no end within {MAX_REPLY_TOKENS} tokens",
+                f"the model came to no end within {self._max_reply_tokens} tokens",
                 "Ask for less in one request, or say it in other words.",
             )
         return generation

@@ -54,8 +54,18 @@ def _turn(say: str, reply: str) -> Chat:
 
 
 def system_text(specs: Sequence[ToolSpec]) -> str:
-    """The static part: a line a tool, `file.list path? limit?:int sort?:name|size  what it does`."""
-    return _SYSTEM + "\n".join(f"{signature(spec)}  {spec.summary}" for spec in specs)
+    """The static part: each tool's signature and summary, and its first example worked out.
+
+    The example costs nothing per request, and without it a small model takes the argument names of one
+    tool for another's.
+    """
+    return _SYSTEM + "\n".join(_tool_text(spec) for spec in specs)
+
+
+def _tool_text(spec: ToolSpec) -> str:
+    lines = [f"{signature(spec)}  {spec.summary}"]
+    lines += [f"  {shot.say} => {render_call(spec, shot.args)}" for shot in spec.examples[:1]]
+    return "\n".join(lines)
 
 
 def signature(spec: ToolSpec) -> str:

@@ -19,7 +19,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from llmos import config, paths
@@ -74,8 +73,9 @@ class Worker:
         for layer in missing:
             log.warning("the planner goes on without a layer of its confinement: %s", layer)
         load_ms = 1000 * (time.perf_counter() - started)
-        resident = psutil.Process().memory_info().rss
-        self._send(Ready(model=engine.name, load_ms=load_ms, resident_bytes=resident, unconfined=missing))
+        self._send(
+            Ready(model=engine.name, load_ms=load_ms, resident_bytes=_resident_bytes(), unconfined=missing)
+        )
 
     # --- frames in ---
 
@@ -146,6 +146,11 @@ def _prepared_folder() -> tuple[Path, ...]:
     # torch wants a cache folder to exist when it is imported in parts later; nothing is compiled.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     return (folder,)
+
+
+def _resident_bytes() -> int:
+    """proc_pid_statm(5): the second field, in pages."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _reported(error: Exception, doing: str) -> LlmosError:

@@ -39,7 +39,12 @@ def think(text: str, **more: object) -> Think:
 def test_a_tool_is_one_line_with_its_arguments() -> None:
     assert prompt.signature(READ) == "file.read path first?:int order?:up|down"
     assert prompt.signature(SHELL) == "shell.run TEXT"
-    assert "file.read path first?:int order?:up|down  show a file's text" in prompt.system_text(SPECS)
+    assert "file.read path first?:int order?:up|down  show a file's text\n" in prompt.system_text(SPECS)
+
+
+def test_each_tool_shows_its_first_example() -> None:
+    assert '  show a.txt => file.read {"path":"a.txt"}\n' in prompt.system_text(SPECS)
+    assert prompt.system_text(SPECS).endswith("  what day is it => shell.run date")
 
 
 def test_the_system_part_is_the_same_for_every_request() -> None:

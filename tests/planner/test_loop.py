@@ -1,0 +1,100 @@
+"""One turn's own arithmetic, and turns on the tiny model without a process around them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+
+import pytest
+
+from llmos.engine.engine import Engine
+from llmos.errors import Cancelled, NotUnderstood, UsageError
+from llmos.messages import Example, Think, ToolSpec
+from llmos.planner.loop import AnswerText, Loop, confidence
+
+TEXT = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
+SHELL = ToolSpec(
+    name="shell.run",
+    summary="run a command",
+    parameters=TEXT,
+    raw="command",
+    examples=tuple(
+        Example(say=say, args={"command": "date"})
+        for say in ("show the date", "show today's date", "show the date now", "show me the date")
+    ),
+)
+TWO_LINES = SHELL.model_copy(
+    update={"name": "bad.example", "examples": (Example(say="x", args={"command": "a\nb"}),)}
+)
+
+
+def taught(engine: Engine, *, max_reply_tokens: int) -> Loop:
+    loop = Loop(engine, context_tokens=1024, max_reply_tokens=max_reply_tokens)
+    loop.teach((SHELL, TWO_LINES))
+    return loop
+
+
+@pytest.fixture(scope="module")
+def loop(tiny_model: Path) -> Loop:
+    return taught(Engine.load(tiny_model), max_reply_tokens=24)
+
+
+def test_confidence_is_the_geometric_mean_probability() -> None:
+    assert confidence([math.log(0.5), math.log(0.125)]) == pytest.approx(0.25)
+    assert confidence([]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (["ans", "wer The", " sky"], "The sky"),
+        (["answer ", "yes"], "yes"),
+        (["ask Which", " file?"], "Which file?"),
+        (["shell.run ls", " -la"], ""),
+        (["answering.tool {", "}"], ""),
+        (["file.list {}\nanswer no"], ""),
+    ],
+)
+def test_only_the_text_of_an_answer_is_streamed(pieces: list[str], shown: str) -> None:
+    seen: list[str] = []
+    stream = AnswerText(seen.append)
+    for piece in pieces:
+        stream(piece)
+    assert "".join(seen) == shown
+
+
+@pytest.mark.weights
+def test_translate_gives_one_command_line(loop: Loop) -> None:
+    think = Think(id="t", text="show the date", mode="translate")
+    thought = loop.think(think, cancel=threading.Event(), on_text=lambda text: None)
+    assert thought.command == "date"
+    assert thought.calls == ()
+
+
+@pytest.mark.weights
+def test_a_tool_with_an_example_no_line_can_carry_is_left_out(loop: Loop) -> None:
+    thought = loop.think(Think(id="c", text="what day"), cancel=threading.Event(), on_text=lambda text: None)
+    assert {call.tool for call in thought.calls} == {"shell.run"}
+
+
+@pytest.mark.weights
+def test_a_reply_that_ran_out_of_tokens_is_never_used(tiny_model: Path) -> None:
+    loop = taught(Engine.load(tiny_model), max_reply_tokens=4)
+    for mode in ("ask", "translate"):
+        with pytest.raises(NotUnderstood, match="4 tokens"):
+            loop.think(
+                Think(id="l", text="list a, b, c, d, e, f and g, each by its own", mode=mode),
+                cancel=threading.Event(),
+                on_text=lambda text: None,
+            )
+
+
+@pytest.mark.weights
+def test_a_cancelled_request_and_one_too_long_are_told_apart(loop: Loop) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(Cancelled):
+        loop.think(Think(id="a", text="show the date"), cancel=cancelled, on_text=lambda text: None)
+    with pytest.raises(UsageError, match=r"the request has \d+ tokens and \d+ fit"):
+        loop.think(Think(id="b", text="word " * 2000), cancel=threading.Event(), on_text=lambda text: None)
