@@ -1,0 +1,20 @@
+"""The built-in pairs and observers that a shipped manifest may name; a new area is one line in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from llmos.messages import JsonObject
+from llmos.toolbox import archives, commands, files, listing, processes, system, text
+from llmos.toolbox.context import Pair
+
+PAIRS: Mapping[str, Pair] = {
+    **commands.PAIRS,
+    **listing.PAIRS,
+    **files.PAIRS,
+    **archives.PAIRS,
+    **text.PAIRS,
+    **processes.PAIRS,
+    **system.PAIRS,
+}
+OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = {**processes.OBSERVERS, **system.OBSERVERS}

@@ -1,0 +1,122 @@
+"""What a tool's planner is given and what it gives back; and how words become steps.
+
+Everything here is pure. A `Draft` becomes a `messages.Plan` in the catalogue, which adds the call.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from llmos.messages import Effects, Outcome, Run, Step
+
+Args = Mapping[str, Any]  # checked and converted by `arguments.check`
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_GLOB = frozenset("*?")  # not `[`: browsers save `report[1].pdf`, and that is a name
+_OPERATORS = "-(),!"  # a word that begins so is an option, or part of an expression of find(1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A process as a planner may know it. `started` is psutil's create_time (seconds since the epoch)."""
+
+    pid: int
+    name: str
+    command: str
+    uid: int
+    started: float
+
+
+def _find_processes(name: str) -> list[ProcessInfo]:
+    from llmos.toolbox import processes
+
+    return processes.find(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a call is made from. `find_processes(name or pid)` is a planner's one look."""
+
+    cwd: str
+    home: str
+    uid: int
+    has_data: bool = False
+    find_processes: Callable[[str], list[ProcessInfo]] = _find_processes
+
+    def absolute(self, path: str) -> str:
+        """`path` from the root, `~` expanded, `..` folded; links are the gate's business."""
+        if path == "~" or path.startswith("~/"):
+            path = self.home + path[1:]
+        return os.path.normpath("/" + str(PurePosixPath(self.cwd, path)).lstrip("/"))
+
+    def word(self, path: str) -> str:
+        """`path` as an argument: `~` expanded, and never to be mistaken for an option or an operator."""
+        if path == "~" or path.startswith("~/"):
+            path = self.home + path[1:]
+        return f"./{path}" if path.startswith(tuple(_OPERATORS)) else path
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan without its call. `command` is derived from the steps where it is left empty."""
+
+    steps: tuple[Step, ...] = ()
+    effects: Effects = field(default_factory=Effects)
+    command: str = ""
+    reply: str | None = None
+
+
+Planner = Callable[[Args, Context], Draft]
+Reader = Callable[[Outcome, Args], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A built-in tool: what to run, and how to read what came of it."""
+
+    plan: Planner
+    read: Reader = lambda outcome, args: outcome
+
+
+def program(name: str) -> str:
+    """The absolute path of a standard program; one that is missing is named where it would stand."""
+    return shutil.which(name, path=SYSTEM_PATH) or f"/usr/bin/{name}"
+
+
+def programs(*argvs: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(program(argv[0]) for argv in argvs))
+
+
+def pipeline(argvs: Sequence[Sequence[str]], **options: Any) -> Run:
+    """One Run of these programs joined by pipes; sh sees only words quoted here."""
+    if len(argvs) == 1:
+        return Run(argv=tuple(argvs[0]), **options)
+    return Run(argv=("sh", "-c", " | ".join(map(shlex.join, argvs))), **options)
+
+
+def command_of(steps: Sequence[Step]) -> str:
+    """The command line a person is shown; steps are joined as a shell would chain them."""
+    return " && ".join(_command(step) for step in steps)
+
+
+def _command(step: Step) -> str:
+    match step.kind:
+        case "run":
+            return step.argv[2] if step.argv[:2] == ("sh", "-c") else shlex.join(step.argv)
+        case "shell":
+            return step.text
+        case "observe":
+            return " ".join([step.observer, *(f"{key}={value}" for key, value in step.args.items())])
+        case "signal":
+            return f"kill -{step.signal} {step.pid}"
+        case "start":
+            return f"{shlex.join(step.argv)} &"
+
+
+def is_glob(path: str) -> bool:
+    return bool(_GLOB & set(path))

@@ -1,0 +1,192 @@
+"""Changing files: write, move, copy, delete. Nothing is overwritten unless `overwrite` says so.
+
+A pattern (`*.jpg`) may stand in the last part of a path; find expands it inside the sandbox, so names with
+blanks, newlines or a leading dash are whole words. mv and cp run with -i and no one to answer, which
+leaves an existing target alone and says so. Folders that a target needs are created.
+
+Not protected against: a program that changes the same names at the same time.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from pathlib import PurePosixPath
+
+from llmos.errors import UsageError
+from llmos.messages import Effects, Outcome, Run
+from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, programs
+from llmos.toolbox.listing import need, split_glob
+
+_KEPT = re.compile(
+    r"(?:mv|cp): (?:overwrite|replace) (.+?)(?:, overriding[^?]*)?\? ?(?=mv: |cp: |$)", re.DOTALL
+)
+
+
+def plan_write(args: Args, context: Context) -> Draft:
+    path, content = need(args["path"], "file.write", "path"), args["content"]
+    if content is None and not context.has_data:
+        raise UsageError(
+            "file.write: argument `content`: it is missing, and no data was piped in", "Give it."
+        )
+    how = {
+        "create": ("conv=excl",),
+        "overwrite": (),
+        "append": ("oflag=append", "conv=notrunc"),
+    }[args["mode"]]
+    dd = ("dd", f"of={context.word(path)}", *how, "status=none")
+    write = Run(argv=dd, stdin_text=_ended(content), stdin_data=content is None)
+    steps = (*_folders(_parent(path), context), write)
+    shown = {} if content is None else {"command": _heredoc(steps, content)}
+    return Draft(steps, _effects(steps, writes=(context.absolute(path),)), **shown)
+
+
+def _ended(content: str | None) -> str | None:
+    """Text ends in a newline, so that what is appended next begins on a line of its own."""
+    return f"{content}\n" if content and not content.endswith("\n") else content
+
+
+def _heredoc(steps: tuple[Run, ...], content: str) -> str:
+    from llmos.toolbox.context import command_of
+
+    mark = "TEXT"
+    while mark in content:
+        mark += "_"
+    return f"{command_of(steps)} <<'{mark}'\n{_ended(content)}{mark}"
+
+
+def _parent(path: str) -> str:
+    return str(PurePosixPath(path).parent)
+
+
+def _folders(folder: str, context: Context) -> tuple[Run, ...]:
+    """A step that creates the folder, if there can be need of one."""
+    if folder.rstrip("/") in ("", ".", "..", "~"):
+        return ()
+    return (Run(argv=("mkdir", "-p", "--", context.word(folder))),)
+
+
+def _effects(
+    steps: tuple[Run, ...],
+    *,
+    reads: tuple[str, ...] = (),
+    writes: tuple[str, ...] = (),
+    deletes: tuple[str, ...] = (),
+) -> Effects:
+    used = programs(*(step.argv for step in steps))
+    return Effects(reads=reads, writes=writes, deletes=deletes, programs=used)
+
+
+def read_write(outcome: Outcome, args: Args) -> Outcome:
+    if outcome.exit_code == 0:
+        return outcome.model_copy(update={"stdout": f"wrote {args['path']}\n"})
+    if "File exists" in outcome.stderr:
+        note = f"{args['path']} exists already; nothing was written (mode overwrite or append would).\n"
+        return outcome.model_copy(update={"stderr": note})
+    return outcome
+
+
+# --- move and copy -----------------------------------------------------------------------------
+
+
+def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
+    source, target = args["path"], args["to"]
+    if tool == "file.move":
+        _refuse_whole(tool, source, context)
+    careful = "-f" if args["overwrite"] else "-i"
+    folder, pattern = _pattern(tool, source)
+    into = bool(pattern) or target.endswith("/")
+    makes = _folders(target if into else _parent(target), context)
+    where = ("-t", context.word(target)) if into else ()
+    words = (*argv, careful, "-v", *where)
+    if pattern:
+        run = Run(argv=(*_expand(folder, pattern, context), "-exec", *words, "--", "{}", "+"))
+    else:
+        run = Run(argv=(*words, "--", context.word(source), *(() if into else (context.word(target),))))
+    return Draft((*makes, run), _transfer_effects(tool, (*makes, run), context, source, target))
+
+
+def _transfer_effects(
+    tool: str, steps: tuple[Run, ...], context: Context, source: str, target: str
+) -> Effects:
+    here, there = context.absolute(source), context.absolute(target)
+    if tool == "file.copy":
+        return _effects(steps, reads=(here,), writes=(there,))
+    return _effects(steps, writes=(here, there))  # what was there is elsewhere, not gone
+
+
+def _expand(folder: str, pattern: str, context: Context) -> tuple[str, ...]:
+    hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")  # as a shell expands it
+    return ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-name", pattern, *hidden)
+
+
+def _pattern(tool: str, path: str) -> tuple[str, str]:
+    folder, pattern = split_glob(path)
+    if is_glob(folder):
+        raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
+    return folder, pattern
+
+
+def _refuse_whole(tool: str, path: str, context: Context) -> None:
+    """The root, the home, the folder one stands in and all above them are never moved or deleted."""
+    absolute = context.absolute(path)
+    pattern = absolute.replace("[", "[[]")
+    for place in (context.home, context.cwd):
+        above = map(str, (PurePosixPath(place), *PurePosixPath(place).parents))
+        if any(fnmatch.fnmatchcase(folder, pattern) for folder in above):
+            raise UsageError(
+                f"{tool}: {path} takes in {place} as a whole, which is never done",
+                "Name what is inside, for instance by a pattern such as *.tmp.",
+            )
+
+
+def plan_move(args: Args, context: Context) -> Draft:
+    return _transfer("file.move", ("mv",), args, context)
+
+
+def plan_copy(args: Args, context: Context) -> Draft:
+    return _transfer("file.copy", ("cp", "-a"), args, context)
+
+
+def read_transfer(outcome: Outcome, args: Args) -> Outcome:
+    """What was moved or copied; a target that was left alone is a failure that says so."""
+    if kept := _KEPT.findall(outcome.stderr):
+        note = "".join(
+            f"{name} exists already and was left alone (overwrite=true replaces it).\n" for name in kept
+        )
+        return outcome.model_copy(update={"stderr": note, "exit_code": outcome.exit_code or 1})
+    if outcome.stderr:
+        return outcome.model_copy(update={"exit_code": outcome.exit_code or 1})
+    return _nothing_matched(outcome, args)
+
+
+def _nothing_matched(outcome: Outcome, args: Args) -> Outcome:
+    if outcome.exit_code == 0 and not outcome.stdout:
+        note = outcome.stderr or f"Nothing matches {args['path']}.\n"
+        return outcome.model_copy(update={"stderr": note, "exit_code": 1})
+    return outcome
+
+
+# --- delete ------------------------------------------------------------------------------------
+
+
+def plan_delete(args: Args, context: Context) -> Draft:
+    path = args["path"]
+    _refuse_whole("file.delete", path, context)
+    folder, pattern = _pattern("file.delete", path)
+    rm = ("rm", "-v", *(("-r",) if args["recursive"] else ()), "--")
+    if pattern:
+        only = () if args["recursive"] else ("-not", "-type", "d")
+        argv = (*_expand(folder, pattern, context), *only, "-exec", *rm, "{}", "+")
+    else:
+        argv = (*rm, context.word(path))
+    steps = (Run(argv=argv),)
+    return Draft(steps, _effects(steps, deletes=(context.absolute(path),)))
+
+
+PAIRS = {
+    "files.write": Pair(plan_write, read_write),
+    "files.move": Pair(plan_move, read_transfer),
+    "files.copy": Pair(plan_copy, read_transfer),
+    "files.delete": Pair(plan_delete, _nothing_matched),
+}

@@ -1,0 +1,155 @@
+"""Looking at files: list, find, usage, read. Pipelines of find, sort and head on NUL-ended records.
+
+Names may hold anything but NUL, so a newline in a name is one name and is shown escaped. Sorting and
+limiting happen in the pipeline: a tree of a million files never has to fit into the output cap.
+GNU find, sort, head and du are assumed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from llmos.messages import Effects, Outcome, Run
+from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, pipeline, programs
+from llmos.toolbox.values import human_size, shown, table
+
+# One record: size, time, kind (find's %y), path; the path stands last because it may hold blanks.
+_RECORD = r"%s %T@ %y %p\0"
+_SORTS = {"name": "-k4", "size": "-k1,1nr", "newest": "-k2,2nr", "oldest": "-k2,2n"}
+_KINDS = {"file": ("-type", "f"), "folder": ("-type", "d"), "link": ("-type", "l")}
+_DEFAULT_LIMIT = 200
+
+
+def split_glob(path: str) -> tuple[str, str]:
+    """The folder and the pattern (for `find -name`) of `logs/*.txt`; an empty pattern for a plain path."""
+    whole = PurePosixPath(path)
+    if not is_glob(whole.name):
+        return path, ""
+    return str(whole.parent), whole.name.replace("\\", r"\\").replace("[", r"\[")
+
+
+def _found(argv: Sequence[str], sort: str, limit: int | None, context: Context, path: str) -> Draft:
+    most = (limit or _DEFAULT_LIMIT) + 1  # one more tells that there is more
+    argvs = [argv, ("sort", "-z", _SORTS[sort]), ("head", "-z", "-n", str(most))]
+    effects = Effects(reads=(context.absolute(path),), programs=programs(*argvs))
+    return Draft((pipeline(argvs, ok_codes=(0, 1)),), effects)
+
+
+def plan_list(args: Args, context: Context) -> Draft:
+    path, name = split_glob(args["path"])
+    argv = ["find", "-H", context.word(path), "-maxdepth", "1"]
+    # A path that is itself a file has no entries; it is listed as itself.
+    argv += ["-not", "(", "-type", "d", "-samefile", context.word(path), ")"]
+    argv += ["-name", name] if name else []
+    argv += [] if args["hidden"] or name.startswith(".") else ["-not", "-name", ".*"]
+    argv += _KINDS.get(args["type"], ())
+    return _found([*argv, "-printf", _RECORD], args["sort"], args["limit"], context, path)
+
+
+def plan_find(args: Args, context: Context) -> Draft:
+    path, pattern = split_glob(args["path"])
+    argv = ["find", "-H", context.word(path), "-mindepth", "1"]
+    argv += _KINDS.get(args["type"], ())
+    for name in filter(None, (pattern, args["name"])):
+        argv += ["-iname", name]
+    argv += _age_and_size(args)
+    if args["contains"] is not None:
+        argv += ["-type", "f", "-exec", "grep", "-qiIF", "-e", args["contains"], "{}", ";"]
+    return _found([*argv, "-printf", _RECORD], args["sort"], args["limit"], context, path)
+
+
+def _age_and_size(args: Args) -> list[str]:
+    tests: list[str] = []
+    for name, flag, sign in (("larger_than", "-size", "+"), ("smaller_than", "-size", "-")):
+        tests += [flag, f"{sign}{args[name]}c"] if args[name] is not None else []
+    # find counts whole minutes up; a limit in minutes is exact enough for a person.
+    for name, flag, sign in (("older_than", "-mmin", "+"), ("newer_than", "-mmin", "-")):
+        tests += [flag, f"{sign}{max(args[name], 60) / 60:.0f}"] if args[name] is not None else []
+    return tests
+
+
+def read_found(outcome: Outcome, args: Args) -> Outcome:
+    """Records as a table: size, time, name; folders end in `/`."""
+    rows = [_row(record) for record in outcome.stdout.split("\0") if record.count(" ") >= 3]
+    if not rows:
+        return empty(outcome, "Nothing found.\n")
+    limit = args["limit"] or _DEFAULT_LIMIT
+    more = f"… and more; the first {limit} are shown.\n" if len(rows) > limit else ""
+    return outcome.model_copy(update={"stdout": table(rows[:limit], frozenset({0})) + more, "exit_code": 0})
+
+
+def _row(record: str) -> tuple[str, str, str]:
+    size, mtime, kind, path = record.split(" ", 3)
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(mtime)))
+    name = shown(path.removeprefix("./") or ".")
+    return ("-" if kind == "d" else human_size(int(size)), when, name + ("/" if kind == "d" else ""))
+
+
+def empty(outcome: Outcome, sentence: str) -> Outcome:
+    """No output: the sentence when nothing went wrong, a failure when a program complained."""
+    if outcome.stderr:
+        return outcome.model_copy(update={"exit_code": outcome.exit_code or 1})
+    return outcome.model_copy(update={"stdout": sentence, "exit_code": 0})
+
+
+# --- usage -------------------------------------------------------------------------------------
+
+
+def plan_usage(args: Args, context: Context) -> Draft:
+    depth = ("-d", str(args["depth"]))
+    du = ("du", "-0", "-B1", *depth, *(("-a",) if args["files"] else ()), "--", context.word(args["path"]))
+    argvs = [du, ("sort", "-z", "-rn"), ("head", "-z", "-n", str(args["limit"] + 1))]
+    effects = Effects(reads=(context.absolute(args["path"]),), programs=programs(*argvs))
+    return Draft((pipeline(argvs, ok_codes=(0, 1)),), effects)
+
+
+def read_usage(outcome: Outcome, args: Args) -> Outcome:
+    records = [record.split("\t", 1) for record in outcome.stdout.split("\0") if "\t" in record]
+    if not records:
+        return empty(outcome, "Nothing found.\n")
+    rows = [(human_size(int(size)), shown(path.removeprefix("./"))) for size, path in records]
+    return outcome.model_copy(update={"stdout": table(rows, frozenset({0})), "exit_code": 0})
+
+
+# --- read --------------------------------------------------------------------------------------
+
+
+def plan_read(args: Args, context: Context) -> Draft:
+    path = args["path"]
+    argv: tuple[str, ...] = ("cat",)
+    if args["last"] is not None:
+        argv = ("tail", "-n", str(args["last"]))
+    elif args["first"] is not None:
+        argv = ("head", "-n", str(args["first"]))
+    if context.has_data and path in (None, "-"):
+        return Draft((Run(argv=argv, stdin_data=True),), Effects(programs=programs(argv)))
+    argv = (*argv, "--", context.word(need(path, "file.read", "path")))
+    return Draft((Run(argv=argv),), Effects(reads=(context.absolute(path),), programs=programs(argv)))
+
+
+def need(value: str | None, tool: str, name: str) -> str:
+    """An argument that may be left out only when data is piped in."""
+    from llmos.errors import UsageError
+
+    if value is None or value == "-":
+        raise UsageError(
+            f"{tool}: argument `{name}`: it is missing, and no data was piped in", "Name a file."
+        )
+    return value
+
+
+def read_text(outcome: Outcome, args: Args) -> Outcome:
+    if "\0" in outcome.stdout:
+        note = f"{shown(args['path'] or 'the data')} is a binary file; its content is not shown.\n"
+        return outcome.model_copy(update={"stdout": note})
+    return outcome if outcome.stdout or outcome.exit_code else empty(outcome, "The file is empty.\n")
+
+
+PAIRS = {
+    "files.list": Pair(plan_list, read_found),
+    "files.find": Pair(plan_find, read_found),
+    "files.usage": Pair(plan_usage, read_usage),
+    "files.read": Pair(plan_read, read_text),
+}

@@ -1,0 +1,157 @@
+"""Text: search (grep), count (wc, grep), replace (sed), in files or in the request's piped data.
+
+A pattern is plain text unless `regex` says otherwise. Replacing changes only files that have a match, and
+sed runs with --sandbox, so no expression can make it run a command or open another file.
+"""
+
+from __future__ import annotations
+
+import re
+
+from llmos.errors import UsageError
+from llmos.messages import Effects, Outcome, Run
+from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
+from llmos.toolbox.listing import empty, need, split_glob
+from llmos.toolbox.values import shown
+
+
+def _from_data(args: Args, context: Context) -> bool:
+    return context.has_data and args["path"] in (None, "-")
+
+
+def _grep(args: Args, *flags: str) -> list[str]:
+    how = ["-E" if args["regex"] else "-F", *(["-i"] if args["ignore_case"] else [])]
+    return ["grep", *flags, *how, "-e", args["pattern"]]
+
+
+def _draft(run: Run, args: Args, context: Context, *argvs: list[str]) -> Draft:
+    reads = () if _from_data(args, context) else (context.absolute(split_glob(args["path"] or ".")[0]),)
+    return Draft((run,), Effects(reads=reads, programs=programs(*argvs)))
+
+
+# --- search ------------------------------------------------------------------------------------
+
+
+def plan_search(args: Args, context: Context) -> Draft:
+    if _from_data(args, context):
+        argv = _grep(args, "-n")
+        return _draft(Run(argv=tuple(argv), stdin_data=True, ok_codes=(0, 1)), args, context, argv)
+    path, pattern = split_glob(args["path"] or ".")
+    argv = _grep(args, "-rnHIZ")
+    argv += [f"--include={name}" for name in (pattern, args["name"]) if name]
+    argv += ["--", context.word(path)]
+    return _draft(Run(argv=tuple(argv), ok_codes=(0, 1)), args, context, argv)
+
+
+def read_search(outcome: Outcome, args: Args) -> Outcome:
+    """`file:line: text`, at most `limit` matches; grep's 1 is an answer, not a failure."""
+    lines = outcome.stdout.splitlines()
+    if not lines:
+        return empty(outcome, "No match.\n")
+    limit = args["limit"]
+    more = f"… {len(lines) - limit} more matches.\n" if len(lines) > limit else ""
+    text = "".join(f"{_match(line)}\n" for line in lines[:limit])
+    return outcome.model_copy(update={"stdout": text + more, "exit_code": 0})
+
+
+def _match(line: str) -> str:
+    name, separated, rest = line.partition("\0")
+    number, _, text = (rest if separated else line).partition(":")
+    where = f"{shown(name.removeprefix('./'))}:{number}" if separated else number
+    return f"{where}: {text.strip()[:500]}"
+
+
+# --- count -------------------------------------------------------------------------------------
+
+_WC = {"lines": "-l", "words": "-w", "characters": "-m", "bytes": "-c"}
+
+
+def plan_count(args: Args, context: Context) -> Draft:
+    matches = args["what"] == "matches"
+    if matches and args["pattern"] is None:
+        raise UsageError("text.count: argument `pattern`: it is missing", "Say which matches to count.")
+    if args["pattern"] is None:
+        counter = ["wc", _WC[args["what"]]]
+    else:
+        counter = _grep(args, "-oh" if matches else "-c")
+    argvs = [counter + _operands(args, context, counter[0])]
+    if not _from_data(args, context):
+        path, pattern = split_glob(need(args["path"], "text.count", "path"))
+        if pattern:
+            argvs = [_each(path, pattern, counter, context)]
+    argvs += [["wc", "-l"]] if matches else []
+    run = pipeline(argvs, stdin_data=_from_data(args, context), ok_codes=(0, 1))
+    return _draft(run, args, context, *argvs)
+
+
+def _operands(args: Args, context: Context, counter: str) -> list[str]:
+    if _from_data(args, context):
+        return []
+    return ["--", context.word(need(args["path"], "text.count", "path"))]
+
+
+def _each(folder: str, pattern: str, counter: list[str], context: Context) -> list[str]:
+    names = ["find", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-type", "f", "-name", pattern]
+    named = ["-H"] if counter[:2] == ["grep", "-c"] else []
+    return [*names, "-exec", *counter, *named, "--", "{}", "+"]
+
+
+def read_count(outcome: Outcome, args: Args) -> Outcome:
+    """The number; for several files each with its name. A complaint without a count is a failure."""
+    if outcome.stderr and outcome.stdout.strip() in ("", "0"):
+        return outcome.model_copy(update={"stdout": "", "exit_code": outcome.exit_code or 1})
+    if not outcome.stdout.strip():
+        return empty(outcome, f"Nothing matches {args['path']}.\n")
+    lines = [line.strip() for line in outcome.stdout.splitlines()]
+    return outcome.model_copy(update={"stdout": "\n".join(lines) + "\n", "exit_code": 0})
+
+
+# --- replace -----------------------------------------------------------------------------------
+
+
+def plan_replace(args: Args, context: Context) -> Draft:
+    if not args["find"] or "\n" in args["find"]:
+        raise UsageError("text.replace: argument `find`: expected text within one line", "Give some text.")
+    path, pattern = split_glob(args["path"])
+    kind = "-E" if args["regex"] else "-F"
+    sed = ["sed", "--sandbox", "-i", *(["-E"] if args["regex"] else []), "-e", expression(args)]
+    names = [x for name in (pattern, args["name"]) if name for x in ("-name", name)]
+    argv = ["find", "-H", context.word(path), *(["-maxdepth", "1"] if pattern else []), "-type", "f", *names]
+    argv += ["-not", "-path", "*/.git/*"]
+    argv += ["-exec", "grep", "-qI", kind, "-e", args["find"], "{}", ";"]
+    argv += ["-exec", *sed, "--", "{}", ";", "-printf", r"%p\0"]
+    effects = Effects(writes=(context.absolute(path),), programs=programs(argv, ["grep"], sed))
+    return Draft((Run(argv=tuple(argv)),), effects)
+
+
+def expression(args: Args) -> str:
+    """sed's `s/FIND/REPLACE/g` with the text taken literally, or FIND as an extended regular expression."""
+    if args["regex"]:
+        found, replaced = _delimited(args["find"]), _delimited(args["replace"])
+    else:
+        found = re.sub(r"[][\\/.*^$]", r"\\\g<0>", args["find"])
+        replaced = re.sub(r"[\\/&]", r"\\\g<0>", args["replace"])
+    newline = "\\\n"
+    return f"s/{found}/{replaced.replace(chr(10), newline)}/g"
+
+
+def _delimited(text: str) -> str:
+    """The same expression with every `/` escaped; raises UsageError for one that cannot end."""
+    if len(text) - len(text.rstrip("\\")) & 1:
+        raise UsageError(f"text.replace: {text!r} ends in a lone backslash", "Write two for one backslash.")
+    return re.sub(r"(\\.)|/", lambda match: match[1] or r"\/", text, flags=re.DOTALL)
+
+
+def read_replace(outcome: Outcome, args: Args) -> Outcome:
+    changed = [shown(name.removeprefix("./")) for name in outcome.stdout.split("\0") if name]
+    if not changed:
+        return empty(outcome, f"Nothing to replace: no file has {args['find']!r}.\n")
+    text = "".join(f"changed {name}\n" for name in changed)
+    return outcome.model_copy(update={"stdout": text, "exit_code": 1 if outcome.stderr else 0})
+
+
+PAIRS = {
+    "text.search": Pair(plan_search, read_search),
+    "text.count": Pair(plan_count, read_count),
+    "text.replace": Pair(plan_replace, read_replace),
+}

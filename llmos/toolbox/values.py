@@ -1,0 +1,73 @@
+"""Sizes, durations and tables: the one place that parses `10M` and `7d` and prints them back. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+SIZE_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,3})?[BKMGT]?$"
+DURATION_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,3})?[smhdwy]$"
+
+# A person may write more than a model: `10 MB`, `1.5GiB`, `90 min`.
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*(s|m|min|h|d|w|y)", re.IGNORECASE | re.ASCII)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+
+
+def size_bytes(text: str) -> int:
+    """`10M` in bytes, units being powers of 1024 as in du(1) and find(1). Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ValueError("a size such as 500K, 10M or 1.5G")
+    return int(float(found[1]) * 1024 ** _POWERS[found[2].lower()])
+
+
+def duration_s(text: str) -> float:
+    """`7d` in seconds; `m` is minutes, `y` 365 days. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        raise ValueError("a duration such as 30m, 12h or 7d")
+    return float(found[1]) * _SECONDS[found[2].lower()]
+
+
+def human_size(num_bytes: float) -> str:
+    """As `ls -h` writes it: `512 B`, `1.5K`, `23M`."""
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} B"
+    for unit in "KMGTP":
+        num_bytes /= 1024
+        if num_bytes < 1023.95 or unit == "P":
+            break
+    return f"{num_bytes:.1f}{unit}"
+
+
+def human_duration(seconds: float) -> str:
+    """The two largest units: `3d 4h`, `5m 2s`."""
+    left, parts = int(max(0, seconds)), []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"
+
+
+def table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
+    """Aligned columns, two blanks apart; the columns in `right` are right-aligned, the last never padded."""
+    if not rows:
+        return ""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    return "".join(_line(row, widths, right) for row in rows)
+
+
+def _line(row: Sequence[str], widths: Sequence[int], right: frozenset[int]) -> str:
+    cells = [
+        cell.rjust(width) if column in right else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+    ]
+    return "  ".join([*cells, row[-1]]).rstrip(" ") + "\n"
+
+
+def shown(name: str) -> str:
+    """A file name on one line: control characters (a newline, an escape sequence) become visible."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
