@@ -59,7 +59,17 @@ def system_text(specs: Sequence[ToolSpec]) -> str:
     The example costs nothing per request, and without it a small model takes the argument names of one
     tool for another's.
     """
-    return _SYSTEM + "\n".join(_tool_text(spec) for spec in specs)
+    return _SYSTEM + "\n".join([*(_tool_text(spec) for spec in specs), *_several(specs)])
+
+
+def _several(specs: Sequence[ToolSpec]) -> list[str]:
+    """Two tools' examples as one request, so that the model sees a reply of more than one line."""
+    shown = [spec for spec in specs if spec.examples and spec.raw is None and spec.parameters.get("required")]
+    if len(shown) < 2:
+        return []
+    say = ", then ".join(spec.examples[0].say for spec in shown[:2])
+    calls = "\n".join(render_call(spec, spec.examples[0].args) for spec in shown[:2])
+    return [f"Several steps: {say} =>\n{calls}"]
 
 
 def _tool_text(spec: ToolSpec) -> str:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from llmos import paths
 from llmos.engine.engine import Engine
+from llmos.engine.grammar import CallConstraint, render_call
+from llmos.engine.weights import open_source
 from llmos.errors import Cancelled, NotUnderstood, UsageError
 from llmos.messages import Example, Think, ToolSpec
 from llmos.planner.loop import AnswerText, Loop, confidence
+from llmos.toolbox import catalog
 
 TEXT = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 SHELL = ToolSpec(
@@ -88,6 +92,18 @@ def test_a_reply_that_ran_out_of_tokens_is_never_used(tiny_model: Path) -> None:
                 cancel=threading.Event(),
                 on_text=lambda text: None,
             )
+
+
+@pytest.mark.weights
+def test_every_shipped_example_is_a_reply_that_the_grammar_allows(tiny_model: Path) -> None:
+    tokenizer = open_source(tiny_model).tokenizer
+    specs = catalog.load(paths.tool_dirs()[:1]).specs
+    constraint = CallConstraint(tokenizer, specs)
+    for spec in specs:
+        for example in spec.examples:
+            constraint.restart()
+            constraint.accept(tokenizer.encode(render_call(spec, example.args)))
+            assert constraint.complete, example.say
 
 
 @pytest.mark.weights

@@ -47,6 +47,11 @@ def test_each_tool_shows_its_first_example() -> None:
     assert prompt.system_text(SPECS).endswith("  what day is it => shell.run date")
 
 
+def test_two_tools_show_a_reply_of_two_lines() -> None:
+    text = prompt.system_text((READ, READ.model_copy(update={"name": "file.peek"})))
+    assert text.endswith('=>\nfile.read {"path":"a.txt"}\nfile.peek {"path":"a.txt"}')
+
+
 def test_the_system_part_is_the_same_for_every_request() -> None:
     one = prompt.call_chat(SPECS, SHOTS, think("show b.txt", entries=("b.txt",)))
     other = prompt.call_chat(SPECS, (), think("你好", data_head="x"))
