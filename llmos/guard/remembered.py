@@ -1,0 +1,158 @@
+"""Answers given for good: "always" as a narrow rule, kept in the person's own settings.
+
+A rule speaks of one shape of call (the same programs, the same options, the same words that are not
+paths, in the same order) below one folder, for one user, and ends after 90 days. It turns `ask` into
+`allow`; the gate consults it for nothing else, so it never reaches a denial.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmos import paths
+from llmos.errors import CallFailed, ConfigError, DiskFull, UsageError
+from llmos.guard import places, shelltext
+from llmos.guard.shelltext import Command, Opaque
+from llmos.messages import Plan, Shell, Start, new_id
+
+DAYS = 90
+_PATH = "<path>"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    id: str
+    uid: int
+    shape: str  # JSON: the call with its paths taken out
+    prefix: str  # every path of it lies here
+    network: tuple[str, ...]
+    command: str  # as it was when the person said always
+    expires: float  # seconds since the epoch
+
+
+class Remembered:
+    """The rules of one file (default: remembered.json in the settings folder)."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file or paths.config_dir() / "remembered.json"
+
+    def find(self, plan: Plan, uid: int, cwd: str) -> Rule | None:
+        """The rule that answers for this plan, if there is one."""
+        rules = [rule for rule in self.rules() if rule.uid == uid]
+        if not rules or not _may_be_remembered(plan):
+            return None
+        wanted = shape(plan, cwd)
+        return next((rule for rule in rules if rule.shape == wanted and _covers(rule, plan)), None)
+
+    def add(self, plan: Plan, uid: int, cwd: str) -> Rule:
+        """Remember a plan. Raises UsageError for one that is asked about every time, DiskFull, CallFailed."""
+        if not _may_be_remembered(plan):
+            raise UsageError("this is asked about every time", "Answer yes instead of always.")
+        expires = time.time() + DAYS * 86400
+        rule = Rule(new_id(), uid, shape(plan, cwd), _prefix(plan, cwd), plan.effects.network, plan.command, expires)
+        self._save([*self.rules(), rule])
+        return rule
+
+    def rules(self) -> list[Rule]:
+        """What is remembered and has not expired. Raises ConfigError for a file that was broken."""
+        try:
+            found = json.loads(self.file.read_bytes())
+            rules = [Rule(**{**entry, "network": tuple(entry["network"])}) for entry in found]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"it cannot be read: {error}", "Mend the file, or remove it.", where=str(self.file)
+            ) from error
+        return [rule for rule in rules if rule.expires > time.time()]
+
+    def forget(self, rule_id: str, uid: int | None = None) -> Rule:
+        """Revoke one. Raises UsageError when there is none of that id."""
+        rules = self.rules()
+        gone = next((rule for rule in rules if rule.id == rule_id and uid in (None, rule.uid)), None)
+        if gone is None:
+            raise UsageError(f"nothing is remembered as {rule_id}", "See: llmos policy remembered")
+        self._save([rule for rule in rules if rule is not gone])
+        return gone
+
+    def _save(self, rules: list[Rule]) -> None:
+        text = json.dumps([asdict(rule) for rule in rules], indent=1)
+        try:
+            folder = paths.ensure_private(self.file.parent)
+            fd, name = tempfile.mkstemp(dir=folder, prefix=".remembered-")
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(fd)
+            Path(name).replace(self.file)
+        except OSError as error:
+            kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else CallFailed
+            message = f"{self.file} cannot be written: {error.strerror}"
+            raise kind(message, f"Check the space and permissions of {self.file.parent}.") from error
+
+
+def shape(plan: Plan, cwd: str) -> str:
+    """What makes two calls the same question: everything but the paths the policy has judged.
+
+    An opaque command has no other shape than itself, in its folder.
+    """
+    if plan.effects.opaque:
+        return json.dumps([plan.call.tool, cwd, plan.command])
+    judged = {*plan.effects.reads, *plan.effects.writes, *plan.effects.deletes}
+
+    def blank(value: Any) -> Any:
+        if isinstance(value, str):
+            return _PATH if os.path.realpath(os.path.join(cwd, value)) in judged else value
+        return [blank(item) for item in value] if isinstance(value, list | tuple) else value
+
+    texts = [step.text for step in plan.steps if isinstance(step, Shell)]
+    if not texts:
+        return json.dumps([plan.call.tool, {key: blank(value) for key, value in sorted(plan.call.args.items())}])
+    try:
+        parsed = [shelltext.parse(text, cwd=cwd, home="/") for text in texts]
+    except Opaque:
+        return json.dumps([plan.call.tool, cwd, plan.command])
+    commands = [
+        [pipeline.joiner, *(_command_shape(command, blank) for command in pipeline.commands)]
+        for pipelines in parsed for pipeline in pipelines
+    ]  # fmt: skip
+    return json.dumps([plan.call.tool, commands])
+
+
+def _command_shape(command: Command, blank: Any) -> list[Any]:
+    """Repeated paths count as one: `rm a b c` asks what `rm a` asks."""
+    program, *rest = command.argv
+    words: list[Any] = []
+    for word in rest:
+        fresh = word if word.startswith("-") else blank(word)
+        if fresh != _PATH or words[-1:] != [_PATH]:
+            words.append(fresh)
+    redirects = [[redirect.fd, redirect.op, blank(redirect.target.text)] for redirect in command.redirects]
+    return [list(command.locale), program, words, redirects]
+
+
+def _may_be_remembered(plan: Plan) -> bool:
+    """Signals and started programs are asked about each time: a pid or a server is not a kind of call."""
+    return not plan.effects.signals and not any(isinstance(step, Start) for step in plan.steps)
+
+
+def _judged(plan: Plan) -> tuple[str, ...]:
+    return (*plan.effects.reads, *plan.effects.writes, *plan.effects.deletes)
+
+
+def _prefix(plan: Plan, cwd: str) -> str:
+    folders = [os.path.dirname(path) if path != cwd else path for path in _judged(plan)]
+    return os.path.commonpath(folders) if folders else cwd
+
+
+def _covers(rule: Rule, plan: Plan) -> bool:
+    return set(plan.effects.network) <= set(rule.network) and all(
+        places.is_within(path, rule.prefix) for path in _judged(plan)
+    )
