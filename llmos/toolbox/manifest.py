@@ -102,7 +102,9 @@ def read(file: Path, *, shipped: bool) -> Manifest:
 
 
 def _explain(error: ValidationError, text: str, file: Path) -> ConfigError:
-    first = error.errors()[0]
+    found = error.errors()
+    # A misspelt key is also a missing one: what stands in the file is what the person can see.
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     key: Key = first["loc"]
     message, step = first["msg"], "Correct that key."
     if first["type"] == "extra_forbidden":

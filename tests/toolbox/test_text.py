@@ -1,0 +1,100 @@
+"""text.search, text.count and text.replace run for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmos.errors import UsageError
+from llmos.toolbox.context import Context
+
+from .conftest import Call
+
+
+@pytest.fixture
+def folder(here: Context) -> Path:
+    root = Path(here.cwd)
+    (root / "sub").mkdir()
+    (root / "a.py").write_text("x = 1\nERROR one\nerror two\nERROR ERROR\n")
+    (root / "sub/b c.txt").write_text("ERROR deep\n")
+    return root
+
+
+def test_search_names_file_line_and_text(call: Call, folder: Path) -> None:
+    lines = call("text.search", pattern="ERROR").stdout.splitlines()
+    assert set(lines) == {"a.py:2: ERROR one", "a.py:4: ERROR ERROR", "sub/b c.txt:1: ERROR deep"}
+    assert call("text.search", pattern="ERROR", name="*.txt").stdout == "sub/b c.txt:1: ERROR deep\n"
+    assert call("text.search", pattern="^err", path="a.py", regex=True).stdout == "a.py:3: error two\n"
+    assert len(call("text.search", pattern="error", path="*.py", ignore_case=True).stdout.splitlines()) == 3
+    assert "2 more" in call("text.search", pattern="ERROR", limit=1).stdout
+
+
+def test_search_in_piped_data_none_found_and_failures(call: Call, folder: Path) -> None:
+    assert call("text.search", pattern="b", data=b"a\nb\n").stdout == "2: b\n"
+    none = call("text.search", pattern="zzz")
+    assert (none.exit_code, none.stdout) == (0, "No match.\n")
+    assert call("text.search", pattern="-v", path="a.py").stdout == "No match.\n"
+    assert call("text.search", pattern="x", path="missing").exit_code == 2
+    assert call("text.search", pattern="(", path="a.py", regex=True).exit_code == 2
+
+
+def test_counts(call: Call, folder: Path) -> None:
+    assert call("text.count", path="a.py").stdout.split()[0] == "4"
+    assert call("text.count", path="a.py", what="words").stdout.split()[0] == "9"
+    assert call("text.count", path="a.py", pattern="ERROR").stdout.strip() == "2"
+    assert call("text.count", path="a.py", what="matches", pattern="ERROR").stdout.strip() == "3"
+    assert call("text.count", path="a.py", pattern="absent").stdout.strip() == "0"
+    assert call("text.count", data=b"1\n2\n").stdout.strip() == "2"
+    assert call("text.count", path="*.py").stdout.split()[0] == "4"
+    assert call("text.count", path="*.py", pattern="ERROR").stdout.strip().endswith("a.py:2")
+    assert call("text.count", path="*.nix").stdout.startswith("Nothing matches")
+
+
+def test_counting_fails_plainly(call: Call, folder: Path) -> None:
+    assert call("text.count", path="missing", what="matches", pattern="x").exit_code == 1
+    assert call("text.count", path="missing").exit_code == 1
+    for args in ({}, {"what": "matches", "path": "a.py"}):
+        with pytest.raises(UsageError, match=r"text\.count"):
+            call("text.count", **args)
+
+
+def test_replace_changes_only_what_matches(call: Call, folder: Path) -> None:
+    outcome = call("text.replace", path=".", find="ERROR", replace="W/&\\1")
+    assert sorted(outcome.stdout.splitlines()) == ["changed a.py", "changed sub/b c.txt"]
+    assert (folder / "a.py").read_text() == "x = 1\nW/&\\1 one\nerror two\nW/&\\1 W/&\\1\n"
+    before = (folder / "a.py").stat().st_mtime_ns
+    assert call("text.replace", path="a.py", find="nope", replace="x").stdout.startswith("Nothing to replace")
+    assert (folder / "a.py").stat().st_mtime_ns == before
+
+
+def test_replace_by_regex_pattern_and_name(call: Call, folder: Path) -> None:
+    (folder / "u").write_text("http://a/b\n")
+    call("text.replace", path="u", find="http://(.)/", replace=r"\1:/", regex=True)
+    assert (folder / "u").read_text() == "a:/b\n"
+    call("text.replace", path=".", name="*.txt", find="ERROR", replace="fine")
+    assert (folder / "sub/b c.txt").read_text() == "fine deep\n" and "ERROR" in (folder / "a.py").read_text()
+    assert call("text.replace", path="missing", find="a", replace="b").exit_code == 1
+
+
+def test_no_expression_runs_a_command_or_opens_a_file(call: Call, folder: Path) -> None:
+    call("text.replace", path="a.py", find="x/touch owned/e;s/a", replace="b", regex=True)
+    call("text.replace", path="a.py", find="x = 1", replace="touch owned/e\nw owned")
+    assert not (folder / "owned").exists()
+    assert "touch owned/e\nw owned\n" in (folder / "a.py").read_text()
+    with pytest.raises(UsageError, match="backslash"):
+        call("text.replace", path="a.py", find="x\\", replace="y", regex=True)
+
+
+_LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), min_size=1, max_size=12)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(find=_LINE, replace=st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12))
+def test_a_literal_replacement_is_literal(call: Call, folder: Path, find: str, replace: str) -> None:
+    file = folder / "case"
+    file.write_bytes(f"<{find}>\n".encode())
+    assert call("text.replace", path="case", find=find, replace=replace).exit_code == 0
+    assert file.read_bytes().decode() == f"<{find}>\n".replace(find, replace)
