@@ -89,7 +89,14 @@ def program(name: str) -> str:
 
 
 def programs(*argvs: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(program(argv[0]) for argv in argvs))
+    """Absolute paths of the programs these argvs start, what find runs by -exec included."""
+    started = (
+        word
+        for argv in argvs
+        for before, word in zip(("-exec", *argv), argv, strict=False)
+        if before == "-exec"
+    )
+    return tuple(dict.fromkeys(map(program, started)))
 
 
 def pipeline(argvs: Sequence[Sequence[str]], **options: Any) -> Run:

@@ -120,7 +120,7 @@ def plan_replace(args: Args, context: Context) -> Draft:
     argv += ["-not", "-path", "*/.git/*"]
     argv += ["-exec", "grep", "-qI", kind, "-e", args["find"], "{}", ";"]
     argv += ["-exec", *sed, "--", "{}", ";", "-printf", r"%p\0"]
-    effects = Effects(writes=(context.absolute(path),), programs=programs(argv, ["grep"], sed))
+    effects = Effects(writes=(context.absolute(path),), programs=programs(argv))
     return Draft((Run(argv=tuple(argv)),), effects)
 
 
