@@ -7,6 +7,7 @@ order in `run` is the security of the whole: the gate mints the permit, the spaw
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING
 from llmos import paths
 from llmos.config import Settings
 from llmos.daemon.request import Job
+from llmos.errors import CallFailed
 from llmos.messages import Caller, JsonObject, Outcome, Plan, ToolCall, Verdict
 
 if TYPE_CHECKING:
-    from llmos.guard.audit import Audit
     from llmos.guard.gate import Gate
     from llmos.guard.permit import Permit
     from llmos.guard.spawn import Spawner
     from llmos.toolbox.catalog import Catalog
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,6 @@ class Hands:
     catalog: Catalog
     gate: Gate
     spawner: Spawner
-    audit: Audit
 
     def judge(self, call: ToolCall, job: Job) -> Judged:
         """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call."""
@@ -46,7 +48,10 @@ class Hands:
 
         context = Context(cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None)
         plan = self.gate.expand(self.catalog.plan(call, context), cwd=job.cwd, home=job.home)
-        return Judged(plan, self.gate.judge(plan, job.caller))
+        verdict = self.gate.judge(
+            plan, job.caller, cwd=job.cwd, write_roots=job.write_roots, unattended=job.unattended
+        )
+        return Judged(plan, verdict)
 
     async def run(
         self,
@@ -57,9 +62,14 @@ class Hands:
         on_output: Callable[[str, str], None],
         cancel: asyncio.Event,
     ) -> Outcome:
-        """Permit, run, read. Raises Denied, NeedsApproval, SandboxUnavailable, DiskFull."""
+        """Permit, run, write down, read. Raises Denied, NeedsApproval, SandboxUnavailable, DiskFull."""
         permit = await asyncio.to_thread(self._permit, judged, job, approved)
-        outcome = await self.spawner.run(permit, on_output=on_output, cancel=cancel)
+        outcome, ok = Outcome(), False
+        try:
+            outcome = await self.spawner.run(permit, on_output=on_output, cancel=cancel)
+            ok = not failure(judged.plan, outcome)
+        finally:
+            await asyncio.to_thread(self._finished, permit, outcome, ok)
         return self.catalog.read(judged.plan, outcome)
 
     def _permit(self, judged: Judged, job: Job, approved: bool) -> Permit:
@@ -69,18 +79,41 @@ class Hands:
             caller=job.caller,
             request_id=job.id,
             cwd=job.cwd,
+            approved=approved,
             write_roots=job.write_roots,
             data=job.data,
-            approved=approved,
+            unattended=job.unattended,
         )
 
+    def _finished(self, permit: Permit, outcome: Outcome, ok: bool) -> None:
+        """The journal's second line. The first stands, so a full disk does not take the result away."""
+        try:
+            self.gate.finished(permit, outcome, ok=ok)
+        except CallFailed as error:
+            log.error("request %s is done, but: %s", permit.request_id, error)
+
+    def refused(self, judged: Judged, job: Job) -> None:
+        """Write down a decision after which nothing runs."""
+        try:
+            self.gate.audit.decided(
+                judged.plan,
+                judged.verdict,
+                job.caller,
+                request_id=job.id,
+                cwd=job.cwd,
+                approved=False,
+                runs=False,
+            )
+        except CallFailed as error:
+            log.error("request %s was refused, but: %s", job.id, error)
+
     def remember(self, judged: Judged, job: Job) -> None:
-        """Make "always" a narrow rule of the person's own. Raises ConfigError, DiskFull."""
-        self.gate.remember(judged.plan, job.caller)
+        """Make "always" a narrow rule. Raises UsageError for what is asked every time, DiskFull."""
+        self.gate.remember(judged.plan, job.caller, cwd=job.cwd)
 
     def history(self, caller: Caller, limit: int) -> list[JsonObject]:
-        """The caller's own requests, newest last."""
-        return []
+        """The caller's own decisions with what came of them, newest last."""
+        return self.gate.audit.history(limit, caller.uid)
 
 
 def failure(plan: Plan, outcome: Outcome) -> str:
@@ -97,7 +130,10 @@ def failure(plan: Plan, outcome: Outcome) -> str:
 
 
 def load(settings: Settings, old: Hands | None = None) -> Hands:
-    """Read manifests and policies; slow the first time (imports). Raises ConfigError, CallFailed."""
+    """Read manifests and policies; slow the first time (imports). Raises ConfigError.
+
+    The journal and the spawner are kept from `old`: they hold the chain of hashes and a process.
+    """
     from llmos.guard.audit import Audit
     from llmos.guard.gate import Gate
     from llmos.guard.policy import Policy
@@ -106,9 +142,9 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
 
     tools = catalog.load(paths.tool_dirs())
     policy = Policy.load(settings.policy, policy_dirs())
-    audit = old.audit if old else Audit(paths.audit_file())
+    audit = old.gate.audit if old else Audit(paths.audit_file())
     spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers)
-    return Hands(tools, Gate(policy, audit, settings), spawner, audit)
+    return Hands(tools, Gate(policy, audit, settings), spawner)
 
 
 def watched_dirs() -> tuple[Path, ...]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import pwd
 import unicodedata
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from llmos.errors import UsageError
+from llmos.guard import places
 from llmos.messages import Ask, Caller, Consent, ToolCall
 
 MAX_DATA_BYTES = 8 << 20
@@ -48,6 +48,11 @@ class Job:
     write_roots: tuple[str, ...]
     session: str
 
+    @property
+    def unattended(self) -> bool:
+        """Nobody is there to look at what it does; the policy may be stricter then."""
+        return self.consent == "none"
+
 
 def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] = ()) -> Job:
     """Check all that came with a request; looks at the folder, so it may block. Raises UsageError."""
@@ -56,7 +61,7 @@ def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] 
         id=ask.id,
         caller=caller,
         cwd=cwd,
-        home=home_of(caller.uid),
+        home=places.home_of(caller.uid),
         text=ask.text if calls else clean_text(ask.text, max_chars),
         calls=calls,
         plan_only=ask.mode == "plan",
@@ -158,13 +163,3 @@ def _mtime(entry: os.DirEntry[str]) -> float:
         return entry.stat(follow_symlinks=False).st_mtime
     except OSError:
         return 0.0
-
-
-def home_of(uid: int) -> str:
-    """The caller's home folder; `/` for a uid without an entry."""
-    if uid == os.getuid():
-        return str(Path.home())
-    try:
-        return pwd.getpwuid(uid).pw_dir
-    except KeyError:
-        return "/"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 from llmos.daemon import request
 from llmos.daemon.clock import Clock
@@ -113,7 +113,6 @@ class Session:
         if self.job.plan_only:
             self._end_at_verdicts()
             return None
-        self._end_if_denied()
         for index in range(len(self._items)):
             await self._consent(index)
         for index in range(len(self._items)):
@@ -182,31 +181,41 @@ class Session:
             raise _Ended("needs_input", replies[0].reply or "")
         return replies[0].reply
 
-    def _end_if_denied(self) -> None:
-        for item in self._items:
-            if item.judged.verdict.decision is Decision.DENY:
-                raise _Ended("denied", item.judged.verdict.reason)
+    def _denied(self) -> _Item | None:
+        items = (item for item in self._items if item.judged.verdict.decision is Decision.DENY)
+        return next(items, None)
 
     def _end_at_verdicts(self) -> None:
         """A plan ends like the real request would, up to the first thing that would run."""
-        self._end_if_denied()
+        if denied := self._denied():
+            raise _Ended("denied", denied.judged.verdict.reason)
         for item in self._items:
             if item.judged.verdict.decision is Decision.ASK and self.job.consent != "yes":
                 raise _Ended("needs_approval", item.judged.verdict.reason)
+
+    async def _refuse(self, item: _Item, status: Status, answer: str) -> NoReturn:
+        """End the request before this call, and have that written down."""
+        await asyncio.to_thread(self._hands.refused, item.judged, self.job)
+        raise _Ended(status, answer)
 
     # --- consent ---
 
     async def _consent(self, index: int) -> None:
         """Return once the call may run; a denied, declined or unattended one ends the request."""
+        await self._refuse_denied()
         item = self._items[index]
         while item.judged.verdict.decision is Decision.ASK and not item.approved:
             if self.job.consent == "none":
-                raise _Ended("needs_approval", item.judged.verdict.reason)
+                await self._refuse(item, "needs_approval", item.judged.verdict.reason)
             if self.job.consent == "yes":
                 item.approved = True
             else:
                 await self._ask_person(index)
-        self._end_if_denied()
+                await self._refuse_denied()  # an edit may have made it so
+
+    async def _refuse_denied(self) -> None:
+        if denied := self._denied():
+            await self._refuse(denied, "denied", denied.judged.verdict.reason)
 
     async def _ask_person(self, index: int) -> None:
         item = self._items[index]
@@ -217,19 +226,16 @@ class Session:
         finally:
             self._question = None
         if decision == "no":
-            raise _Ended("needs_approval", "You said no, so it was not run.")
-        if edited is not None:
+            await self._refuse(item, "needs_approval", "You said no, so it was not run.")
+        if edited is None:
+            item.approved = True
+        else:
             item.judged = edited
             self._show(index)
-            return
-        if decision == "always":
-            await asyncio.to_thread(self._hands.remember, item.judged, self.job)
-        item.approved = True
 
     async def approve(self, decision: Answer, call: ToolCall | None, index: int | None) -> None:
-        """The person's answer; raises UsageError when none is waited for or an edit is no valid call.
-
-        After a refused edit the question still stands.
+        """The person's answer; raises UsageError when none is waited for, an edit is no valid call, or
+        "always" is not to be had. The question then still stands.
         """
         question = self._question
         if question is None or question.answered.done():
@@ -241,6 +247,8 @@ class Session:
             if call is None:
                 raise UsageError("an edit needs `call`", 'Add "call": {"tool": …, "args": {…}}.')
             edited = await self._judge(call)
+        if decision == "always":
+            await asyncio.to_thread(self._hands.remember, self._items[question.index].judged, self.job)
         if not question.answered.done():
             question.answered.set_result((decision, edited))
 

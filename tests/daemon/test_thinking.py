@@ -272,7 +272,9 @@ def test_the_worker_gets_a_clean_environment_its_own_session_and_dies_first_for_
     worker = supervisor.start_worker([sys.executable, "-c", program])
     try:
         proc = Path(f"/proc/{worker.pid}")
-        entries = (proc / "environ").read_text().strip("\0").split("\0")
+        while not (text := (proc / "environ").read_text()):  # empty for a moment while it starts
+            time.sleep(0.01)
+        entries = text.strip("\0").split("\0")
         names = {entry.partition("=")[0] for entry in entries}
         assert names <= supervisor.KEPT_VARIABLES | set(supervisor.EXTRA_VARIABLES)
         assert os.getsid(worker.pid) == worker.pid
