@@ -135,6 +135,7 @@ def _history(parser: Parser) -> None:
 
 
 def _audit(parser: Parser) -> None:
+    _json(parser)
     parser.add_argument("action", choices=("tail", "verify"))
     parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="how many lines (default 20)")
 

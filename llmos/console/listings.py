@@ -71,6 +71,22 @@ def _history_row(entry: JsonObject, look: Look) -> list[str]:
     ]
 
 
+def remembered(rules: Sequence[JsonObject], columns: int) -> str:
+    """Answers given for good: id, until when, below which folder, for what."""
+    if not rules:
+        return "nothing is remembered; at a question, `a` remembers the answer\n"
+    rows = [
+        [
+            safetext.one_line(str(rule["id"])),
+            f"until {moment(rule['expires'])[:10]}",
+            safetext.one_line(f"below {rule['prefix']}"),
+            safetext.one_line(str(rule["command"])),
+        ]
+        for rule in rules
+    ]
+    return table(rows, clip_last=columns)
+
+
 def moment(when: object) -> str:
     """Local time of seconds since the epoch; anything else as it is."""
     if isinstance(when, int | float):

@@ -126,7 +126,7 @@ def _label(kind: str, data: JsonObject) -> str:
     """What the status line says: the daemon's own words where it gives some."""
     detail = str(data.get("detail") or data.get("tool") or "")
     words = {
-        "queued": "waiting in the queue",
+        "queued": "waiting for the model",
         "thinking": "thinking",
         "running": "running",
         "text": "thinking",
