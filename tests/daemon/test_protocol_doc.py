@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -90,6 +90,32 @@ def test_the_socat_line_gets_an_answer(daemon: Daemon) -> None:
     hello, *_, reply = [json.loads(line) for line in done.stdout.splitlines()]
     assert hello["method"] == "hello"
     assert reply["result"]["status"] == "done"
+
+
+def shape(value: Any) -> Any:
+    """What of a frame must be as on the page: its members, and every word but times and pids."""
+    if isinstance(value, dict):
+        return {key: shape(found) for key, found in value.items() if key != "timing"}
+    if isinstance(value, list):
+        return [shape(found) for found in value]
+    return value if isinstance(value, str) else type(value)
+
+
+@pytest.mark.sandbox
+def test_the_conversation_goes_as_it_stands_there(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    folded = block("text").replace("/home/ann/notes", str(tmp_path)).replace("\n    ", " ")
+    with start_daemon(SCRIPT).connect() as client:
+        seen = [client.hello]
+        for line in folded.splitlines()[1:]:
+            if line.startswith("> "):
+                client.raw(line[2:].encode() + b"\n")
+            else:
+                seen.append(client.receive())
+    written = [json.loads(line[2:]) for line in folded.splitlines() if line.startswith("< ")]
+    assert len(seen) == len(written) > 10
+    assert shape(seen) == shape(written)
 
 
 def test_every_method_event_and_field_is_on_the_page(daemon: Daemon) -> None:
