@@ -123,11 +123,10 @@ def invocation(tool: str, args: JsonObject) -> str:
 
 
 def call_line(data: JsonObject, look: Look) -> str:
-    """One dim line as soon as a call is judged: `file.list: ls -la /tmp  (allow)`."""
-    verdict = str(data.get("verdict") or "")
-    command = safetext.one_line(str(data.get("command") or data.get("tool") or ""), 160)
-    line = f"{safetext.one_line(str(data.get('tool') or '?'))}: {command}"
-    return look.style("dim", line) + (f"  {_verdict(verdict, look)}" if verdict != "allow" else "")
+    """One dim line when a call goes ahead: `file.list: ls -la /tmp`."""
+    command = str(data.get("command") or data.get("tool") or "")
+    line = f"{data.get('tool') or '?'}: {command}"
+    return look.style("dim", safetext.one_line(line, 160))
 
 
 def _verdict(word: str, look: Look) -> str:
@@ -158,12 +157,13 @@ def call_trouble(call: JsonObject, look: Look) -> str:
 
     Its exit code is not judged here: 1 of grep is no failure, and the daemon says in `answer` what is.
     """
-    tool, verdict, code = str(call.get("tool")), call.get("verdict"), call.get("exit_code")
+    verdict, code = call.get("verdict"), call.get("exit_code")
+    what = safetext.one_line(invocation(str(call.get("tool")), call.get("args") or {}), 160)
     if verdict == "deny":
-        text = look.style("red", f"denied: {tool}") + f"\n  {because(call)}\n"
+        text = look.style("red", f"denied: {what}") + f"\n  {because(call)}\n"
         return text + f"  {denial_step(call)}\n"
     if verdict == "ask" and code is None:
-        return look.style("yellow", f"not run: {tool}") + f"\n  {because(call)}\n"
+        return look.style("yellow", f"not run: {what}") + f"\n  {because(call)}\n"
     return ""
 
 

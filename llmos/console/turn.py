@@ -87,7 +87,8 @@ class Turn:
     def _call(self, data: JsonObject) -> None:
         index = int(data.get("index") or 0)
         self._tools[index] = str(data.get("tool") or (data.get("call") or {}).get("tool") or "")
-        if not self._quiet and self._err.terminal and data.get("command"):
+        # A call that is asked about or denied is shown by the question or the result.
+        if not self._quiet and self._err.terminal and data.get("verdict") == "allow":
             self._say(render.call_line(data, self._err) + "\n")
 
     def _output(self, data: JsonObject) -> None:

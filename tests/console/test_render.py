@@ -50,7 +50,7 @@ def test_a_denial_names_rule_reason_and_what_to_do() -> None:
     shown = render.result(finished(denied, status="denied", answer="/etc is the system's"), PIPE, PIPE)
     assert shown.out == ""
     assert shown.err.splitlines() == [
-        "denied: file.delete",
+        'denied: file.delete {"path": "/tmp/a"}',
         "  rule no-etc: /etc is the system's",
         "  See why: llmos policy check -- COMMAND.  --yes does not lift a denial.",
         "local · 0.8 s",
