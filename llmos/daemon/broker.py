@@ -85,6 +85,8 @@ class Broker:
         for task in tuple(self._tasks):
             task.cancel()
         await self.planner.stop()
+        if self._hands is not None:
+            self._hands.spawner.close()
 
     # --- parts: load once, reload on change ---
 

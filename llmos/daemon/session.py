@@ -79,21 +79,28 @@ class Session:
     async def run(self) -> Result:
         """The result, whatever the verdicts; raises LlmosError for what kept it from getting that far."""
         try:
-            result = self._result("done", await self._work())
+            result = await self._to_the_end()
+        except LlmosError:
+            self._send("finished", status="failed")
+            raise
+        self._send("finished", status=result.status)
+        return result
+
+    async def _to_the_end(self) -> Result:
+        try:
+            return self._result("done", await self._work())
         except _Ended as ended:
-            result = self._result(ended.status, ended.answer)
+            return self._result(ended.status, ended.answer)
         except Denied as error:  # the gate had the last word, between judging and running
-            result = self._result("denied", _sentences(error))
+            return self._result("denied", _sentences(error))
         except NeedsApproval as error:
-            result = self._result("needs_approval", _sentences(error))
+            return self._result("needs_approval", _sentences(error))
         except NotUnderstood as error:
-            result = self._result("not_understood", _sentences(error))
+            return self._result("not_understood", _sentences(error))
         except Cancelled:
             if not any(item.outcome for item in self._items):
                 raise
-            result = self._result("failed", "Cancelled; what had run before stands.")
-        self._send("finished", status=result.status)
-        return result
+            return self._result("failed", "Cancelled; what had run before stands.")
 
     async def translate(self) -> Thought:
         """The shell command that would do it; nothing is judged and nothing runs."""

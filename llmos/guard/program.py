@@ -86,6 +86,7 @@ class Status:
         self._pending = b""
         self._pidfds: list[int] = []  # bubblewrap, then the namespace's init
         self._bwrap_pid = 0
+        self._doomed = False  # killed, perhaps before there was anything to kill
         self.init_pid = 0
         self.exit_code: int | None = None
         self.failure: tuple[str, str] | None = None
@@ -106,6 +107,8 @@ class Status:
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in filter(None, map(bytes.strip, lines)):
             self._told(json.loads(line))
+        if self._doomed:
+            self.kill()
         if not data:
             self._end()
 
@@ -136,6 +139,8 @@ class Status:
         _settle(self.ended)
 
     def kill(self) -> None:
+        """SIGKILL all of it, now or, where it is only just being started, as soon as it can be held."""
+        self._doomed = True
         for fd in reversed(self._pidfds):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGKILL)

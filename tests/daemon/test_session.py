@@ -204,6 +204,42 @@ def test_cancel_kills_a_running_command_and_keeps_what_was_done(client: Client, 
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.sandbox
+def test_cancel_at_the_very_start_of_a_command_is_not_lost(client: Client, folder: Path) -> None:
+    began = time.monotonic()
+    number = client.send("ask", text="sleep", cwd=str(folder), id="long", consent="yes")
+    while client.until("running")["data"]["index"] != 1:
+        pass
+    client.send("cancel", id="long")  # its sandbox is only just being put together
+    assert client.reply(number)["result"]["status"] == "failed"
+    assert time.monotonic() - began < 8
+
+
+def test_a_journal_that_cannot_be_written_means_that_nothing_runs(
+    start_daemon: Start, folder: Path, isolated_home: Path
+) -> None:
+    (isolated_home / ".local/state/llmos/audit.jsonl").mkdir(parents=True)
+    with start_daemon(SCRIPT).connect() as client:
+        error = client.error("ask", text="write", cwd=str(folder), consent="yes")
+        assert "journal" in error["message"] and "nothing is run" in error["message"]
+        assert error["data"]["next_step"]
+        assert not (folder / "made.txt").exists()
+        assert client.result("status")["state"] == "ready"
+
+
+@pytest.mark.sandbox
+def test_the_broker_stays_small_and_never_loads_torch(start_daemon: Start, folder: Path) -> None:
+    daemon = start_daemon(SCRIPT)
+    with daemon.connect() as client:
+        for text in ("capital", "list", "write"):
+            ask(client, text, folder, consent="yes")
+        client.result("policy.check", command="tar czf a.tgz . && ls | wc -l", cwd=str(folder))
+        maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
+        assert "cedar" in maps  # it has really done its work, and so it is a fair look
+        assert "torch" not in maps and "numpy" not in maps
+        assert client.result("status")["resident_bytes"] < 60e6
+
+
 # --- consent ----------------------------------------------------------------------------------
 
 
