@@ -19,7 +19,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,15 @@ class Audit:
     # --- writing ---
 
     def decided(
-        self, plan: Plan, verdict: Verdict, caller: Caller, *, request_id: str, cwd: str, approved: bool, runs: bool
+        self,
+        plan: Plan,
+        verdict: Verdict,
+        caller: Caller,
+        *,
+        request_id: str,
+        cwd: str,
+        approved: bool,
+        runs: bool,
     ) -> int:
         """Write a decision and return its number once it is on disk. Raises DiskFull, CallFailed."""
         entry: JsonObject = {
@@ -91,8 +99,8 @@ class Audit:
         with self._lock:
             entry: JsonObject = {
                 "kind": "finished", "id": request_id, "of": self._open.pop(request_id, -1), "ok": ok,
-                "exit_code": outcome.exit_code, "timed_out": outcome.timed_out, "cancelled": outcome.cancelled,
-                "duration_ms": round(outcome.duration_ms, 3),
+                "exit_code": outcome.exit_code, "timed_out": outcome.timed_out,
+                "cancelled": outcome.cancelled, "duration_ms": round(outcome.duration_ms, 3),
             }  # fmt: skip
             return self._append(entry)
 
@@ -108,7 +116,8 @@ class Audit:
         try:
             self._put(fd, line + b"\n")
         except OSError:
-            os.ftruncate(fd, self._size)  # half a line is no line
+            with suppress(OSError):
+                os.ftruncate(fd, self._size)  # half a line is no line
             raise
         self._seq, self._hash, self._size = seq, _digest(line), self._size + len(line) + 1
         return seq
@@ -125,7 +134,9 @@ class Audit:
         fd = -1
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd
         except OSError as error:
@@ -140,7 +151,7 @@ class Audit:
         if size == self._size:
             return
         whole, last = _last_line(fd, size)
-        self._seq, self._hash = (int(json.loads(last)["seq"]), _digest(last)) if last else (-1, FIRST)
+        self._seq, self._hash = (_number(last, self.path), _digest(last)) if last else (-1, FIRST)
         self._size = whole
         if whole < size:
             os.ftruncate(fd, whole)
@@ -193,6 +204,16 @@ class Audit:
                 return Verified(count, f"line {number} was changed after line {number + 1} was written")
             before, count = _digest(line), count + 1
         return Verified(count)
+
+
+def _number(line: bytes, path: Path) -> int:
+    try:
+        return int(json.loads(line)["seq"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CallFailed(
+            f"the last line of the journal {path} is not one of its own, so nothing is run",
+            f"Look at it (llmos audit verify), then move it away: mv {path} {path}.damaged",
+        ) from error
 
 
 def _digest(line: bytes) -> str:

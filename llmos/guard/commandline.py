@@ -10,7 +10,6 @@ Not protected against: a file that changes between this reading and the run. The
 from __future__ import annotations
 
 import glob
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -42,7 +41,7 @@ class Analysis:
 
 
 def analyse(text: str, *, cwd: str, home: str) -> Analysis:
-    """Analyse shell text as it would run in `cwd` for the owner of `home`. Looks at names only; never raises."""
+    """Analyse shell text as run in `cwd` for the owner of `home`. Looks at names only; never raises."""
     found = Found(cwd)
     try:
         pipelines = shelltext.parse(text, cwd=cwd, home=home)
@@ -116,9 +115,14 @@ def _change_folder(pipeline: Pipeline, follows: str, found: Found) -> Pipeline:
     command = pipeline.commands[0]
     if len(pipeline.commands) > 1 or command.redirects or len(command.words) != 2:
         raise Opaque("it changes the folder in a way that is not followed")
-    if follows == "||" or pipeline.joiner == "||" or command.words[1].pattern or command.argv[1].startswith("-"):
+    if (
+        follows == "||"
+        or pipeline.joiner == "||"
+        or command.words[1].pattern
+        or command.argv[1].startswith("-")
+    ):
         raise Opaque("it changes the folder in a way that is not followed")
-    target = os.path.realpath(found.path(command.argv[1]))
+    target = places.real(found.path(command.argv[1]))
     if follows != "&&" and not Path(target).is_dir():
         raise Opaque("it changes to a folder that is not there, and goes on")
     found.reads.append(target)
@@ -167,5 +171,9 @@ def _expand_word(word: Word, found: Found) -> list[Word]:
     if len(names) > MAX_MATCHES:
         raise Opaque(f"the pattern {word.text} matches more than {MAX_MATCHES} names")
     for name in names:
+        if not name.isprintable():
+            raise Opaque(f"the pattern {word.text} matches a name with characters that cannot be seen")
         shelltext.check_characters(name)
-    return [Word(f"./{name}" if name.startswith("-") else name) for name in sorted(names)] or [Word(word.text)]
+    return [Word(f"./{name}" if name.startswith("-") else name) for name in sorted(names)] or [
+        Word(word.text)
+    ]

@@ -68,7 +68,8 @@ class Question:
 
 
 _RESOURCES = {
-    "execute": "Program", "start": "Program", "connect": "Host", "signal": "Process", "run": "Tool", "reply": "Tool",
+    "execute": "Program", "start": "Program", "connect": "Host", "signal": "Process", "run": "Tool",
+    "reply": "Tool",
 }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class Gate:
     # --- expand ---
 
     def expand(self, plan: Plan, *, cwd: str, home: str) -> Plan:
-        """The plan with its shell text analysed and every effect's path resolved. Looks at the file system."""
+        """The plan with its shell text analysed and every effect's path resolved. Reads the file system."""
         if any(isinstance(step, Shell) for step in plan.steps):
             plan = _with_shell(plan, cwd, home)
         return plan.model_copy(update={"effects": _resolved(plan.effects, cwd, home)})
@@ -63,12 +63,14 @@ class Gate:
         roots = self.roots(cwd, write_roots, home)
         verdict = self.policy.judge(plan, Facts(caller.uid, home, cwd, roots, unattended))
         if verdict.decision is Decision.ASK and (rule := self.answers.find(plan, caller.uid, cwd)):
-            return Verdict(decision=Decision.ALLOW, rule=f"remembered:{rule.id}", reason="You said always to this.")
+            return Verdict(
+                decision=Decision.ALLOW, rule=f"remembered:{rule.id}", reason="You said always to this."
+            )
         return verdict
 
     def roots(self, cwd: str, granted: Iterable[str], home: str) -> tuple[str, ...]:
         """The folders that may be written: the request's own and what was granted, real and sensible ones."""
-        found = (os.path.realpath(path) for path in (cwd, *granted) if path.startswith("/"))
+        found = (places.real(path) for path in (cwd, *granted) if path.startswith("/"))
         return tuple(dict.fromkeys(path for path in found if _may_be_root(path, home)))
 
     # --- permit ---
@@ -150,7 +152,9 @@ def _with_shell(plan: Plan, cwd: str, home: str) -> Plan:
     others = any(not isinstance(step, Shell) for step in plan.steps)
     update = {
         "steps": tuple(steps),
-        "command": " && ".join(step.text for step in steps if isinstance(step, Shell)) if not others else plan.command,
+        "command": " && ".join(step.text for step in steps if isinstance(step, Shell))
+        if not others
+        else plan.command,
         "effects": _union([plan.effects, *(analysis.effects for analysis in found)]),
         "read_only": all(analysis.read_only for analysis in found) and (plan.read_only or not others),
     }
@@ -185,9 +189,9 @@ def _real(found: Iterable[str], cwd: str, home: str, *, follow: bool = True) -> 
     for path in found:
         whole = os.path.join(cwd, path)
         if follow or os.path.basename(whole) in ("", ".", ".."):
-            place = os.path.realpath(whole)
+            place = places.real(whole)
         else:
-            place = os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
+            place = os.path.join(places.real(os.path.dirname(whole)), os.path.basename(whole))
         real[place] = None
         lexical = os.path.normpath(whole)
         if lexical != place and places.is_protected(lexical, home):
@@ -198,4 +202,4 @@ def _real(found: Iterable[str], cwd: str, home: str, *, follow: bool = True) -> 
 def _may_be_root(path: str, home: str) -> bool:
     if path == "/" or any(places.is_within(path, place) for place in _NEVER_ROOTS):
         return False
-    return not (places.is_protected(path, home) or places.is_kernel(path))
+    return not (places.is_protected(path, home) or places.is_kernel(path) or places.is_boot(path))

@@ -18,17 +18,34 @@ from llmos import paths
 from llmos.guard import hidden
 
 # What every program may open below /dev: streams without memory.
-_STREAMS = frozenset({"null", "zero", "full", "random", "urandom", "stdin", "stdout", "stderr", "tty", "fd", "shm"})
-_DISKS = re.compile(r"(?:sd|hd|vd|xvd|nvme|mmcblk|loop|dm-|md|ram|zram|sr|nbd|disk/|mapper/|mem$|kmem$|port$|fmem$)")
+_STREAMS = frozenset(
+    {"null", "zero", "full", "random", "urandom", "stdin", "stdout", "stderr", "tty", "fd", "shm"}
+)
+_DISKS = re.compile(
+    r"(?:sd|hd|vd|xvd|nvme|mmcblk|loop|dm-|md|ram|zram|sr|nbd|disk/|mapper/|mem$|kmem$|port$|fmem$)"
+)
 _PROCESS = re.compile(r"/proc/(?:[0-9]+|self|thread-self)(?:/task/[0-9]+)?/(\w+)")
-_PROCESS_OPEN = frozenset({"cgroup", "cmdline", "comm", "io", "limits", "loginuid", "oom_score", "sched",
-                           "schedstat", "smaps_rollup", "stat", "statm", "status", "wchan", "net", "task"})  # fmt: skip
+_PROCESS_OPEN = frozenset({"cgroup", "cmdline", "comm", "io", "limits", "loginuid", "oom_score",
+                           "sched", "schedstat", "smaps_rollup", "stat", "statm", "status", "wchan",
+                           "net", "task"})  # fmt: skip
 _KERNEL_SECRETS = ("/proc/kcore", "/proc/kmsg", "/proc/kallsyms", "/proc/sysrq-trigger", "/proc/keys")
 _SECRET_NAMES = ("id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".netrc", ".git-credentials", ".pgpass")
 
 
 def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def real(path: str) -> str:
+    """Where a path leads once links are followed. The kernel's own links (/proc/PID/root) are not: they
+    lead somewhere else for each process, so it is the name that is judged there."""
+    plain = os.path.normpath(path)
+    if is_within(plain, "/proc"):
+        return plain
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return plain
 
 
 def home_of(uid: int) -> str:
@@ -82,7 +99,13 @@ def _is_process_secret(path: str) -> bool:
 
 def is_own(path: str) -> bool:
     """llmos' own state, settings and socket."""
-    own = (*hidden.own_places(), str(paths.runtime_dir() / "llmos.sock"), "/run/llmos", "/var/lib/llmos", "/etc/llmos")
+    own = (
+        *hidden.own_places(),
+        str(paths.runtime_dir() / "llmos.sock"),
+        "/run/llmos",
+        "/var/lib/llmos",
+        "/etc/llmos",
+    )
     return any(is_within(path, place) for place in own)
 
 
@@ -100,7 +123,13 @@ def is_others_home(path: str, home: str) -> bool:
 def _homes() -> tuple[str, ...]:
     """People's homes: of uids from 1000 on and of root. System accounts have folders such as /bin there."""
     people = (entry for entry in pwd.getpwall() if entry.pw_uid == 0 or 1000 <= entry.pw_uid < 60000)
-    return tuple({entry.pw_dir.rstrip("/") for entry in people if entry.pw_dir.startswith(("/home/", "/root", "/Users/"))})
+    return tuple(
+        {
+            entry.pw_dir.rstrip("/")
+            for entry in people
+            if entry.pw_dir.startswith(("/home/", "/root", "/Users/"))
+        }
+    )
 
 
 def _below_home_folder(path: str, home: str) -> bool:

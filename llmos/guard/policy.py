@@ -30,7 +30,7 @@ class _Engine(Protocol):
 
 
 class Cedar:
-    """Compiled rules. `matched` gives, for each question, the ids of the rules that match, or None on an error."""
+    """Compiled rules. `matched` gives the ids of the rules that match each question, None on an error."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         import cedarpy
@@ -78,15 +78,21 @@ class Policy:
         verdicts = (self._verdict(question, ids) for question, ids in zip(asked, answers, strict=True))
         worst = max(verdicts, key=lambda verdict: verdict.decision)
         if worst.decision is Decision.ASK and plan.effects.opaque:
-            return worst.model_copy(update={"reason": f"{worst.reason} {_sentence(plan.effects.opaque)}".strip()})
+            return worst.model_copy(
+                update={"reason": f"{worst.reason} {_sentence(plan.effects.opaque)}".strip()}
+            )
         return worst
 
     def _verdict(self, question: Question, ids: list[str] | None) -> Verdict:
         if ids is None:
-            return Verdict(decision=Decision.ASK, rule="error", reason="The policy could not be evaluated here.")
+            return Verdict(
+                decision=Decision.ASK, rule="error", reason="The policy could not be evaluated here."
+            )
         matched = [rule for rule in self.rules if rule.id in ids]
         worst = max(matched, key=lambda rule: rule.decision, default=None)
-        if worst is None or (worst.decision is not Decision.DENY and not any(rule.shipped for rule in matched)):
+        if worst is None or (
+            worst.decision is not Decision.DENY and not any(rule.shipped for rule in matched)
+        ):
             reason = f"No rule speaks of this ({question.action} {question.subject})."
             return Verdict(decision=Decision.ASK, rule=UNMATCHED, reason=reason)
         subject = "" if question.action in ("run", "reply") else f" ({question.subject})"
@@ -97,7 +103,7 @@ class Policy:
     def _check_examples(self, rule: Rule) -> None:
         for key, expected in (("match", True), ("not_match", False)):
             for number, example in enumerate(rule.match if expected else rule.not_match):
-                plan, facts = rulefile.example_plan(example, rule)
+                plan, facts = rulefile.example_plan(example)
                 answers = self.engine.matched(questions(plan, facts), facts.uid)
                 if any(ids is not None and rule.id in ids for ids in answers) is not expected:
                     wrong = "is not matched by the rule" if expected else "is matched by the rule"

@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from llmos import paths
 from llmos.errors import ConfigError
-from llmos.guard import scripts
+from llmos.guard import places, scripts
 from llmos.guard.shelltext import Opaque
 from llmos.messages import Effects, Message
 
@@ -36,8 +36,8 @@ class Mode(Message):
 
     when: tuple[str, ...]
     args: tuple[str, ...] | None = None
-    values: dict[str, str] = {}
-    writes: tuple[str, ...] = ()
+    values: dict[str, str] = Field(default_factory=dict)
+    writes: tuple[str, ...] | None = None
     opaque: str = ""
 
 
@@ -47,22 +47,22 @@ class Grammar(Message):
     flags: str = ""
     long: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()  # --color[=WHEN], -i[SUFFIX]
-    values: dict[str, str] = {}
+    values: dict[str, str] = Field(default_factory=dict)
     numeric: bool = False  # head -5
     args: tuple[str, ...] = ()
     default: tuple[str, ...] = ()  # read when no file is named
     unless: tuple[str, ...] = ()  # options that stand in for the first argument
     writes: tuple[str, ...] = ()
     mode: tuple[Mode, ...] = ()
-    operands: dict[str, str] = {}  # dd's name=value
-    expression: dict[str, str] = {}  # find's -name PATTERN
+    operands: dict[str, str] = Field(default_factory=dict)  # dd's name=value
+    expression: dict[str, str] = Field(default_factory=dict)  # find's -name PATTERN
     bundled: bool = False  # tar xzf
     follow: bool = False  # the arguments after `args` are a command
     innocent: bool = False  # no option of it, listed or not, can write or start anything
     network: str = ""
     opaque: str = ""
     insert: tuple[str, ...] = ()  # options of ours that switch off what could start programs
-    sub: dict[str, Grammar] = {}
+    sub: dict[str, Grammar] = Field(default_factory=dict)
     alias: tuple[str, ...] = ()
 
 
@@ -81,7 +81,7 @@ class Found:
     def path(self, text: str) -> str:
         """Absolute. `..` behind a link leads elsewhere than it reads: then links are followed at once."""
         path = "/" + os.path.join(self.cwd, text).lstrip("/")
-        return os.path.realpath(path) if ".." in text.split("/") else os.path.normpath(path)
+        return places.real(path) if ".." in text.split("/") else os.path.normpath(path)
 
     def add(self, kind: str, text: str) -> None:
         """Note the effect of one value. Raises Opaque for a script that may do more than print."""
@@ -95,10 +95,27 @@ class Found:
                 self.writes += [self.path(text), self.path(text) + ".gz"]
             case "host":
                 self.network.append(text)
+            case "rev":
+                # A revision, unless a file has that name: outside a repository git diff reads files.
+                if text.startswith(("/", "./", "../")) or os.path.lexists(self.path(text)):
+                    self.reads.append(self.path(text))
+            case _:
+                self._add_checked(kind, text)
+
+    def _add_checked(self, kind: str, text: str) -> None:
+        """Kinds whose value may be refused."""
+        match kind:
             case "sed":
                 scripts.check_sed(text)
             case "awk":
                 scripts.check_awk(text)
+            case "format":
+                if not text.startswith("+"):
+                    raise Opaque("it sets the clock")
+            case "archive" | "new-archive":
+                if ":" in text:
+                    raise Opaque("tar takes HOST:FILE for an archive on another machine")
+                self.add("read" if kind == "archive" else "write", text)
             case _:
                 raise AssertionError(f"no kind {kind}")
 
@@ -142,7 +159,7 @@ def grammars(file: Path | None = None) -> Mapping[str, Grammar]:
 def locate(name: str) -> str:
     """The absolute path a command name stands for; for a missing program, where it would stand."""
     if "/" in name:
-        return os.path.realpath(name)
+        return places.real(name)
     return shutil.which(name, path=SAFE_PATH) or f"/usr/bin/{name}"
 
 
@@ -273,7 +290,7 @@ def _apply(name: str, words: Sequence[str], grammar: Grammar, found: Found) -> N
         args = args[1:]
     before, found.cwd = found.cwd, here.cwd
     _positional(name, parsed.args, (*args[:-1], "into=" + into) if into else args, found)
-    for path in mode.writes if mode and mode.writes else grammar.writes:
+    for path in mode.writes if mode and mode.writes is not None else grammar.writes:
         found.add("write", path)
     if not parsed.args:
         for path in grammar.default:

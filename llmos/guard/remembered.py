@@ -1,7 +1,7 @@
 """Answers given for good: "always" as a narrow rule, kept in the person's own settings.
 
 A rule speaks of one shape of call (the same programs, the same options, the same words that are not
-paths, in the same order) below one folder, for one user, and ends after 90 days. It turns `ask` into
+paths, in the same order) in the same folders, for one user, and ends after 90 days. It turns `ask` into
 `allow`; the gate consults it for nothing else, so it never reaches a denial.
 """
 
@@ -31,7 +31,10 @@ class Rule:
     id: str
     uid: int
     shape: str  # JSON: the call with its paths taken out
-    prefix: str  # every path of it lies here
+    prefix: str  # the folder that all of it lies in, to show
+    reads_below: tuple[str, ...]  # what it reads lies in these folders
+    writes_below: tuple[str, ...]  # what it writes lies in these, and is none of them
+    exactly: tuple[str, ...]  # what it wrote or deleted: nothing else may be deleted
     network: tuple[str, ...]
     command: str  # as it was when the person said always
     expires: float  # seconds since the epoch
@@ -56,7 +59,21 @@ class Remembered:
         if not _may_be_remembered(plan):
             raise UsageError("this is asked about every time", "Answer yes instead of always.")
         expires = time.time() + DAYS * 86400
-        rule = Rule(new_id(), uid, shape(plan, cwd), _prefix(plan, cwd), plan.effects.network, plan.command, expires)
+        effects = plan.effects
+        rule = Rule(
+            id=new_id(),
+            uid=uid,
+            shape=shape(plan, cwd),
+            prefix=os.path.commonpath(
+                [cwd, *_folders((*effects.reads, *effects.writes, *effects.deletes), cwd)]
+            ),
+            reads_below=_folders(effects.reads, cwd),
+            writes_below=_folders(effects.writes, cwd),
+            exactly=(*effects.writes, *effects.deletes),
+            network=effects.network,
+            command=plan.command,
+            expires=expires,
+        )
         self._save([*self.rules(), rule])
         return rule
 
@@ -64,7 +81,7 @@ class Remembered:
         """What is remembered and has not expired. Raises ConfigError for a file that was broken."""
         try:
             found = json.loads(self.file.read_bytes())
-            rules = [Rule(**{**entry, "network": tuple(entry["network"])}) for entry in found]
+            rules = [_rule(entry) for entry in found]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -109,12 +126,14 @@ def shape(plan: Plan, cwd: str) -> str:
 
     def blank(value: Any) -> Any:
         if isinstance(value, str):
-            return _PATH if os.path.realpath(os.path.join(cwd, value)) in judged else value
+            return _PATH if places.real(os.path.join(cwd, value)) in judged else value
         return [blank(item) for item in value] if isinstance(value, list | tuple) else value
 
     texts = [step.text for step in plan.steps if isinstance(step, Shell)]
     if not texts:
-        return json.dumps([plan.call.tool, {key: blank(value) for key, value in sorted(plan.call.args.items())}])
+        return json.dumps(
+            [plan.call.tool, {key: blank(value) for key, value in sorted(plan.call.args.items())}]
+        )
     try:
         parsed = [shelltext.parse(text, cwd=cwd, home="/") for text in texts]
     except Opaque:
@@ -143,16 +162,31 @@ def _may_be_remembered(plan: Plan) -> bool:
     return not plan.effects.signals and not any(isinstance(step, Start) for step in plan.steps)
 
 
-def _judged(plan: Plan) -> tuple[str, ...]:
-    return (*plan.effects.reads, *plan.effects.writes, *plan.effects.deletes)
-
-
-def _prefix(plan: Plan, cwd: str) -> str:
-    folders = [os.path.dirname(path) if path != cwd else path for path in _judged(plan)]
-    return os.path.commonpath(folders) if folders else cwd
+def _folders(found: tuple[str, ...], cwd: str) -> tuple[str, ...]:
+    """The folder of each path; the folder of the request stands for itself."""
+    return tuple(dict.fromkeys(path if path == cwd else os.path.dirname(path) for path in found))
 
 
 def _covers(rule: Rule, plan: Plan) -> bool:
-    return set(plan.effects.network) <= set(rule.network) and all(
-        places.is_within(path, rule.prefix) for path in _judged(plan)
+    """Whether all effects lie where those of the remembered call lay."""
+    effects = plan.effects
+
+    def below(path: str, folders: tuple[str, ...]) -> bool:
+        return any(places.is_within(path, folder) for folder in folders)
+
+    return (
+        set(effects.network) <= set(rule.network)
+        and set(effects.deletes) <= set(rule.exactly)
+        and all(below(path, rule.reads_below) for path in effects.reads)
+        and all(
+            path in rule.exactly or (below(path, rule.writes_below) and path not in rule.writes_below)
+            for path in effects.writes
+        )
     )
+
+
+def _rule(entry: dict[str, Any]) -> Rule:
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    return Rule(**fields)

@@ -81,7 +81,9 @@ def load(set_name: str, dirs: Sequence[Path]) -> Iterator[Rule]:
     seen: dict[str, str] = {}
     for rule in _all(set_name, dirs):
         if rule.id in seen:
-            raise ConfigError(f"the rule {rule.id} also stands in {seen[rule.id]}", "Rename one.", where=rule.where)
+            raise ConfigError(
+                f"the rule {rule.id} also stands in {seen[rule.id]}", "Rename one.", where=rule.where
+            )
         seen[rule.id] = rule.where
         yield rule
 
@@ -149,16 +151,22 @@ def to_cedar(rule: Rule) -> str:
     return f"@id({json.dumps(rule.id)})\npermit (principal, action, resource) when {{ {rule.when} }};"
 
 
-def example_plan(example: str | Example, rule: Rule) -> tuple[Plan, Facts]:
+def example_plan(example: str | Example) -> tuple[Plan, Facts]:
     """An example as a plan of an imagined person; paths are counted from their folder."""
-    facts = Facts(1000, EXAMPLE_HOME, EXAMPLE_CWD, (EXAMPLE_CWD,), isinstance(example, Example) and example.unattended)
-    if isinstance(example, str):
-        found = commandline.analyse(example, cwd=EXAMPLE_CWD, home=EXAMPLE_HOME)
-        call = ToolCall(tool="shell.run", args={"command": example})
-        return Plan(
-            call=call, command=example, effects=found.effects, steps=(Shell(text=example),), read_only=found.read_only
-        ), facts  # fmt: skip
+    facts = Facts(
+        1000, EXAMPLE_HOME, EXAMPLE_CWD, (EXAMPLE_CWD,), isinstance(example, Example) and example.unattended
+    )
+    return (_of_command(example) if isinstance(example, str) else _of_effects(example)), facts
 
+
+def _of_command(text: str) -> Plan:
+    found = commandline.analyse(text, cwd=EXAMPLE_CWD, home=EXAMPLE_HOME)
+    call = ToolCall(tool="shell.run", args={"command": text})
+    steps = (Shell(text=text),)
+    return Plan(call=call, command=text, effects=found.effects, steps=steps, read_only=found.read_only)
+
+
+def _of_effects(example: Example) -> Plan:
     def absolute(words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Path(EXAMPLE_CWD, word)) for word in words)
 
@@ -166,8 +174,11 @@ def example_plan(example: str | Example, rule: Rule) -> tuple[Plan, Facts]:
         reads=absolute(example.reads), writes=absolute(example.writes), deletes=absolute(example.deletes),
         programs=example.programs, network=example.network, signals=example.signals, opaque=example.opaque,
     )  # fmt: skip
-    call = ToolCall(tool=example.tool)
-    plan = Plan(
-        call=call, command=rule.id, effects=effects, steps=(), read_only=example.read_only, reply=example.reply
-    )  # fmt: skip
-    return plan, facts
+    return Plan(
+        call=ToolCall(tool=example.tool),
+        command=example.tool,
+        effects=effects,
+        steps=(),
+        read_only=example.read_only,
+        reply=example.reply,
+    )

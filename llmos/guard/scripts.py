@@ -25,7 +25,9 @@ def _delimited(number: int) -> str:
 _COMMAND = rf"(?:[{{}}]|[pdnNhHgGxDP=]|[qQ]\d*|s{_delimited(1)}[gpiIM0-9]*|y{_delimited(2)})"
 _SED = re.compile(rf"\s*{_RANGE}{_COMMAND}\s*(?:;|\n|$|(?=\}})|(?<=[{{}}]))")
 # Anywhere in the text, strings and comments included: what could hide is not looked for.
-_AWK_WORDS = re.compile(r"system|getline|close|fflush|nextfile|ARG[CVI]|ENVIRON|PROCINFO|inet|[@`]|(?<!\|)\|(?!\|)")
+_AWK_WORDS = re.compile(
+    r"system|getline|close|fflush|nextfile|ARG[CVI]|ENVIRON|PROCINFO|inet|[@`]|(?<!\|)\|(?!\|)"
+)
 
 
 def check_sed(text: str) -> None:

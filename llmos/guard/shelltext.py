@@ -34,6 +34,8 @@ _HIDDEN_CATEGORIES = {"Cc": "a control character", "Cf": "an invisible character
 _GLOB = frozenset("*?[")
 # `{` and `}` alone are literal; braces with a comma or a range are not.
 _SPECIAL = frozenset("$`!;&|<>()\"'\\\n")
+# A Latin letter beside a Greek, Cyrillic, Armenian or Cherokee one: `ѕh`. Whole words in them are honest.
+_MIXED = re.compile("[A-Za-z][\u0370-\u058f\u13a0-\u13ff]|[\u0370-\u058f\u13a0-\u13ff][A-Za-z]")
 _LOCALE = re.compile(r"(?:LC_[A-Z]+|LANG|LANGUAGE)=[A-Za-z0-9_.@-]*\Z")
 
 
@@ -96,6 +98,8 @@ def check_characters(text: str) -> None:
     """Raise Opaque for text that is too long or holds characters a person cannot see or tell apart."""
     if len(text) > MAX_CHARS:
         raise Opaque(f"it is longer than {MAX_CHARS} characters")
+    if _MIXED.search(text):
+        raise Opaque("it mixes letters of different scripts in one word")
     for char in text:
         if char in " \t\n" or " " < char <= "~":
             continue
@@ -188,8 +192,11 @@ class _Reader:
         return [*pipelines[:-1], replace(last, commands=(*last.commands[:-1], command))]
 
     def _command(self, node: Node) -> Command:
-        command = Command(())
+        command, end = Command(()), -1
         for child in node.children:
+            if child.start_byte == end:
+                raise Opaque("it joins words in a way that is read differently by different shells")
+            end = child.end_byte
             if child.type == "variable_assignment":
                 command = replace(command, locale=(*command.locale, _locale(_text(child))))
             elif child.type in ("file_redirect", "herestring_redirect"):

@@ -1,0 +1,164 @@
+"""The gate: what is expanded, what is granted, what is remembered, and that nothing else mints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmos.config import Settings
+from llmos.errors import Denied, DiskFull, NeedsApproval, UsageError
+from llmos.guard.audit import Audit
+from llmos.guard.gate import Gate
+from llmos.guard.permit import Permit
+from llmos.messages import Decision, Effects, Outcome, Plan, Shell, Signal, ToolCall, Verdict
+from tests.guard import judging
+
+ALLOW = Verdict(decision=Decision.ALLOW, rule="forged", reason="forged")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> judging.Place:
+    return judging.make(tmp_path)
+
+
+def permit(
+    place: judging.Place, command: str, *, approved: bool = False, verdict: Verdict | None = None
+) -> Permit:
+    plan = place.plan(command)
+    return place.gate.permit(
+        plan,
+        verdict or place.judge(command),
+        caller=judging.CALLER,
+        request_id="r",
+        cwd=str(place.folder),
+        approved=approved,
+    )
+
+
+def test_what_runs_is_what_was_judged(place: judging.Place) -> None:
+    plan = place.plan("rm *.log 'x y'")
+    assert plan.command == "rm a.log b.log 'x y'"
+    assert plan.steps == (Shell(text=plan.command),)
+    assert plan.effects.deletes == tuple(str(place.folder / name) for name in ("a.log", "b.log", "x y"))
+    assert place.plan(plan.command) == plan.model_copy(update={"call": place.plan(plan.command).call})
+
+
+def test_paths_are_followed_to_what_they_are(place: judging.Place) -> None:
+    assert place.plan("cat link/passwd").effects.reads == ("/etc/passwd",)
+    assert place.plan("cat link/../x").effects.reads == ("/x",)
+    assert place.plan("touch link/new/deep").effects.writes == ("/etc/new/deep",)
+    assert place.plan("rm link").effects.deletes == (str(place.folder / "link"),)
+    assert "/etc/shadow" in place.plan("cat .hidden/secrets").effects.reads
+
+
+def test_a_read_only_plan_gets_no_write_roots_and_no_network(place: judging.Place) -> None:
+    granted = permit(place, "ls -la")
+    assert (granted.write_roots, granted.network) == ((), False)
+    assert permit(place, "touch x", approved=True).write_roots == (str(place.folder),)
+    assert permit(place, "curl example.org", approved=True).network
+
+
+def test_yes_does_not_reach_a_denial_and_ask_needs_yes(place: judging.Place) -> None:
+    with pytest.raises(NeedsApproval):
+        permit(place, "touch x")
+    with pytest.raises(Denied):
+        permit(place, "cat /etc/shadow", approved=True)
+
+
+def test_a_forged_or_stale_verdict_lets_nothing_through(place: judging.Place) -> None:
+    with pytest.raises(Denied):
+        permit(place, "cat /etc/shadow", approved=True, verdict=ALLOW)
+    with pytest.raises(NeedsApproval):
+        permit(place, "rm notes.txt", verdict=ALLOW)
+
+
+def test_the_decision_is_written_before_the_permit_is_there(place: judging.Place) -> None:
+    granted = permit(place, "ls")
+    (line,) = place.gate.audit.tail(5)
+    assert (line["kind"], line["verdict"], line["command"]) == ("decided", "allow", "ls")
+    place.gate.finished(granted, Outcome(exit_code=0), ok=True)
+    assert place.gate.audit.history(5)[0]["status"] == "done"
+
+
+def test_refusals_are_written_down_too(place: judging.Place) -> None:
+    with pytest.raises(Denied):
+        permit(place, "cat /etc/shadow")
+    assert place.gate.audit.history(5)[0]["status"] == "denied"
+
+
+def test_a_full_disk_means_that_nothing_runs(place: judging.Place) -> None:
+    full = Gate(place.gate.policy, Audit(Path("/dev/full")), Settings(), place.gate.answers)
+    plan = place.plan("ls")
+    with pytest.raises(DiskFull):
+        full.permit(plan, ALLOW, caller=judging.CALLER, request_id="r", cwd=str(place.folder), approved=True)
+
+
+def test_policy_check_takes_text_and_argv(place: judging.Place) -> None:
+    check = place.gate.policy_check
+    cwd = str(place.folder)
+    assert check("ls", cwd, judging.CALLER)["verdict"] == "allow"
+    found = check(["rm", "-r", "a file"], cwd, judging.CALLER)
+    assert (found["verdict"], found["effects"]["deletes"]) == ("ask", [f"{cwd}/a file"])
+    assert (
+        check(["ls", "$(touch x)"], cwd, judging.CALLER)["verdict"] == "allow"
+    )  # a word, not a substitution
+    assert not (place.folder / "x").exists()
+
+
+# --- always -----------------------------------------------------------------------------------------
+
+
+def remember(place: judging.Place, command: str) -> str:
+    return place.gate.remember(place.plan(command), judging.CALLER, cwd=str(place.folder)).id
+
+
+def test_always_answers_for_the_same_kind_of_call_alone(place: judging.Place) -> None:
+    rule = remember(place, "sed -i s/a/b/ src/x.txt")
+    assert place.judge("sed -i s/a/b/ src/y.txt").rule == f"remembered:{rule}"
+    for other in (
+        "sed -i s/a/c/ src/x.txt",
+        "sed -i s/a/b/ notes.txt",
+        "sed -i -E s/a/b/ src/x.txt",
+        "touch src/x",
+    ):
+        assert place.word(other) == "ask", other
+
+
+def test_always_never_reaches_a_denial(place: judging.Place) -> None:
+    remember(place, "touch x")
+    assert place.word("touch y") == "allow"
+    assert place.word("touch /etc/y") == "deny"
+    assert place.word("touch .env") == "deny"
+
+
+def test_always_deletes_nothing_else(place: judging.Place) -> None:
+    remember(place, "rm -rf src")
+    assert place.word("rm -rf src") == "allow"
+    for other in ("rm -rf .", "rm -rf notes.txt", "rm -rf src notes.txt", "rm -rf .hidden"):
+        assert place.word(other) == "ask", other
+
+
+def test_always_for_an_opaque_command_is_for_exactly_that(place: judging.Place) -> None:
+    remember(place, "./build.sh --fast")
+    assert place.word("./build.sh --fast") == "allow"
+    assert place.word("./build.sh --fast x") == "ask"
+
+
+def test_an_answer_can_be_taken_back(place: judging.Place) -> None:
+    rule = remember(place, "touch x")
+    assert [found.id for found in place.gate.answers.rules()] == [rule]
+    place.gate.answers.forget(rule)
+    assert place.word("touch x") == "ask"
+    with pytest.raises(UsageError):
+        place.gate.answers.forget(rule)
+
+
+def test_signals_are_asked_about_every_time(place: judging.Place) -> None:
+    step = Signal(pid=4242, started=1.0)
+    effects = Effects(signals=(4242,))
+    plan = Plan(
+        call=ToolCall(tool="process.stop"), command="kill", effects=effects, steps=(step,), read_only=False
+    )
+    with pytest.raises(UsageError):
+        place.gate.remember(plan, judging.CALLER, cwd=str(place.folder))
