@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,8 +21,6 @@ from llmos.messages import Ask, Consent, JsonObject, ToolCall, new_id
 
 _M = TypeVar("_M", bound=BaseModel)
 MAX_HISTORY = 1000
-MAX_COMMAND_CHARS = 100_000
-SHELL_TOOL = "shell.run"
 _ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 
@@ -189,17 +186,10 @@ class Methods:
     async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict on a command; nothing runs."""
         read = _read(CheckParams, params)
-        text = read.command if isinstance(read.command, str) else shlex.join(read.command)
-        ask = Ask(text=text, cwd=read.cwd)
-        job = await asyncio.to_thread(requests.check, ask, client.caller, MAX_COMMAND_CHARS)
-        hands = await self._broker.hands()
-        judged = await asyncio.to_thread(hands.judge, ToolCall(tool=SHELL_TOOL, args={"command": text}), job)
-        return {
-            "verdict": judged.verdict.decision.word,
-            "rule": judged.verdict.rule,
-            "reason": judged.verdict.reason,
-            "effects": judged.plan.effects.model_dump(mode="json"),
-        }
+        cwd = await asyncio.to_thread(requests.check_folder, read.cwd)
+        command = read.command if isinstance(read.command, str) else list(read.command)
+        gate = (await self._broker.hands()).gate
+        return await asyncio.to_thread(gate.policy_check, command, cwd, client.caller)
 
     async def history(self, params: JsonObject, client: Connection) -> JsonObject:
         read = _read(HistoryParams, params)

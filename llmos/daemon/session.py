@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
-from llmos.daemon import request
+from llmos.daemon import request, telling
 from llmos.daemon.clock import Clock
 from llmos.daemon.hands import Hands, Judged, failure
 from llmos.daemon.request import Job
@@ -23,10 +23,8 @@ from llmos.daemon.thinking import Planner
 from llmos.daemon.waiting import done_or_set
 from llmos.errors import Cancelled, Denied, LlmosError, NeedsApproval, NotUnderstood, UsageError
 from llmos.messages import (
-    CallResult,
     Decision,
     Event,
-    JsonObject,
     Outcome,
     Result,
     Status,
@@ -92,11 +90,11 @@ class Session:
         except _Ended as ended:
             return self._result(ended.status, ended.answer)
         except Denied as error:  # the gate had the last word, between judging and running
-            return self._result("denied", _sentences(error))
+            return self._result("denied", telling.sentences(error))
         except NeedsApproval as error:
-            return self._result("needs_approval", _sentences(error))
+            return self._result("needs_approval", telling.sentences(error))
         except NotUnderstood as error:
-            return self._result("not_understood", _sentences(error))
+            return self._result("not_understood", telling.sentences(error))
         except Cancelled:
             if not any(item.outcome for item in self._items):
                 raise
@@ -227,7 +225,7 @@ class Session:
     async def _ask_person(self, index: int) -> None:
         item = self._items[index]
         self._question = _Question(index, asyncio.get_running_loop().create_future())
-        self._send("approval", index=index, **_facts(item.judged))
+        self._send("approval", index=index, **telling.facts(item.judged))
         try:
             decision, edited = await self._unless_cancelled(self._question.answered)
         finally:
@@ -303,47 +301,18 @@ class Session:
         return future.result()
 
     def _show(self, index: int) -> None:
-        self._send("call", index=index, **_facts(self._items[index].judged))
+        self._send("call", index=index, **telling.facts(self._items[index].judged))
 
     def _send(self, kind: str, **data: object) -> None:
         self._emit(Event.model_validate({"id": self.job.id, "kind": kind, "data": data}))
 
     def _result(self, status: Status, answer: str | None) -> Result:
-        calls = tuple(_call_result(item) for item in self._items if item.judged.plan.reply is None)
+        calls = tuple(
+            telling.call_result(item.judged, item.outcome)
+            for item in self._items
+            if item.judged.plan.reply is None
+        )
         timing = self._clock.timing()
         return Result(
             id=self.job.id, status=status, route=self._route, calls=calls, answer=answer, timing=timing
         )
-
-
-def _facts(judged: Judged) -> JsonObject:
-    """What a `call` or `approval` event tells: the exact command, its effects, the rule and why."""
-    plan, verdict = judged.plan, judged.verdict
-    return {
-        "call": plan.call.model_dump(mode="json"),
-        "tool": plan.call.tool,
-        "command": plan.command,
-        "effects": plan.effects.model_dump(mode="json"),
-        "verdict": verdict.decision.word,
-        "rule": verdict.rule,
-        "reason": verdict.reason,
-    }
-
-
-def _call_result(item: _Item) -> CallResult:
-    plan, verdict, outcome = item.judged.plan, item.judged.verdict, item.outcome or Outcome()
-    return CallResult(
-        tool=plan.call.tool,
-        args=plan.call.args,
-        verdict=verdict.decision.word,
-        rule=verdict.rule,
-        reason=verdict.reason,
-        exit_code=outcome.exit_code,
-        stdout=outcome.stdout,
-        stderr=outcome.stderr,
-        effects=plan.effects.model_dump(mode="json"),
-    )
-
-
-def _sentences(error: LlmosError) -> str:
-    return f"{error} {error.next_step}".strip()
