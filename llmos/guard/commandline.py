@@ -42,7 +42,7 @@ class Analysis:
 
 def analyse(text: str, *, cwd: str, home: str) -> Analysis:
     """Analyse shell text as run in `cwd` for the owner of `home`. Looks at names only; never raises."""
-    found = Found(cwd)
+    found = Found(cwd, home)
     try:
         pipelines = shelltext.parse(text, cwd=cwd, home=home)
         judged, reason = _judge_all(pipelines, found)

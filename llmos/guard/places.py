@@ -87,6 +87,15 @@ def is_secret(path: str, home: str) -> bool:
     return path.startswith(_KERNEL_SECRETS) or _is_process_secret(path)
 
 
+def holds_secrets(path: str, home: str) -> bool:
+    """Whether known secrets that exist lie somewhere below this folder."""
+    if is_within("/proc", path):
+        return True
+    below = [f"{home}/{entry}" for entry in hidden.HOME] if home != "/" else []
+    known = (*below, *(pattern for pattern in hidden.SYSTEM if "*" not in pattern))
+    return any(is_within(place, path) and os.path.lexists(place) for place in known)
+
+
 def _matches(path: str, pattern: str) -> bool:
     return is_within(path, pattern) if "*" not in pattern else fnmatchcase(path, pattern)
 

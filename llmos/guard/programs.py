@@ -58,6 +58,8 @@ class Grammar(Message):
     expression: dict[str, str] = Field(default_factory=dict)  # find's -name PATTERN
     bundled: bool = False  # tar xzf
     follow: bool = False  # the arguments after `args` are a command
+    deep: tuple[str, ...] = ()  # options that make it read all below a folder; "*": it always does
+    shallow: bool = False  # it looks at names and properties, never at contents
     innocent: bool = False  # no option of it, listed or not, can write or start anything
     network: str = ""
     opaque: str = ""
@@ -71,6 +73,7 @@ class Found:
     """Effects as they are gathered; paths absolute, links not yet followed."""
 
     cwd: str
+    home: str = "/"
     reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     deletes: list[str] = field(default_factory=list)
@@ -112,12 +115,24 @@ class Found:
             case "format":
                 if not text.startswith("+"):
                     raise Opaque("it sets the clock")
+            case "process":
+                if text.isalpha() and "e" in text:
+                    raise Opaque("it shows the environment of processes")
             case "archive" | "new-archive":
                 if ":" in text:
                     raise Opaque("tar takes HOST:FILE for an archive on another machine")
                 self.add("read" if kind == "archive" else "write", text)
             case _:
                 raise AssertionError(f"no kind {kind}")
+
+    def check_depth(self, paths: Sequence[str]) -> None:
+        """Raise Opaque when all below one of these folders is read and secrets lie there.
+
+        The sandbox keeps them unreadable; that the command goes looking there is worth a question.
+        """
+        for path in paths:
+            if places.holds_secrets(self.path(path), self.home):
+                raise Opaque(f"it reads everything below {self.path(path)}, where secrets lie")
 
     def _paths(self, kind: str) -> list[str]:
         return {"read": self.reads, "write": self.writes, "delete": self.deletes}[kind]
@@ -276,7 +291,7 @@ def _apply(name: str, words: Sequence[str], grammar: Grammar, found: Found) -> N
     mode = _mode(parsed, grammar)
     kinds = {**grammar.values, **(mode.values if mode else {})}
     into = ""
-    here = Found(found.cwd)  # where relative arguments count from: tar -C
+    here = Found(found.cwd, found.home)  # where relative arguments count from: tar -C
     for option, value in parsed.options:
         kind = kinds.get(option, "text")
         if kind == "chdir":
@@ -295,6 +310,8 @@ def _apply(name: str, words: Sequence[str], grammar: Grammar, found: Found) -> N
     if not parsed.args:
         for path in grammar.default:
             found.add("read", path)
+    if "*" in grammar.deep or parsed.names() & set(grammar.deep):
+        found.check_depth(parsed.args or grammar.default)
     found.cwd = before
     if grammar.opaque or (mode and mode.opaque):
         raise Opaque((mode.opaque if mode else "") or grammar.opaque)
@@ -399,6 +416,8 @@ def _follow_xargs(inner: Sequence[str], found: Found, depth: int) -> list[str]:
     files it reads are not known here: `commandline` looks at where the names come from.
     """
     judge(inner, found, depth + 1)
+    if not grammars()[os.path.basename(inner[0])].shallow:
+        found.check_depth([path for path in found.reads if Path(path).is_dir()])
     if not grammars()[os.path.basename(inner[0])].innocent:
         raise Opaque(f"xargs gives {inner[0]} arguments that are not known before it runs")
     return list(inner)
@@ -436,6 +455,9 @@ def _find_exec(words: list[str], roots: list[str], found: Found, depth: int) -> 
     inner = words[:end]
     if any("{}" in word and word != "{}" for word in inner) or inner[0] == "{}":
         raise Opaque("find -exec uses {} inside a word")
+    name = os.path.basename(inner[0])
+    if name not in grammars() or not grammars()[name].shallow:
+        found.check_depth(roots)
     for root in roots:
         judge([root if word == "{}" else word for word in inner], found, depth + 1)
     return words[end + 1 :]

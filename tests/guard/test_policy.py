@@ -48,7 +48,8 @@ def test_nothing_hostile_is_allowed(place: judging.Place) -> None:
     "command",
     [
         "dd if=/dev/zero of=/dev/sda", "cat /etc/shadow", "cat ~/.ssh/id_rsa", "cat .env",
-        "touch /etc/x", "rm -rf /", "echo 1 > /proc/sys/vm/drop_caches", "cat /home/someone/x", "rm -rf /boot", "cat .hidden/secrets",
+        "touch /etc/x", "rm -rf /", "echo 1 > /proc/sys/vm/drop_caches", "cat /home/someone/x",
+        "rm -rf /boot", "cat .hidden/secrets",
         "touch link/x", "cat $(x) /etc/shadow", "cat src/../.env", "rm -r /var/lib/llmos",
         "touch ../x", "tee /sys/x",
     ],
