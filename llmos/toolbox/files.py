@@ -174,7 +174,7 @@ def plan_delete(args: Args, context: Context) -> Draft:
     path = args["path"]
     _refuse_whole("file.delete", path, context)
     folder, pattern = _pattern("file.delete", path)
-    rm = ("rm", "-v", *(("-r",) if args["recursive"] else ()), "--")
+    rm = ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
     if pattern:
         only = () if args["recursive"] else ("-not", "-type", "d")
         argv = (*_expand(folder, pattern, context), *only, "-exec", *rm, "{}", "+")

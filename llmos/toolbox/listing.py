@@ -118,15 +118,20 @@ def read_usage(outcome: Outcome, args: Args) -> Outcome:
 
 def plan_read(args: Args, context: Context) -> Draft:
     path = args["path"]
-    argv: tuple[str, ...] = ("cat",)
-    if args["last"] is not None:
-        argv = ("tail", "-n", str(args["last"]))
-    elif args["first"] is not None:
-        argv = ("head", "-n", str(args["first"]))
+    argv = _excerpt(args["first"], args["last"])
     if context.has_data and path in (None, "-"):
         return Draft((Run(argv=argv, stdin_data=True),), Effects(programs=programs(argv)))
     argv = (*argv, "--", context.word(need(path, "file.read", "path")))
     return Draft((Run(argv=argv),), Effects(reads=(context.absolute(path),), programs=programs(argv)))
+
+
+def _excerpt(first: int | None, last: int | None) -> tuple[str, ...]:
+    """The program that shows all of a file, its start, its end, or (both given) the lines in between."""
+    if first is not None and last is not None:
+        return ("sed", "-n", f"{first},{max(first, last)}p")
+    if last is not None:
+        return ("tail", "-n", str(last))
+    return ("cat",) if first is None else ("head", "-n", str(first))
 
 
 def need(value: str | None, tool: str, name: str) -> str:
