@@ -19,7 +19,7 @@ def _log_lines() -> tuple[str, str]:
     access = []
     for number in range(200):
         code = 404 if number % 29 == 3 else 500 if number % 67 == 5 else 200
-        access.append(f'10.0.0.{number % 7} - - "GET /page{number % 11} HTTP/1.1" {code} {number * 13}')
+        access.append(f'10.0.0.{number % 7} - - "GET /page{number % 11} HTTP/1.1" {code} {1000 + number}')
     error = [
         f"{('ERROR' if n % 4 == 0 else 'WARN' if n % 4 == 1 else 'INFO')} job {n} step {n % 3}"
         for n in range(20)
