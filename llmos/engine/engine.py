@@ -138,7 +138,8 @@ def _read(
     path: Path, dtype: torch.dtype, on_progress: weights.OnProgress | None
 ) -> tuple[ModelConfig, dict[str, torch.Tensor], Tokenizer]:
     """From the prepared form where there is one; else from the file itself, and prepare it."""
-    if not path.is_file():  # a folder of safetensors is in a good form already
+    # Folders of safetensors are in a good form already, and float32 is for proofs, not for every day.
+    if not path.is_file() or dtype != torch.bfloat16:
         source = weights.open_source(path)
         return source.config, weights.tensors(source, dtype, on_progress), source.tokenizer
     folder = prepared.place(path, dtype)

@@ -43,7 +43,19 @@ class ModelConfig:
     sliding_window: int | None = None
     global_layers: tuple[int, ...] | None = None
     local_rope_theta: float | None = None
-    rope_scale: float = 1.0  # linear position scaling of the global layers
+    rope_factors: tuple[float, ...] = ()  # what each rotary frequency of the global layers is divided by
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that no model can have; they come from files."""
+        sizes = ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim")
+        for name in (*sizes, "vocab_size", "max_positions"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 < value < 1 << 31:
+                raise ValueError(f"{name} is {value!r}")
+        if self.num_heads % self.num_kv_heads or self.head_dim % 2:
+            raise ValueError(f"{self.num_heads} heads of {self.head_dim} on {self.num_kv_heads} key heads")
+        if len(self.rope_factors) not in (0, self.head_dim // 2):
+            raise ValueError(f"{len(self.rope_factors)} rotary factors for heads of {self.head_dim}")
 
     def is_global(self, layer: int) -> bool:
         return self.global_layers is None or layer in self.global_layers
@@ -62,9 +74,10 @@ class RMSNorm(nn.Module):
 class Rope:
     """Cosines and sines for each position, [positions, D], in the half-rotated layout of `transformers`."""
 
-    def __init__(self, config: ModelConfig, theta: float, scale: float, positions: int) -> None:
+    def __init__(self, config: ModelConfig, theta: float, factors: tuple[float, ...], positions: int) -> None:
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        angles = torch.outer(torch.arange(positions, dtype=torch.float32) / scale, theta**-exponents)
+        frequencies = theta**-exponents / torch.tensor(factors or 1.0)
+        angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
         angles = torch.cat((angles, angles), dim=-1)
         self.cos, self.sin = angles.cos(), angles.sin()
 
@@ -154,9 +167,9 @@ class Transformer(nn.Module):
         if config.tied:
             self.head.weight = self.embedding.weight
         with torch.device("cpu"):
-            self._rope = Rope(config, config.rope_theta, config.rope_scale, positions)
+            self._rope = Rope(config, config.rope_theta, config.rope_factors, positions)
             local = config.local_rope_theta
-            self._local_rope = Rope(config, local, 1.0, positions) if local is not None else self._rope
+            self._local_rope = Rope(config, local, (), positions) if local is not None else self._rope
 
     @property
     def dtype(self) -> torch.dtype:

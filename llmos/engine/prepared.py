@@ -27,7 +27,7 @@ from llmos import paths
 from llmos.engine.model import ModelConfig
 from llmos.engine.tokenizer import Tokenizer
 
-_FORMAT = 1  # to be raised whenever the layout below or the model's parameter names change
+_FORMAT = 2  # to be raised whenever the layout below or the model's parameter names change
 _SPARE_BYTES = 1 << 30  # left free on the disk
 
 
@@ -52,8 +52,7 @@ def load(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer] | Non
     except Exception:  # tokenizers raises plain Exception; whatever it is, the model's own file is there
         return None
     config = values["config"]
-    if config["global_layers"] is not None:
-        config["global_layers"] = tuple(config["global_layers"])
+    config |= {key: tuple(value) for key, value in config.items() if isinstance(value, list)}
     settings = values["tokenizer"] | {"eos_ids": frozenset(values["tokenizer"]["eos_ids"])}
     return ModelConfig(**config), tensors, Tokenizer(hf, **settings)
 

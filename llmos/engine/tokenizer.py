@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HfTokenizer
 
 from llmos.errors import ModelError
@@ -48,7 +48,8 @@ _PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "smollm": _digits_then_gpt2,
     "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
 }
-_NFC = frozenset({"qwen2"})
+# What a template's own mistakes raise beside jinja2.TemplateError.
+_TEMPLATE_BUGS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<eos>")
 
 
@@ -96,7 +97,9 @@ class Tokenizer:
 
         if not self._chat_template:
             raise ModelError("the model has no chat template", "Use an instruction-tuned model.")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
         environment.globals["raise_exception"] = _raise_template_error
         try:
@@ -104,7 +107,7 @@ class Tokenizer:
             return template.render(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **self._variables
             )
-        except TemplateError as error:
+        except (TemplateError, *_TEMPLATE_BUGS) as error:
             raise ModelError(f"the model's chat template failed: {error}", "Use another model.") from error
 
     def streamer(self) -> TextStream:
@@ -152,13 +155,14 @@ def from_gguf(fields: Mapping[str, Any], vocab_size: int) -> Tokenizer:
         )
     try:
         tokens, merges = list(fields["tokenizer.ggml.tokens"]), fields["tokenizer.ggml.merges"]
+        pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+        vocab = {token: index for index, token in enumerate(tokens)}
+        hf = HfTokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe"))
     except KeyError as error:
         raise ModelError(f"the GGUF has no {error.args[0]}", "Use a complete GGUF file.") from error
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    vocab = {token: index for index, token in enumerate(tokens)}
-    hf = HfTokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe"))
-    if pre in _NFC:
-        hf.normalizer = normalizers.NFC()
+    except Exception as error:  # the library raises plain Exception for merges of unknown tokens
+        raise ModelError(f"the GGUF's vocabulary is broken: {error}", "Fetch the file again.") from error
+    # No Unicode normalisation, as in llama.cpp: a file name has to come out as it went in.
     hf.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     hf.decoder = decoders.ByteLevel()
     kinds = fields.get("tokenizer.ggml.token_type", ())

@@ -1,0 +1,45 @@
+"""Engines and their reference, loaded once: the same weights through llmos and through `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmos.engine.engine import Engine
+
+DATA = Path(__file__).parent / "data"
+Reference = Callable[[Path, torch.dtype], Any]
+
+
+@pytest.fixture(scope="session")
+def prose() -> str:
+    """A few hundred words that no model has seen: English, Chinese, code."""
+    return (DATA / "prose.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tiny_fp32(tiny_model: Path) -> Engine:
+    return Engine.load(tiny_model, dtype="float32", context_tokens=2048)
+
+
+@pytest.fixture(scope="session")
+def tiny_bf16(tiny_model: Path) -> Engine:
+    return Engine.load(tiny_model, dtype="bfloat16", context_tokens=2048)
+
+
+@cache
+def _reference(file: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    """`transformers`' model of a GGUF file, read by its own GGUF reader."""
+    return _reference
