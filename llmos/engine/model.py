@@ -61,6 +61,20 @@ class ModelConfig:
         return self.global_layers is None or layer in self.global_layers
 
 
+class Linear(nn.Linear):
+    """Without the random start: weights come from a file, and torch's initialisers import its compiler."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """Without the random start, as `Linear`."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class RMSNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -98,8 +112,8 @@ class Attention(nn.Module):
         self._widths = [
             n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         ]
-        self.qkv = nn.Linear(config.hidden_size, sum(self._widths), bias=config.qkv_bias)
-        self.out = nn.Linear(self._widths[0], config.hidden_size, bias=False)
+        self.qkv = Linear(config.hidden_size, sum(self._widths), bias=config.qkv_bias)
+        self.out = Linear(self._widths[0], config.hidden_size, bias=False)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.rms_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_eps)
@@ -130,8 +144,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gelu = config.gelu
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -160,10 +174,10 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, positions: int) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embedding = Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
         with torch.device("cpu"):
