@@ -91,6 +91,8 @@ def _argument(name: str, schema: JsonObject, required: bool) -> str:
     mark = "" if required else "?"
     if "enum" in schema:
         return f"{name}{mark}:{'|'.join(map(str, schema['enum']))}"
+    if schema.get("type") == "string" and "default" in schema:
+        return f"{name}{mark}={schema['default']}"
     short = {"integer": ":int", "number": ":num", "boolean": ":bool", "array": ":list"}
     return f"{name}{mark}{short.get(str(schema.get('type')), '')}"
 

@@ -32,6 +32,11 @@ def schema(manifest: Manifest) -> JsonObject:
 
 
 def _property(arg: Arg) -> JsonObject:
+    """One argument; `default` is an annotation that the prompt shows and the grammar ignores."""
+    return _type(arg) | ({} if arg.default is None else {"default": arg.default})
+
+
+def _type(arg: Arg) -> JsonObject:
     patterns = {"size": values.SIZE_PATTERN, "duration": values.DURATION_PATTERN}
     match arg.type:
         case "enum":

@@ -17,6 +17,7 @@ READ = ToolSpec(
             "path": {"type": "string"},
             "first": {"type": "integer"},
             "order": {"type": "string", "enum": ["up", "down"]},
+            "folder": {"type": "string", "default": "."},
         },
     },
     examples=(Example(say="show a.txt", args={"path": "a.txt"}), Example(say="read b", args={"path": "b"})),
@@ -37,9 +38,11 @@ def think(text: str, **more: object) -> Think:
 
 
 def test_a_tool_is_one_line_with_its_arguments() -> None:
-    assert prompt.signature(READ) == "file.read path first?:int order?:up|down"
+    assert prompt.signature(READ) == "file.read path first?:int order?:up|down folder?=."
     assert prompt.signature(SHELL) == "shell.run TEXT"
-    assert "file.read path first?:int order?:up|down  show a file's text\n" in prompt.system_text(SPECS)
+    assert "file.read path first?:int order?:up|down folder?=.  show a file's text\n" in prompt.system_text(
+        SPECS
+    )
 
 
 def test_each_tool_shows_its_first_example() -> None:
