@@ -19,7 +19,7 @@ import torch
 
 from llmos.engine import prepared, weights
 from llmos.engine.cache import KVCache, common_prefix
-from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Sampling
+from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output, Sampling
 from llmos.engine.model import ModelConfig, Transformer
 from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import ModelError, UsageError
@@ -103,15 +103,14 @@ class Engine:
             )
         slot = self._slot_for(prompt_ids)
         decoder = Decoder(
-            self.model,
-            self.tokenizer,
-            slot.cache,
-            max_tokens,
-            sampling,
-            stop,
-            constraint,
-            cancel or threading.Event(),
-            on_text,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            cache=slot.cache,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            constraint=constraint,
+            cancel=cancel or threading.Event(),
+            output=Output(self.tokenizer.streamer(), stop, on_text),
         )
         try:
             return decoder.run(prompt_ids)

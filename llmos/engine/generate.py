@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llmos.engine.cache import KVCache
 from llmos.engine.model import Transformer
-from llmos.engine.tokenizer import Tokenizer
+from llmos.engine.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens between two looks at `cancel`
 StopReason = Literal["stop", "length", "cancelled", "grammar"]
@@ -53,7 +53,7 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What came out. `logprobs` has one entry per token that was chosen (not forced, not the end mark),
-    in natural logarithms, under the distribution it was chosen from."""
+    in natural logarithms, after the constraint and the temperature, before top-k, top-p and min-p."""
 
     tokens: tuple[int, ...]
     text: str
@@ -82,7 +82,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
 
 
 def _filtered(logprobs: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probabilities with what top-k, min-p and top-p cut off at -inf; the best one always stays."""
+    """[vocab] log-probabilities with what top-k, min-p and top-p cut off at -inf; the best always stays."""
     kept = logprobs.clone()
     if 0 < sampling.top_k < kept.numel():
         kept[kept < kept.topk(sampling.top_k).values[-1]] = -torch.inf
@@ -91,35 +91,70 @@ def _filtered(logprobs: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p < 1:
         ordered, order = kept.softmax(0).sort(descending=True)
         beyond = ordered.cumsum(0) - ordered >= sampling.top_p
-        kept[order[beyond]] = -torch.inf
+        kept[order[1:][beyond[1:]]] = -torch.inf
     return kept
+
+
+class Output:
+    """The text so far, cut at the first stop string; passes on what can no longer be part of one."""
+
+    def __init__(self, stream: TextStream, stop: tuple[str, ...], on_text: OnText | None) -> None:
+        self._stream, self._stop, self._on_text = stream, stop, on_text
+        self.text, self.stopped = "", False
+        self._sent = 0
+
+    def push(self, token_id: int) -> None:
+        self._add(self._stream.push(token_id))
+
+    def finish(self) -> str:
+        self._add(self._stream.finish())
+        self._send(len(self.text))
+        return self.text
+
+    def _add(self, new: str) -> None:
+        if self.stopped or not new:
+            return
+        self.text += new
+        places = [place for mark in self._stop if (place := self.text.find(mark)) >= 0]
+        if places:
+            self.text, self.stopped = self.text[: min(places)], True
+        self._send(len(self.text) - (0 if self.stopped else self._unsure()))
+
+    def _unsure(self) -> int:
+        """The length of the longest ending that may become a stop string."""
+        longest = max(map(len, self._stop), default=1) - 1
+        lengths = range(min(longest, len(self.text)), 0, -1)
+        return next((n for n in lengths if any(m.startswith(self.text[-n:]) for m in self._stop)), 0)
+
+    def _send(self, end: int) -> None:
+        if self._on_text is not None and end > self._sent:
+            self._on_text(self.text[self._sent : end])
+            self._sent = end
 
 
 @dataclass(slots=True)
 class Decoder:
-    """One generation in progress. `cache` holds `cached` tokens of the prompt already."""
+    """One generation in progress. `cache` holds the beginning of the prompt already."""
 
     model: Transformer
     tokenizer: Tokenizer
     cache: KVCache
     max_tokens: int
     sampling: Sampling
-    stop: tuple[str, ...]
     constraint: Constraint | None
     cancel: threading.Event
-    on_text: OnText | None
+    output: Output
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     num_forced: int = 0
     reason: StopReason = "length"
-    _text: str = ""
 
     def run(self, prompt: Sequence[int]) -> Generation:
+        """Read the prompt, then decode until something ends it."""
         started = time.perf_counter()
         cached = self.cache.length
-        stream = self.tokenizer.streamer()
         generator = None if self.sampling.seed is None else torch.Generator().manual_seed(self.sampling.seed)
-        pending = [*prompt[cached:], *self._take_forced(stream)]
+        pending = [*prompt[cached:], *self._take_forced()]
         prefill_s = 0.0
         while not self._over():
             logits = self._forward(pending)
@@ -131,16 +166,15 @@ class Decoder:
                 self.reason = "stop"
                 break
             self.logprobs.append(logprob)
-            self._take([token], stream)
-            pending = [token, *self._take_forced(stream)]
-        self._emit(stream.finish())
+            self._take([token])
+            pending = [token, *self._take_forced()]
         total_s = time.perf_counter() - started
         return self._result(len(prompt), cached, prefill_s or total_s, total_s)
 
     def _result(self, prompt_tokens: int, cached: int, prefill_s: float, total_s: float) -> Generation:
         return Generation(
             tokens=tuple(self.tokens),
-            text=self._cut(),
+            text=self.output.finish(),
             logprobs=tuple(self.logprobs),
             stop_reason=self.reason,
             prompt_tokens=prompt_tokens,
@@ -165,37 +199,27 @@ class Decoder:
             return logits
         return logits.masked_fill(~self.constraint.mask(), -torch.inf)
 
-    def _take_forced(self, stream: object) -> list[int]:
+    def _take_forced(self) -> list[int]:
         if self.constraint is None or self.constraint.finished:
             return []
         forced = self.constraint.forced()[: self.max_tokens - len(self.tokens)]
         self.num_forced += len(forced)
-        self._take(forced, stream)
+        self._take(forced)
         return forced
 
-    def _take(self, ids: list[int], stream: object) -> None:
+    def _take(self, ids: list[int]) -> None:
         if self.constraint is not None and ids:
             self.constraint.accept(ids)
         for token in ids:
             self.tokens.append(token)
-            self._emit(stream.push(token))  # type: ignore[attr-defined]
-
-    def _emit(self, text: str) -> None:
-        self._text += text
-        if text and self.on_text is not None:
-            self.on_text(text)
-
-    def _cut(self) -> str:
-        """The text before the first stop string, when it was one that ended it."""
-        places = [place for mark in self.stop if (place := self._text.find(mark)) >= 0]
-        return self._text[: min(places)] if places else self._text
+            self.output.push(token)
 
     def _over(self) -> bool:
         if self.cancel.is_set():
             self.reason = "cancelled"
         elif self.constraint is not None and self.constraint.finished:
             self.reason = "grammar"
-        elif any(mark in self._text for mark in self.stop):
+        elif self.output.stopped:
             self.reason = "stop"
         elif len(self.tokens) >= self.max_tokens:
             self.reason = "length"

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from llmos.engine.cache import KVCache
 
+# Far above any real model; what is allocated before a weight is read stays small all the same.
+_LIMITS = {"num_layers": 1 << 10, "num_heads": 1 << 12, "head_dim": 1 << 12}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -50,7 +53,7 @@ class ModelConfig:
         sizes = ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim")
         for name in (*sizes, "vocab_size", "max_positions"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 0 < value < 1 << 31:
+            if not isinstance(value, int) or not 0 < value <= _LIMITS.get(name, 1 << 24):
                 raise ValueError(f"{name} is {value!r}")
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise ValueError(f"{self.num_heads} heads of {self.head_dim} on {self.num_kv_heads} key heads")

@@ -184,7 +184,7 @@ def _named(fields: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, str]:
     found = {}
     for name in ("bos", "eos", "padding"):
         index = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if index is not None:
+        if isinstance(index, int) and index < len(tokens):
             found["pad_token" if name == "padding" else f"{name}_token"] = tokens[index]
     return found
 

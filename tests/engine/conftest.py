@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from llmos.engine.engine import Engine
+# As the planner's process: threads that wait sleep instead of spinning, which a busy machine feels.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
+
+from llmos.engine.engine import Engine  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 Reference = Callable[[Path, torch.dtype], Any]

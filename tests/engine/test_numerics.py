@@ -1,7 +1,7 @@
 """The transformer is right: against `transformers` on the same real weights, and against itself.
 
 Relative error is max|ours - theirs| / max|theirs| over all logits of a text. In fp32 the two differ by the
-order of additions alone; in bf16 the bound is set by bf16's eight bits, and theirs is as far from fp32 as ours.
+order of additions alone; in bf16 its eight bits set the bound, and theirs is as far from fp32 as ours.
 """
 
 from __future__ import annotations
