@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,9 +22,7 @@ from llmos.guard.shelltext import Command, Opaque, Pipeline, Redirect, Word
 from llmos.messages import Effects
 
 MAX_MATCHES = 500  # of one glob
-# Whose output are names of files below what they were given to look at.
-_LISTERS = frozenset({"find", "ls", "rg", "grep", "git"})
-_FILTERS = frozenset({"sort", "uniq", "head", "tail", "grep", "tac", "rev", "cut"})
+_UNSEEN_NAMES = "xargs takes file names from what another command prints"
 _MENTION = re.compile(r"(?:~|/)[^\s'\"`;&|<>(){}$*?,=]*")
 _STDOUT_OR_NULL = "/dev/null"
 
@@ -131,17 +129,68 @@ def _change_folder(pipeline: Pipeline, follows: str, found: Found) -> Pipeline:
 
 
 def _check_xargs(pipeline: Pipeline) -> None:
-    """xargs is understood where names come from a lister, through filters that only choose among them."""
+    """xargs is understood where names come from a lister, through filters that only choose among them.
+
+    So a lister may not print text of the command's own choice, and a filter may not read another file:
+    else `find -printf` or `head LIST` would name files that the policy never saw.
+    """
     names = [command.argv[0] for command in pipeline.commands]
     if "xargs" not in names:
         return
-    before = names[: names.index("xargs")]
-    if not before or before[0] not in _LISTERS or not set(before[1:]) <= _FILTERS:
-        raise Opaque("xargs takes file names from what another command prints")
-    first = pipeline.commands[0].argv
-    names_only = {"grep": {"-l", "-rl", "-lr", "-ril", "-rli"}, "rg": {"-l", "--files"}, "git": {"ls-files"}}
-    if before[0] in names_only and not names_only[before[0]] & set(first[1:]):
-        raise Opaque("xargs takes file names from what another command prints")
+    before = pipeline.commands[: names.index("xargs")]
+    after = names[len(before) + 1 :]
+    if not before or "xargs" in after or any(_merges(command) for command in before):
+        raise Opaque(_UNSEEN_NAMES)
+    if not _lists_names(before[0].argv) or not all(_only_chooses(command.argv) for command in before[1:]):
+        raise Opaque(_UNSEEN_NAMES)
+
+
+def _merges(command: Command) -> bool:
+    """Whether error messages, or another file, get into what is passed on."""
+    return any(
+        redirect.op != ">" or redirect.target.text != _STDOUT_OR_NULL for redirect in command.redirects
+    )
+
+
+def _lists_names(argv: Sequence[str]) -> bool:
+    """Whether it prints names of files that are there, one a line, and nothing else."""
+    name, words = argv[0], argv[1:]
+    options = [word for word in words if word.startswith("-")]
+    match name:
+        case "find":
+            return not {"-printf", "-ls", "-exec", "-execdir"} & set(words)
+        case "ls":
+            return all(re.fullmatch(r"-[1aAdrtSRUXfp]+", word) for word in options)
+        case "git":
+            return list(words[:1]) == ["ls-files"] and not any(
+                word.startswith("--format") for word in options
+            )
+        case "grep" | "rg":
+            if name == "rg" and any(re.fullmatch(r"-[^-]*r.*", word) for word in options):
+                return False  # --replace
+            shown = any(re.fullmatch(r"-[rRiwxEFv]*l[rRiwxEFv]*|--files", word) for word in options)
+            return shown and not any(_renames(word) for word in words)
+    return False
+
+
+def _renames(word: str) -> bool:
+    """grep and rg: options that make them print a name, or something beside names, of one's own choice."""
+    others = ("--label", "--replace", "--path", "--color", "--colour", "--json", "--pretty", "--stats")
+    return word == "-" or word.startswith(others) or bool(re.fullmatch(r"-[a-zA-Z]*[op]", word))
+
+
+def _only_chooses(argv: Sequence[str]) -> bool:
+    """Whether it passes on lines of its input unchanged, and reads nothing else."""
+    options = argv[1:]
+    match argv[0]:
+        case "sort" | "uniq" | "tac":
+            return all(re.fullmatch(r"-[bdfghinrRuVz]+", word) for word in options)
+        case "head" | "tail":
+            return bool(re.fullmatch(r"(-n ?\+?-?\d+|-\d+)?", " ".join(options)))
+        case "grep":
+            plain = [word for word in options if not re.fullmatch(r"-[EFGPivwx]+", word)]
+            return len(plain) == 1 and not plain[0].startswith("-")
+    return False
 
 
 def _redirect(redirect: Redirect, found: Found) -> None:

@@ -93,6 +93,12 @@ class Found:
                 return
             case "read" | "write" | "delete":
                 self._paths(kind).append(self.path(text))
+            case "columns":
+                if "env" in text.casefold():
+                    raise Opaque("ps would show what other programs were given as environment")
+            case "jq":
+                if re.search(r"\b(?:import|include)\b", text):
+                    raise Opaque("its jq script reads further files")
             case "replace":
                 self.deletes.append(self.path(text))
                 self.writes += [self.path(text), self.path(text) + ".gz"]
@@ -231,7 +237,7 @@ def parse(name: str, words: Sequence[str], grammar: Grammar, *, stop: bool = Fal
     args: list[str] = []
     queue = list(words)
     if grammar.bundled and queue and not queue[0].startswith("-"):
-        queue[0] = f"-{queue[0]}"
+        options += _bundle(name, queue.pop(0), queue, grammar)
     while queue:
         word = queue.pop(0)
         if word == "--":
@@ -271,6 +277,16 @@ def _short(name: str, cluster: str, queue: list[str], grammar: Grammar) -> list[
         if char not in grammar.flags:
             raise Opaque(f"the option -{char} of {name} is not known")
         found.append((char, None))
+    return found
+
+
+def _bundle(name: str, cluster: str, queue: list[str], grammar: Grammar) -> list[tuple[str, str | None]]:
+    """tar's oldest style, without a dash: the values follow the bundle, one for each letter that takes one."""
+    found: list[tuple[str, str | None]] = []
+    for char in cluster:
+        if char not in grammar.flags and char not in grammar.values:
+            raise Opaque(f"the option -{char} of {name} is not known")
+        found.append((char, _next(name, f"-{char}", queue) if char in grammar.values else None))
     return found
 
 
