@@ -13,9 +13,9 @@ import pytest
 # As the planner's process: threads that wait sleep instead of spinning, which a busy machine feels.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
+import torch
 
-from llmos.engine.engine import Engine  # noqa: E402
+from llmos.engine.engine import Engine
 
 DATA = Path(__file__).parent / "data"
 Reference = Callable[[Path, torch.dtype], Any]
