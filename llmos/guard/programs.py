@@ -281,7 +281,7 @@ def _short(name: str, cluster: str, queue: list[str], grammar: Grammar) -> list[
 
 
 def _bundle(name: str, cluster: str, queue: list[str], grammar: Grammar) -> list[tuple[str, str | None]]:
-    """tar's oldest style, without a dash: the values follow the bundle, one for each letter that takes one."""
+    """tar's oldest style, without a dash: values follow the bundle, one for each letter that takes one."""
     found: list[tuple[str, str | None]] = []
     for char in cluster:
         if char not in grammar.flags and char not in grammar.values:
