@@ -98,13 +98,16 @@ class Broker:
         return self._hands
 
     async def _first_load(self) -> None:
-        await self._load()
+        """Watch, then read: a file changed between the two would else stay unnoticed."""
         loop = asyncio.get_running_loop()
 
         def changed() -> None:  # called in a watchdog thread
             loop.call_soon_threadsafe(self.reload)
 
-        self._watch = await asyncio.to_thread(_watch, changed)
+        try:
+            self._watch = await asyncio.to_thread(_watch, changed)
+        finally:  # where nothing can be watched, requests are served all the same
+            await self._load()
 
     def reload(self) -> None:
         self._spawn(self._load())
