@@ -32,6 +32,9 @@ _KERNEL_SECRETS = ("/proc/kcore", "/proc/kmsg", "/proc/kallsyms", "/proc/sysrq-t
 _SECRET_NAMES = ("id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".netrc", ".git-credentials", ".pgpass")
 
 
+_STANDARD_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr")  # links into /proc/self
+
+
 def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
@@ -40,7 +43,7 @@ def real(path: str) -> str:
     """Where a path leads once links are followed. The kernel's own links (/proc/PID/root) are not: they
     lead somewhere else for each process, so it is the name that is judged there."""
     plain = os.path.normpath(path)
-    if is_within(plain, "/proc"):
+    if any(is_within(plain, place) for place in ("/proc", "/dev/fd", *_STANDARD_STREAMS)):
         return plain
     try:
         return os.path.realpath(path)
