@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -24,6 +25,8 @@ REQUIRE_REAL = os.environ.get("LLMOS_TEST_REQUIRE_REAL", "") == "1"
 # Tests get homes of their own, but gigabytes of weights are read-only and shared: the folder is
 # fixed here, before any test changes HOME, and the programs that tests start inherit it.
 os.environ.setdefault("LLMOS_MODELS_DIR", str(paths.models_dir()))
+# A shell starts background jobs with Ctrl-C ignored, and what is ignored stays so in every child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # --- the model store --------------------------------------------------------------------------

@@ -180,9 +180,12 @@ def test_always_is_remembered_until_it_is_forgotten(llmos: Llmos, daemon: suppor
         assert client.reply(number)["result"]["status"] == "done"
     rules = json.loads(llmos("policy", "remembered", "--json").stdout)["remembered"]
     assert [rule["command"] for rule in rules] == ["rm old.log"]
-    assert llmos("policy", "check", "--", "rm new.log").returncode == 0
+    assert llmos("policy", "check", "--", "rm old.log").returncode == 0
+    assert (
+        llmos("policy", "check", "--", "rm new.log").returncode == 4
+    )  # deletions are remembered to the letter
     assert llmos("policy", "forget", rules[0]["id"]).returncode == 0
-    assert llmos("policy", "check", "--", "rm new.log").returncode == 4
+    assert llmos("policy", "check", "--", "rm old.log").returncode == 4
     assert "nothing is remembered" in llmos("policy", "remembered").stdout
     assert llmos("policy", "forget", rules[0]["id"]).returncode == 2
 

@@ -203,11 +203,12 @@ def test_the_loop_is_never_blocked(own_bench: Bench) -> None:
 
 
 def _footprint() -> tuple[int, int]:
-    """Descriptors and processes, once the launcher has reaped what ended."""
-    own, deadline = psutil.Process(), time.monotonic() + 5
-    while len(children := own.children(recursive=True)) > 1 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return own.num_fds(), len(children)
+    """Descriptors and processes, once the launcher has reaped what ended and nothing changes any more."""
+    own, deadline, count = psutil.Process(), time.monotonic() + 10, -1
+    while (now := len(own.children(recursive=True))) != count and time.monotonic() < deadline:
+        count = now
+        time.sleep(0.3)
+    return own.num_fds(), count
 
 
 def test_two_hundred_calls_leave_no_descriptor_and_no_process(own_bench: Bench) -> None:
@@ -218,7 +219,7 @@ def test_two_hundred_calls_leave_no_descriptor_and_no_process(own_bench: Bench) 
 
     asyncio.run(many(2))
     before = _footprint()
-    assert before[1] == 1  # the launcher
+    assert before[1] >= 1  # the launcher, and what other tests of this process keep
     asyncio.run(many(200))
     assert _footprint() == before
 
