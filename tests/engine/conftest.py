@@ -41,7 +41,12 @@ def tiny_bf16(tiny_model: Path) -> Engine:
 def _reference(file: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+    if dtype is torch.float32:
+        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+    exact = _reference(file, torch.float32)
+    rounded = AutoModelForCausalLM.from_config(exact.config, dtype=dtype)
+    rounded.load_state_dict(exact.state_dict())
+    return rounded.eval()
 
 
 @pytest.fixture(scope="session")

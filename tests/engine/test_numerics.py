@@ -1,7 +1,8 @@
 """The transformer is right: against `transformers` on the same real weights, and against itself.
 
 Relative error is max|ours - theirs| / max|theirs| over all logits of a text. In fp32 the two differ by the
-order of additions alone; in bf16 its eight bits set the bound, and theirs is as far from fp32 as ours.
+order of additions alone (measured 2e-6 for SmolLM2, 3e-6 for Qwen2.5). In bf16 its eight bits set the bound:
+from each other 0.027 and 0.018, from fp32 0.024 and 0.042, where the reference is 0.024 and 0.038 away.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from llmos.engine.engine import Engine
 
 pytestmark = pytest.mark.weights
 
-FP32_BOUND = 1e-4
+FP32_BOUND = 2e-5
 BF16_BOUND = 4e-2
+BF16_FROM_FP32_BOUND = 6e-2
 PERPLEXITY_BOUND = 0.005
 
 
@@ -74,8 +76,8 @@ def test_default_model_logits_and_perplexity(default_model: Path, reference: Any
     assert _perplexity(ours, ids) == pytest.approx(_perplexity(theirs, ids), rel=PERPLEXITY_BOUND)
     del exact, ours
     rounded = _ours(Engine.load(default_model, context_tokens=2048), ids)
-    assert _relative_error(rounded, theirs) < BF16_BOUND
-    assert _perplexity(rounded, ids) == pytest.approx(_perplexity(theirs, ids), rel=2 * PERPLEXITY_BOUND)
+    assert _relative_error(rounded, theirs) < BF16_FROM_FP32_BOUND
+    assert _perplexity(rounded, ids) == pytest.approx(_perplexity(theirs, ids), rel=PERPLEXITY_BOUND)
 
 
 @pytest.mark.parametrize("cut", [1, 7, 256, 300])
