@@ -80,6 +80,14 @@ def read_found(outcome: Outcome, args: Args) -> Outcome:
     return outcome.model_copy(update={"stdout": table(rows[:limit], frozenset({0})) + more, "exit_code": 0})
 
 
+def read_find(outcome: Outcome, args: Args) -> Outcome:
+    """As `read_found`, and how many they are: "how many pictures are there?" is a search, too."""
+    found = read_found(outcome, args)
+    count = outcome.stdout.count("\0")
+    whole = 1 < count <= (args["limit"] or _DEFAULT_LIMIT)
+    return found.model_copy(update={"stdout": found.stdout + f"{count} found.\n"}) if whole else found
+
+
 def _row(record: str) -> tuple[str, str, str]:
     size, mtime, kind, path = record.split(" ", 3)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(mtime)))
@@ -154,7 +162,7 @@ def read_text(outcome: Outcome, args: Args) -> Outcome:
 
 PAIRS = {
     "files.list": Pair(plan_list, read_found),
-    "files.find": Pair(plan_find, read_found),
+    "files.find": Pair(plan_find, read_find),
     "files.usage": Pair(plan_usage, read_usage),
     "files.read": Pair(plan_read, read_text),
 }

@@ -82,8 +82,9 @@ def test_a_missing_folder_is_a_failure_not_an_empty_answer(call: Call) -> None:
 def test_odd_names_are_one_line_each(call: Call, folder: Path) -> None:
     for name in ODD:
         (folder / name).touch()
-    for tool in ("file.list", "file.find"):
-        assert len(call(tool).stdout.splitlines()) == len(ODD)
+    assert len(call("file.list").stdout.splitlines()) == len(ODD)
+    *found, count = call("file.find").stdout.splitlines()
+    assert len(found) == len(ODD) and count == f"{len(ODD)} found."
     assert r"new\nline.txt" in call("file.list").stdout
 
 
