@@ -152,7 +152,7 @@ def _read(
 
 
 def _tie(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelConfig:
-    """Some files store a tied output matrix a second time: keep it once (272 MB for the default model)."""
+    """A tied output matrix that the file stores a second time, value for value, is kept once."""
     if config.tied or not torch.equal(tensors["head.weight"], tensors["embedding.weight"]):
         return config
     del tensors["head.weight"]

@@ -70,15 +70,15 @@ def test_anything_as_transformers(ours: Tokenizer, theirs: Any, text: str) -> No
     assert ours.encode(text, special=True) == theirs.encode(text, add_special_tokens=False)
 
 
-def test_as_llama_cpp(ours: Tokenizer, model_file: Path, prose: str) -> None:
-    if importlib.util.find_spec("llama_cpp") is None:
-        return  # an optional second witness; the comparison above has to hold in any case
-    from llama_cpp import Llama
+if importlib.util.find_spec("llama_cpp") is not None:  # an optional second witness
 
-    other = Llama(str(model_file), vocab_only=True, verbose=False)
-    for text in (*SAMPLES, prose):
-        assert ours.encode(text) == other.tokenize(text.encode(), add_bos=False, special=False), text
-    other.close()
+    def test_as_llama_cpp(ours: Tokenizer, model_file: Path, prose: str) -> None:
+        from llama_cpp import Llama
+
+        other = Llama(str(model_file), vocab_only=True, verbose=False)
+        for text in (*SAMPLES, prose):
+            assert ours.encode(text) == other.tokenize(text.encode(), add_bos=False, special=False), text
+        other.close()
 
 
 def _missing_bytes(tokenizer: Tokenizer) -> frozenset[int]:
