@@ -81,8 +81,9 @@ def _file_faults(case: dict[str, Any], seen: Seen) -> list[str]:
         held_names = _members(seen.root / name)
         faults += [f"{name} lacks {member}" for member in wanted if member not in held_names]
     for name in case.get("not_executable", []):
-        if (seen.root / name).stat().st_mode & 0o111:
-            faults.append(f"{name} is still executable")
+        file = seen.root / name
+        if not file.is_file() or file.stat().st_mode & 0o111:
+            faults.append(f"{name} is still executable, or gone")
     return faults
 
 
