@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llmos import paths
 
@@ -25,6 +26,10 @@ REQUIRE_REAL = os.environ.get("LLMOS_TEST_REQUIRE_REAL", "") == "1"
 # Tests get homes of their own, but gigabytes of weights are read-only and shared: the folder is
 # fixed here, before any test changes HOME, and the programs that tests start inherit it.
 os.environ.setdefault("LLMOS_MODELS_DIR", str(paths.models_dir()))
+# CI tries the same examples each time, so that a red run speaks of its change; everywhere else, new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 # A shell starts background jobs with Ctrl-C ignored, and what is ignored stays so in every child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -67,6 +67,9 @@ def test_samples_and_prose_as_transformers(ours: Tokenizer, theirs: Any, prose: 
 @settings(max_examples=150, deadline=None)
 @given(text=anything)
 def test_anything_as_transformers(ours: Tokenizer, theirs: Any, text: str) -> None:
+    """But for ² and its like: SmolLM2's own tokenizer.json, llama.cpp and we split them off as digits, which
+    transformers' reading of the GGUF forgets."""
+    assume(not any(unicodedata.category(char) in ("No", "Nl", "Nd") and not char.isascii() for char in text))
     assert ours.encode(text, special=True) == theirs.encode(text, add_special_tokens=False)
 
 
