@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmos.guard import places, programs
+from llmos.guard.sandbox import is_within
 from llmos.messages import JsonObject, Plan, Start
 
 MAX_EFFECTS = 2000  # more than that is judged as unknown
@@ -106,7 +107,7 @@ def _effects(plan: Plan, facts: Facts, common: JsonObject) -> Iterator[Question]
 def _path(path: str, facts: Facts) -> JsonObject:
     return {
         "path": path,
-        "in_write_roots": is_stream(path) or any(places.is_within(path, root) for root in facts.write_roots),
+        "in_write_roots": is_stream(path) or any(is_within(path, root) for root in facts.write_roots),
         "owner": places.owner_of(path, facts.uid),
         "secret": places.is_secret(path, facts.home),
         "device": places.is_device(path),

@@ -22,6 +22,7 @@ from llmos.guard.facts import Facts
 from llmos.guard.permit import Permit, mint
 from llmos.guard.policy import Policy
 from llmos.guard.remembered import Remembered, Rule
+from llmos.guard.sandbox import is_within
 from llmos.messages import Caller, Decision, Effects, JsonObject, Outcome, Plan, Shell, ToolCall, Verdict
 
 _NEVER_ROOTS = ("/proc", "/sys", "/dev", "/run", "/var/run")
@@ -200,6 +201,6 @@ def _real(found: Iterable[str], cwd: str, home: str, *, follow: bool = True) -> 
 
 
 def _may_be_root(path: str, home: str) -> bool:
-    if path == "/" or any(places.is_within(path, place) for place in _NEVER_ROOTS):
+    if path == "/" or any(is_within(path, place) for place in _NEVER_ROOTS):
         return False
     return not (places.is_protected(path, home) or places.is_kernel(path) or places.is_boot(path))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llmos import paths
 from llmos.guard import hidden
+from llmos.guard.sandbox import is_within  # one meaning for judging and for mounting
 
 # What every program may open below /dev: streams without memory.
 _STREAMS = frozenset(
@@ -33,10 +34,6 @@ _SECRET_NAMES = ("id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".netrc", ".git-c
 
 
 _STANDARD_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr")  # links into /proc/self
-
-
-def is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def real(path: str) -> str:

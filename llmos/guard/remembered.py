@@ -19,6 +19,7 @@ from typing import Any
 from llmos import paths
 from llmos.errors import CallFailed, ConfigError, DiskFull, UsageError
 from llmos.guard import places, shelltext
+from llmos.guard.sandbox import is_within
 from llmos.guard.shelltext import Command, Opaque
 from llmos.messages import Plan, Shell, Start, new_id
 
@@ -172,7 +173,7 @@ def _covers(rule: Rule, plan: Plan) -> bool:
     effects = plan.effects
 
     def below(path: str, folders: tuple[str, ...]) -> bool:
-        return any(places.is_within(path, folder) for folder in folders)
+        return any(is_within(path, folder) for folder in folders)
 
     return (
         set(effects.network) <= set(rule.network)
