@@ -117,6 +117,44 @@ class Shell(Message):
     timeout_s: float = 60.0
 
 
+class Redirect(Message):
+    """`fd` op target, as in the shell; the target of `>&` is a descriptor's number, else a path as typed."""
+
+    fd: int
+    op: Literal["<", ">", ">>", ">&"]
+    target: str
+
+
+class Exec(Message):
+    """One program of a pipeline: what execve(2) gets. `program` is absolute; `env` holds NAME=value."""
+
+    argv: tuple[str, ...]
+    program: str
+    redirects: tuple[Redirect, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+class Pipeline(Message):
+    """Programs joined by pipes. `joiner` stands before it: empty for the first, else `&&`, `||` or `;`.
+
+    With `cd`, it is a change of folder instead (relative to the one before) and `commands` is empty.
+    """
+
+    commands: tuple[Exec, ...] = ()
+    joiner: Literal["", "&&", "||", ";"] = ""
+    cd: str | None = None
+
+
+class Pipelines(Message):
+    """Understood shell text: plain words, wired in one sandbox without a shell. `text` is what is shown."""
+
+    kind: Literal["pipelines"] = "pipelines"
+    text: str
+    pipelines: tuple[Pipeline, ...]
+    stdin_data: bool = False
+    timeout_s: float = 60.0
+
+
 class Observe(Message):
     """Read facts of the running system by a named, read-only observer (psutil); starts no process."""
 
@@ -143,7 +181,7 @@ class Start(Message):
     name: str
 
 
-Step = Annotated[Run | Shell | Observe | Signal | Start, Field(discriminator="kind")]
+Step = Annotated[Run | Shell | Pipelines | Observe | Signal | Start, Field(discriminator="kind")]
 
 
 class Effects(Message):

@@ -26,6 +26,7 @@ class Permit:
     write_roots: tuple[str, ...]  # what the sandbox may make writable; empty for a read-only plan
     network: bool
     data: bytes | None = None
+    stage: str = ""  # write on copy-on-write views kept in this folder, not on the write roots themselves
     seal: object = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -42,6 +43,7 @@ def mint(
     write_roots: tuple[str, ...] = (),
     network: bool = False,
     data: bytes | None = None,
+    stage: str = "",
 ) -> Permit:
     """Mint a permit. For `guard.gate` alone."""
-    return Permit(plan, verdict, caller, request_id, cwd, write_roots, network, data, _SEAL)
+    return Permit(plan, verdict, caller, request_id, cwd, write_roots, network, data, stage, _SEAL)

@@ -30,7 +30,19 @@ from llmos.guard.launcher import Launcher, bwrap_version
 from llmos.guard.permit import Permit
 from llmos.guard.program import Ended, OnOutput, Program
 from llmos.guard.sandbox import Box, Limits
-from llmos.messages import Caller, JsonObject, Observe, Outcome, Plan, Run, Shell, Signal, Start, Step
+from llmos.messages import (
+    Caller,
+    JsonObject,
+    Observe,
+    Outcome,
+    Pipelines,
+    Plan,
+    Run,
+    Shell,
+    Signal,
+    Start,
+    Step,
+)
 
 Observers = Mapping[str, Callable[[JsonObject], str]]
 
@@ -116,6 +128,10 @@ class Spawner:
                 return _outcome(await self._run(job, _grants(permit), tell, cancel))
             case Shell():
                 job = _Job(_shell_argv(step.text), permit.data if step.stdin_data else None, step.timeout_s)
+                return _outcome(await self._run(job, _grants(permit), tell, cancel))
+            case Pipelines():
+                data = permit.data if step.stdin_data else None
+                job = _Job(_shell_argv(step.text), data, step.timeout_s)
                 return _outcome(await self._run(job, _grants(permit), tell, cancel))
             case Observe():
                 return await self._observe(step, tell)
