@@ -115,7 +115,7 @@ def _command(step: Step) -> str:
     match step.kind:
         case "run":
             return step.argv[2] if step.argv[:2] == ("sh", "-c") else shlex.join(step.argv)
-        case "shell":
+        case "shell" | "pipelines":
             return step.text
         case "observe":
             return " ".join([step.observer, *(f"{key}={value}" for key, value in step.args.items())])
