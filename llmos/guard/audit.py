@@ -30,6 +30,8 @@ from llmos.messages import Caller, JsonObject, Outcome, Plan, Verdict
 FIRST = "0" * 64
 _TAIL_BYTES = 1 << 16
 MAX_TEXT = 4000  # of one string in a line
+OWN_KINDS = frozenset({"decided", "finished", "recovered"})  # written by methods of their own
+OWN_KEYS = frozenset({"seq", "prev", "time", "kind", "id"})
 _HIDDEN = "[redacted]"
 _SECRETS = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
@@ -103,6 +105,14 @@ class Audit:
                 "cancelled": outcome.cancelled, "duration_ms": round(outcome.duration_ms, 3),
             }  # fmt: skip
             return self._append(entry)
+
+    def note(self, kind: str, request_id: str, facts: JsonObject) -> int:
+        """Write down another step of a request, such as `rehearsed`, `committed` or `undone`, and return its
+        number once it is on disk. `facts` is plain JSON data. Raises DiskFull, CallFailed.
+        """
+        assert kind not in OWN_KINDS and not facts.keys() & OWN_KEYS, (kind, facts)
+        with self._lock:
+            return self._append({"kind": kind, "id": request_id, **facts})
 
     def _append(self, entry: JsonObject) -> int:
         with self._file() as fd:

@@ -47,6 +47,14 @@ def test_a_decision_and_its_end_are_a_pair(journal: Audit) -> None:
     assert journal.verify().lines == 3 and not journal.verify().problem
 
 
+def test_further_steps_of_a_request_are_noted(journal: Audit) -> None:
+    decide(journal, "a")
+    assert journal.note("committed", "a", {"paths": ["/x"], "undo_id": "u1"}) == 1
+    line = journal.tail(1)[0]
+    assert (line["kind"], line["id"], line["paths"], line["undo_id"]) == ("committed", "a", ["/x"], "u1")
+    assert not journal.verify().problem
+
+
 def test_every_tampering_inside_is_found(journal: Audit) -> None:
     for number in range(12):
         decide(journal, str(number), f"ls {number}")
