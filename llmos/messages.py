@@ -184,6 +184,17 @@ class Start(Message):
 Step = Annotated[Run | Shell | Pipelines | Observe | Signal | Start, Field(discriminator="kind")]
 
 
+class ProgramUse(Message):
+    """One program as it is started: what a rule may ask about beyond its name.
+
+    `options` are exact (`-r`, `--force`; a cluster `-rf` is `-r` and `-f`), without their values.
+    """
+
+    program: str  # absolute
+    options: tuple[str, ...] = ()
+    subcommand: str = ""  # of git, docker, systemctl …
+
+
 class Effects(Message):
     """Normalised effects of a plan: the facts the policy judges and the person is shown."""
 
@@ -193,6 +204,7 @@ class Effects(Message):
     programs: tuple[str, ...] = ()  # absolute paths
     network: tuple[str, ...] = ()  # hosts, or "*"
     signals: tuple[int, ...] = ()  # pids
+    uses: tuple[ProgramUse, ...] = ()  # how the programs are started, as far as it was understood
     opaque: str = ""  # why the effects cannot be known before running; empty when they are
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmos.guard import places, programs
 from llmos.guard.sandbox import is_within
-from llmos.messages import JsonObject, Plan, Start
+from llmos.messages import Effects, JsonObject, Plan, ProgramUse, Start
 
 MAX_EFFECTS = 2000  # more than that is judged as unknown
 
@@ -23,7 +23,8 @@ type Facts = {
   tool: String, read_only: Bool, opaque: Bool, unattended: Bool, uid: Long,
   path: String, in_write_roots: Bool, owner: String, secret: Bool, device: Bool, kernel: Bool,
   own: Bool, foreign_home: Bool, boot: Bool,
-  program: String, described: Bool, host: String, own_process: Bool,
+  program: String, described: Bool, options: Set<String>, subcommand: String, host: String,
+  own_process: Bool,
 };
 action read, write, delete appliesTo { principal: User, resource: Path, context: Facts };
 action execute, start appliesTo { principal: User, resource: Program, context: Facts };
@@ -34,8 +35,8 @@ action run, reply appliesTo { principal: User, resource: Tool, context: Facts };
 
 _NOTHING: JsonObject = {
     "path": "", "in_write_roots": False, "owner": "nobody", "secret": False, "device": False, "kernel": False,
-    "own": False, "foreign_home": False, "boot": False, "program": "", "described": False, "host": "",
-    "own_process": False,
+    "own": False, "foreign_home": False, "boot": False, "program": "", "described": False, "options": [],
+    "subcommand": "", "host": "", "own_process": False,
 }  # fmt: skip
 
 
@@ -92,12 +93,12 @@ def _effects(plan: Plan, facts: Facts, common: JsonObject) -> Iterator[Question]
     for action, found in (("read", effects.reads), ("write", effects.writes), ("delete", effects.deletes)):
         for path in found:
             yield Question(action, path, common | _path(path, facts))
-    for program in effects.programs:
-        yield Question("execute", program, common | _program(program))
+    for use in _uses(effects):
+        yield Question("execute", use.program, common | _program(use))
     for step in plan.steps:
         if isinstance(step, Start):
-            program = programs.locate(step.argv[0])
-            yield Question("start", program, common | _program(program))
+            use = ProgramUse(program=programs.locate(step.argv[0]))
+            yield Question("start", use.program, common | _program(use))
     for host in effects.network:
         yield Question("connect", host, common | {"host": host})
     for pid in effects.signals:
@@ -123,8 +124,20 @@ def is_stream(path: str) -> bool:
     return path in ("/dev/null", "/dev/zero", "/dev/full", "/dev/stdout", "/dev/stderr")
 
 
-def _program(path: str) -> JsonObject:
-    return {"program": path, "described": programs.is_described(path)}
+def _uses(effects: Effects) -> list[ProgramUse]:
+    """Every use of a program, and the programs of which no use is known, for the name alone."""
+    used = {use.program for use in effects.uses}
+    bare = (ProgramUse(program=program) for program in effects.programs if program not in used)
+    return [*dict.fromkeys(effects.uses), *bare]
+
+
+def _program(use: ProgramUse) -> JsonObject:
+    return {
+        "program": use.program,
+        "described": programs.is_described(use.program),
+        "options": list(use.options),
+        "subcommand": use.subcommand,
+    }
 
 
 def _is_own_process(pid: int, uid: int) -> bool:

@@ -164,7 +164,7 @@ def _with_shell(plan: Plan, cwd: str, home: str) -> Plan:
 
 def _union(effects: Sequence[Effects]) -> Effects:
     joined: dict[str, tuple[object, ...] | str] = {}
-    for name in ("reads", "writes", "deletes", "programs", "network", "signals"):
+    for name in ("reads", "writes", "deletes", "programs", "network", "signals", "uses"):
         joined[name] = tuple(dict.fromkeys(item for one in effects for item in getattr(one, name)))
     joined["opaque"] = next((one.opaque for one in effects if one.opaque), "")
     return Effects.model_validate(joined)

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from llmos.errors import ConfigError
 from llmos.guard import commandline
 from llmos.guard.facts import Facts
-from llmos.messages import Decision, Effects, Message, Plan, Shell, ToolCall
+from llmos.messages import Decision, Effects, Message, Plan, ProgramUse, Shell, ToolCall
 
 EXAMPLE_HOME = "/home/person"
 EXAMPLE_CWD = "/home/person/work"
@@ -41,6 +41,7 @@ class Example(Message):
     writes: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    uses: tuple[ProgramUse, ...] = ()
     network: tuple[str, ...] = ()
     signals: tuple[int, ...] = ()
     opaque: str = ""
@@ -173,6 +174,7 @@ def _of_effects(example: Example) -> Plan:
     effects = Effects(
         reads=absolute(example.reads), writes=absolute(example.writes), deletes=absolute(example.deletes),
         programs=example.programs, network=example.network, signals=example.signals, opaque=example.opaque,
+        uses=example.uses,
     )  # fmt: skip
     return Plan(
         call=ToolCall(tool=example.tool),

@@ -10,7 +10,7 @@ from llmos import paths
 from llmos.errors import ConfigError
 from llmos.guard.facts import Facts
 from llmos.guard.policy import Policy
-from llmos.messages import Decision, Effects, Plan, ToolCall
+from llmos.messages import Decision, Effects, Plan, ProgramUse, ToolCall
 from tests.guard import judging
 
 RULE = """
@@ -164,3 +164,17 @@ def test_other_peoples_processes_are_denied_and_own_ones_asked(place: judging.Pl
 
     assert verdict(1) is Decision.DENY
     assert verdict(2**22 + 1) is Decision.ASK
+
+
+def test_a_rule_may_speak_of_options_and_subcommands(tmp_path: Path) -> None:
+    rule = RULE.replace(
+        '\'action == Action::"execute" && context.program like "*/grep"\'',
+        '\'context.subcommand == "push" && context.options.containsAny(["-f", "--force"])\'',
+    ).replace(
+        '["grep x y"]', '[{ uses = [{ program = "/usr/bin/git", subcommand = "push", options = ["-f"] }] }]'
+    )
+    policy = load(tmp_path / "later", rule)
+    use = ProgramUse(program="/usr/bin/git", subcommand="push", options=("--all", "--force"))
+    effects = Effects(programs=(use.program,), uses=(use,))
+    plan = Plan(call=ToolCall(tool="x"), command="x", effects=effects, steps=(), read_only=False)
+    assert policy.judge(plan, Facts(1000, "/home/x", "/home/x")).rule == "mine"
