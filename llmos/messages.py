@@ -98,7 +98,7 @@ class ToolCall(Message):
 
 
 class Run(Message):
-    """Run one program in the sandbox. A pipeline is `sh -c` over words we quoted ourselves."""
+    """Run one program in the sandbox."""
 
     kind: Literal["run"] = "run"
     argv: tuple[str, ...]
@@ -153,6 +153,7 @@ class Pipelines(Message):
     pipelines: tuple[Pipeline, ...]
     stdin_data: bool = False
     timeout_s: float = 60.0
+    ok_codes: tuple[int, ...] = (0,)
 
 
 class Observe(Message):

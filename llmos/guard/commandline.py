@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from llmos.guard import places, programs, shelltext
+from llmos.guard import places, programs, shelltext, wiring
 from llmos.guard.programs import Found
 from llmos.guard.shelltext import Command, Opaque, Pipeline, Redirect, Word
-from llmos.messages import Effects
+from llmos.messages import Effects, Exec
+from llmos.messages import Pipeline as Wired
 
 MAX_MATCHES = 500  # of one glob
 _UNSEEN_NAMES = "xargs takes file names from what another command prints"
@@ -29,9 +30,12 @@ _STDOUT_OR_NULL = "/dev/null"
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """`opaque` says why the command is not understood; empty when it is. `normalised` is what is run."""
+    """`opaque` says why the command is not understood; empty when it is, and then `pipelines` is what is run.
 
-    pipelines: tuple[Pipeline, ...]
+    `normalised` is the text that is shown for it: the same words, quoted anew.
+    """
+
+    pipelines: tuple[Wired, ...]
     opaque: str
     effects: Effects
     read_only: bool
@@ -42,25 +46,24 @@ def analyse(text: str, *, cwd: str, home: str) -> Analysis:
     """Analyse shell text as run in `cwd` for the owner of `home`. Looks at names only; never raises."""
     found = Found(cwd, home)
     try:
-        pipelines = shelltext.parse(text, cwd=cwd, home=home)
-        judged, reason = _judge_all(pipelines, found)
+        judged, wired, reason = _judge_all(shelltext.parse(text, cwd=cwd, home=home), found)
     except Opaque as why:
-        return _opaque(text, (), str(why), found, home)
+        return _opaque(text, str(why), found, home)
     if reason:
-        return _opaque(text, pipelines, reason, found, home)
+        return _opaque(text, reason, found, home)
     effects = found.effects()
     changes = effects.writes or effects.deletes or effects.network
-    return Analysis(judged, "", effects, not changes, shelltext.render(judged))
+    return Analysis(wired, "", effects, not changes, shelltext.render(judged))
 
 
-def _opaque(text: str, pipelines: tuple[Pipeline, ...], why: str, found: Found, home: str) -> Analysis:
+def _opaque(text: str, why: str, found: Found, home: str) -> Analysis:
     for path in _mentions(text, found, home):
         if places.is_device(path):
             found.writes.append(path)
         elif places.is_protected(path, home):
             found.reads.append(path)
     effects = found.effects().model_copy(update={"opaque": why})
-    return Analysis(pipelines, why, effects, False, text)
+    return Analysis((), why, effects, False, text)
 
 
 def _mentions(text: str, found: Found, home: str) -> Iterator[str]:
@@ -71,41 +74,45 @@ def _mentions(text: str, found: Found, home: str) -> Iterator[str]:
         yield found.path(home + word[1:] if word.startswith("~") else word)
 
 
-def _judge_all(pipelines: tuple[Pipeline, ...], found: Found) -> tuple[tuple[Pipeline, ...], str]:
+def _judge_all(
+    pipelines: tuple[Pipeline, ...], found: Found
+) -> tuple[tuple[Pipeline, ...], tuple[Wired, ...], str]:
     """Each command judged, even after one is opaque: a denial further on must be seen. First reason wins."""
     judged: list[Pipeline] = []
+    wired: list[Wired] = []
     reason = ""
     for number, pipeline in enumerate(pipelines):
         follows = pipelines[number + 1].joiner if number + 1 < len(pipelines) else ""
         try:
             if pipeline.commands[0].argv[0] == "cd":
                 judged.append(_change_folder(pipeline, follows, found))
+                wired.append(wiring.piped(pipeline.joiner, (), cd=found.cwd))
                 continue
             _check_xargs(pipeline)
         except Opaque as why:
             reason = reason or str(why)
-        commands: list[Command] = []
-        for command in pipeline.commands:
-            fresh, why_not = _judge_command(command, found)
-            reason = reason or why_not
-            commands.append(fresh)
-        judged.append(replace(pipeline, commands=tuple(commands)))
-    return tuple(judged), reason
+        commands = [_judge_command(command, found) for command in pipeline.commands]
+        reason = reason or next((why for _, _, why in commands if why), "")
+        judged.append(replace(pipeline, commands=tuple(command for command, _, _ in commands)))
+        wired.append(wiring.piped(pipeline.joiner, [execs for _, execs, _ in commands]))
+    return tuple(judged), tuple(wired), reason
 
 
-def _judge_command(command: Command, found: Found) -> tuple[Command, str]:
+def _judge_command(command: Command, found: Found) -> tuple[Command, Exec, str]:
+    """The command as it is shown, as it is executed, and why it is opaque if it is."""
     reason = ""
     try:
         expanded = replace(command, words=_expand(command.words, found))
     except Opaque as why:
         expanded, reason = command, str(why)
     try:
-        argv = programs.judge(expanded.argv, found)
+        argv = programs.judge(wiring.without_shell(expanded.argv), found)
     except Opaque as why:
         argv, reason = list(expanded.argv), reason or str(why)
     for redirect in command.redirects:
         _redirect(redirect, found)
-    return replace(expanded, words=tuple(Word(word) for word in argv)), reason
+    fresh = replace(expanded, words=tuple(Word(word) for word in argv))
+    return fresh, wiring.executed(fresh, found.cwd), reason
 
 
 def _change_folder(pipeline: Pipeline, follows: str, found: Found) -> Pipeline:

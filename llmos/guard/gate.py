@@ -23,7 +23,18 @@ from llmos.guard.permit import Permit, mint
 from llmos.guard.policy import Policy
 from llmos.guard.remembered import Remembered, Rule
 from llmos.guard.sandbox import is_within
-from llmos.messages import Caller, Decision, Effects, JsonObject, Outcome, Plan, Shell, ToolCall, Verdict
+from llmos.messages import (
+    Caller,
+    Decision,
+    Effects,
+    JsonObject,
+    Outcome,
+    Pipelines,
+    Plan,
+    Shell,
+    ToolCall,
+    Verdict,
+)
 
 _NEVER_ROOTS = ("/proc", "/sys", "/dev", "/run", "/var/run")
 SHELL_TOOL = "shell.run"
@@ -143,23 +154,30 @@ class Gate:
 
 def _with_shell(plan: Plan, cwd: str, home: str) -> Plan:
     """Shell steps as they will be run, and the effects they were found to have."""
-    steps, found = [], []
-    for step in plan.steps:
-        if isinstance(step, Shell):
-            analysis = commandline.analyse(step.text, cwd=cwd, home=home)
-            found.append(analysis)
-            step = step.model_copy(update={"text": analysis.normalised})  # noqa: PLW2901 - the step, expanded
-        steps.append(step)
-    others = any(not isinstance(step, Shell) for step in plan.steps)
+    shells = [step for step in plan.steps if isinstance(step, Shell)]
+    found = [commandline.analyse(step.text, cwd=cwd, home=home) for step in shells]
+    fresh = dict(zip(map(id, shells), map(_understood, shells, found), strict=True))
+    others = len(shells) < len(plan.steps)
+    shown = " && ".join(analysis.normalised for analysis in found)
     update = {
-        "steps": tuple(steps),
-        "command": " && ".join(step.text for step in steps if isinstance(step, Shell))
-        if not others
-        else plan.command,
+        "steps": tuple(fresh.get(id(step), step) for step in plan.steps),
+        "command": plan.command if others else shown,
         "effects": _union([plan.effects, *(analysis.effects for analysis in found)]),
         "read_only": all(analysis.read_only for analysis in found) and (plan.read_only or not others),
     }
     return plan.model_copy(update=update)
+
+
+def _understood(step: Shell, found: commandline.Analysis) -> Shell | Pipelines:
+    """What is understood runs without a shell; what is not, as it stands."""
+    if found.opaque:
+        return step
+    return Pipelines(
+        text=found.normalised,
+        pipelines=found.pipelines,
+        stdin_data=step.stdin_data,
+        timeout_s=step.timeout_s,
+    )
 
 
 def _union(effects: Sequence[Effects]) -> Effects:

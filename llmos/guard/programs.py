@@ -27,7 +27,8 @@ from llmos.guard.shelltext import Opaque
 from llmos.messages import Effects, Message
 
 SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-BUILTINS = frozenset({"echo", "printf", "true", "false", "pwd", "type", "command", "cd", "test", ":"})
+_FOLDERS = frozenset({*SAFE_PATH.split(":"), "/usr/lib/cargo/bin/coreutils"})
+_SYSTEM = ("/usr/", "/bin/", "/sbin/", "/lib/", "/opt/", "/snap/", "/nix/store/", "/gnu/store/")
 MAX_FOLLOWED = 6
 
 
@@ -177,17 +178,24 @@ def grammars(file: Path | None = None) -> Mapping[str, Grammar]:
     return found | {other: grammar for grammar in found.values() for other in grammar.alias}
 
 
-def locate(name: str) -> str:
-    """The absolute path a command name stands for; for a missing program, where it would stand."""
-    if "/" in name:
-        return places.real(name)
-    return shutil.which(name, path=SAFE_PATH) or f"/usr/bin/{name}"
+def locate(name: str, cwd: str = "/") -> str:
+    """The absolute path a command name stands for; for a missing program, where it would stand.
+
+    The folder is without links, so that a link turned meanwhile leads nowhere else; the last part stays
+    as it is, because many programs go by the name they are called by.
+    """
+    if "/" not in name:
+        return shutil.which(name, path=SAFE_PATH) or f"/usr/bin/{name}"
+    folder, last = os.path.split(os.path.join(cwd, name))
+    return os.path.join(places.real(folder), last)
 
 
 def is_described(program: str) -> bool:
-    """Whether this absolute path is a program of the table, in one of the system's folders."""
+    """Whether this absolute path is a program of the table, in the system's folders."""
     folder, name = os.path.split(program)
-    return name in grammars() and (folder in SAFE_PATH.split(":") or folder == "/usr/lib/cargo/bin/coreutils")
+    if name not in grammars() or folder not in _FOLDERS:
+        return False
+    return places.real(program).startswith(_SYSTEM)
 
 
 def judge(argv: Sequence[str], found: Found, depth: int = 0) -> list[str]:
@@ -215,11 +223,9 @@ def judge(argv: Sequence[str], found: Found, depth: int = 0) -> list[str]:
 def _grammar_of(name: str, found: Found) -> Grammar:
     if not name or name.startswith("-"):
         raise Opaque("it starts a program without a name")
-    bare = name if "/" not in name else ""
-    path = locate(name if bare else found.path(name))
-    if bare not in BUILTINS:
-        found.programs.append(path)
-    key = bare or (os.path.basename(name) if is_described(path) else "")
+    path = locate(name, found.cwd)
+    found.programs.append(path)
+    key = name if "/" not in name else (os.path.basename(name) if is_described(path) else "")
     if key not in grammars():
         raise Opaque(f"it is not known what {name} does")
     return grammars()[key]

@@ -21,7 +21,7 @@ from llmos.errors import CallFailed, ConfigError, DiskFull, UsageError
 from llmos.guard import places, shelltext
 from llmos.guard.sandbox import is_within
 from llmos.guard.shelltext import Command, Opaque
-from llmos.messages import Plan, Shell, Start, new_id
+from llmos.messages import Pipelines, Plan, Shell, Start, new_id
 
 DAYS = 90
 _PATH = "<path>"
@@ -130,8 +130,8 @@ def shape(plan: Plan, cwd: str) -> str:
             return _PATH if places.real(os.path.join(cwd, value)) in judged else value
         return [blank(item) for item in value] if isinstance(value, list | tuple) else value
 
-    texts = [step.text for step in plan.steps if isinstance(step, Shell)]
-    if not texts:
+    texts = [step.text for step in plan.steps if isinstance(step, Shell | Pipelines)]
+    if len(texts) < max(1, len(plan.steps)):
         return json.dumps(
             [plan.call.tool, {key: blank(value) for key, value in sorted(plan.call.args.items())}]
         )

@@ -63,7 +63,7 @@ def succeeded(plan: Plan, outcome: Outcome) -> bool:
     if outcome.timed_out or outcome.cancelled:
         return False
     last = plan.steps[-1] if plan.steps else None
-    good = last.ok_codes if isinstance(last, Run) else (0,)
+    good = last.ok_codes if isinstance(last, Run | Pipelines) else (0,)
     return outcome.exit_code in good or (outcome.exit_code is None and not plan.steps)
 
 
@@ -306,7 +306,7 @@ def _language() -> str:
 
 
 def _went_well(step: Step, outcome: Outcome) -> bool:
-    good = step.ok_codes if isinstance(step, Run) else (0,)
+    good = step.ok_codes if isinstance(step, Run | Pipelines) else (0,)
     return outcome.exit_code in good and not outcome.timed_out and not outcome.cancelled
 
 

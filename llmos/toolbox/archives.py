@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from llmos.errors import UsageError
-from llmos.messages import Effects, Outcome, Run
+from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, pipeline, programs
 from llmos.toolbox.listing import split_glob
 
@@ -63,7 +63,7 @@ def _create(args: Args, flag: str | None, context: Context) -> Draft:
     return Draft(steps, effects)
 
 
-def _any(path: str, context: Context) -> tuple[Run, ...]:
+def _any(path: str, context: Context) -> tuple[Step, ...]:
     """For a pattern, a step that prints the first match and fails when there is none."""
     folder, pattern = split_glob(path)
     first = ("grep", "-z", "-m", "1", "")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from llmos.messages import Effects, Outcome, Run, Step
+from llmos.messages import Effects, Exec, Outcome, Pipeline, Pipelines, Run, Step
 
 Args = Mapping[str, Any]  # checked and converted by `arguments.check`
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -99,11 +99,12 @@ def programs(*argvs: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(program, started)))
 
 
-def pipeline(argvs: Sequence[Sequence[str]], **options: Any) -> Run:
-    """One Run of these programs joined by pipes; sh sees only words quoted here."""
+def pipeline(argvs: Sequence[Sequence[str]], **options: Any) -> Run | Pipelines:
+    """One step of these programs joined by pipes."""
     if len(argvs) == 1:
         return Run(argv=tuple(argvs[0]), **options)
-    return Run(argv=("sh", "-c", " | ".join(map(shlex.join, argvs))), **options)
+    piped = Pipeline(commands=tuple(Exec(argv=tuple(argv), program=program(argv[0])) for argv in argvs))
+    return Pipelines(text=" | ".join(map(shlex.join, argvs)), pipelines=(piped,), **options)
 
 
 def command_of(steps: Sequence[Step]) -> str:
@@ -114,7 +115,7 @@ def command_of(steps: Sequence[Step]) -> str:
 def _command(step: Step) -> str:
     match step.kind:
         case "run":
-            return step.argv[2] if step.argv[:2] == ("sh", "-c") else shlex.join(step.argv)
+            return shlex.join(step.argv)
         case "shell" | "pipelines":
             return step.text
         case "observe":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from llmos.errors import UsageError
-from llmos.messages import Effects, Outcome, Run
+from llmos.messages import Effects, Outcome, Pipelines, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
 from llmos.toolbox.listing import empty, need, split_glob
 from llmos.toolbox.values import shown
@@ -24,7 +24,7 @@ def _grep(args: Args, *flags: str) -> list[str]:
     return ["grep", *flags, *how, "-e", args["pattern"]]
 
 
-def _draft(run: Run, args: Args, context: Context, *argvs: list[str]) -> Draft:
+def _draft(run: Run | Pipelines, args: Args, context: Context, *argvs: list[str]) -> Draft:
     reads = () if _from_data(args, context) else (context.absolute(split_glob(args["path"] or ".")[0]),)
     return Draft((run,), Effects(reads=reads, programs=programs(*argvs)))
 

@@ -8,10 +8,23 @@ import pytest
 
 from llmos.config import Settings
 from llmos.errors import Denied, DiskFull, NeedsApproval, UsageError
+from llmos.guard import programs
 from llmos.guard.audit import Audit
 from llmos.guard.gate import Gate
 from llmos.guard.permit import Permit
-from llmos.messages import Decision, Effects, Outcome, Plan, Shell, Signal, ToolCall, Verdict
+from llmos.messages import (
+    Decision,
+    Effects,
+    Exec,
+    Outcome,
+    Pipeline,
+    Pipelines,
+    Plan,
+    Shell,
+    Signal,
+    ToolCall,
+    Verdict,
+)
 from tests.guard import judging
 
 ALLOW = Verdict(decision=Decision.ALLOW, rule="forged", reason="forged")
@@ -39,9 +52,15 @@ def permit(
 def test_what_runs_is_what_was_judged(place: judging.Place) -> None:
     plan = place.plan("rm *.log 'x y'")
     assert plan.command == "rm a.log b.log 'x y'"
-    assert plan.steps == (Shell(text=plan.command),)
+    words = ("rm", "a.log", "b.log", "x y")
+    piped = Pipeline(commands=(Exec(argv=words, program=programs.locate("rm")),))
+    assert plan.steps == (Pipelines(text=plan.command, pipelines=(piped,)),)
     assert plan.effects.deletes == tuple(str(place.folder / name) for name in ("a.log", "b.log", "x y"))
     assert place.plan(plan.command) == plan.model_copy(update={"call": place.plan(plan.command).call})
+
+
+def test_what_is_not_understood_stays_shell_text(place: judging.Place) -> None:
+    assert place.plan("rm $x").steps == (Shell(text="rm $x"),)
 
 
 def test_paths_are_followed_to_what_they_are(place: judging.Place) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import pytest
 
 from llmos import paths
-from llmos.messages import Observe, Outcome, Run, ToolCall
+from llmos.messages import Observe, Outcome, Pipelines, Run, ToolCall
 from llmos.toolbox import catalog
 from llmos.toolbox.context import Context
+from tests.toolbox import wires
 
 Call = Callable[..., Outcome]
 
@@ -42,9 +42,9 @@ def call(tools: catalog.Catalog, here: Context) -> Call:
             if isinstance(step, Observe):
                 out += tools.observers[step.observer](step.args)
                 continue
-            assert isinstance(step, Run)
-            done = _run(step, here, data)
-            out, err, code = out + done.stdout.decode(), err + done.stderr.decode(), done.returncode
+            assert isinstance(step, Run | Pipelines)
+            more_out, more_err, code = _run(step, here, data)
+            out, err = out + more_out.decode(), err + more_err.decode()
             if code not in step.ok_codes:
                 break
         return tools.read(plan, Outcome(exit_code=code, stdout=out, stderr=err))
@@ -52,8 +52,8 @@ def call(tools: catalog.Catalog, here: Context) -> Call:
     return run
 
 
-def _run(step: Run, here: Context, data: bytes | None) -> subprocess.CompletedProcess[bytes]:
-    text = b"" if step.stdin_text is None else step.stdin_text.encode()
+def _run(step: Run | Pipelines, here: Context, data: bytes | None) -> tuple[bytes, bytes, int]:
+    text = step.stdin_text.encode() if isinstance(step, Run) and step.stdin_text is not None else b""
     fed = (data or b"") if step.stdin_data else text
     env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": here.home}
-    return subprocess.run(step.argv, input=fed, capture_output=True, cwd=here.cwd, env=env, timeout=60)
+    return wires.run(step, feed=fed, cwd=here.cwd, env=env)

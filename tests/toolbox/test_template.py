@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from llmos.errors import UsageError
 from llmos.toolbox import template
 from llmos.toolbox.context import Context, pipeline
 from llmos.toolbox.manifest import Arg
+from tests.toolbox import wires
 
 HERE = Context(cwd="/work", home="/home/a", uid=1)
 TYPES = {
@@ -50,10 +50,10 @@ def test_a_list_is_a_word_for_each_item(paths: list[str]) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(words=st.lists(VALUE, min_size=1, max_size=4))
-def test_sh_hands_the_words_on_as_they_are(words: list[str]) -> None:
+def test_a_pipeline_hands_the_words_on_as_they_are(words: list[str]) -> None:
     run = pipeline([("printf", r"%s\0", *words), ("cat",)])
-    done = subprocess.run(run.argv, capture_output=True, env={"PATH": "/usr/bin:/bin"}, timeout=20)
-    assert done.stdout.decode().split("\0")[:-1] == words
+    out, _, code = wires.run(run, feed=b"", env={"PATH": "/usr/bin:/bin"})
+    assert out.decode().split("\0")[:-1] == words and code == 0
 
 
 def test_groups_are_dropped_with_their_argument() -> None:
