@@ -56,13 +56,14 @@ def own_places() -> tuple[str, ...]:
     return tuple(map(str, (paths.state_dir(), paths.config_dir(), paths.socket_path())))
 
 
-def candidates(home: str, folders: tuple[str, ...]) -> tuple[str, ...]:
+def candidates(home: str, folders: tuple[str, ...], *, more: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Every path to mask for a caller with this home, working in these folders; sorted, unexpanded absent.
 
     Only the names are looked up here. The launcher masks what exists at the moment of the call.
     """
     found = {f"{home}/{name}" for name in HOME}
     found.update(own_places())
+    found.update(more)
     for pattern in SYSTEM:
         found.update(_expand("/", pattern[1:]) if "*" in pattern else (pattern,))
     for folder in folders:

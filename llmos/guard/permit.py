@@ -27,6 +27,7 @@ class Permit:
     network: bool
     data: bytes | None = None
     stage: str = ""  # write on copy-on-write views kept in this folder, not on the write roots themselves
+    hidden: tuple[str, ...] = ()  # further places no command may see, named by a policy; absolute
     seal: object = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,6 +45,7 @@ def mint(
     network: bool = False,
     data: bytes | None = None,
     stage: str = "",
+    hidden: tuple[str, ...] = (),
 ) -> Permit:
     """Mint a permit. For `guard.gate` alone."""
-    return Permit(plan, verdict, caller, request_id, cwd, write_roots, network, data, stage, _SEAL)
+    return Permit(plan, verdict, caller, request_id, cwd, write_roots, network, data, stage, hidden, _SEAL)

@@ -82,10 +82,11 @@ class _Grants:
     cwd: str
     write_roots: tuple[str, ...]
     network: bool
+    hidden: tuple[str, ...] = ()
 
 
 def _grants(permit: Permit) -> _Grants:
-    return _Grants(permit.caller, permit.cwd, permit.write_roots, permit.network)
+    return _Grants(permit.caller, permit.cwd, permit.write_roots, permit.network, permit.hidden)
 
 
 class Spawner:
@@ -189,7 +190,7 @@ class Spawner:
 
     def _box(self, argv: tuple[str, ...], grants: _Grants, *, cpu_s: int | None) -> Box:
         who = identity(grants.caller)
-        masked = hidden.candidates(who.home, (grants.cwd, *grants.write_roots))
+        masked = hidden.candidates(who.home, (grants.cwd, *grants.write_roots), more=grants.hidden)
         return Box(
             argv=argv,
             cwd=grants.cwd,

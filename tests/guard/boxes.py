@@ -39,6 +39,7 @@ def permit(
     network: bool = False,
     data: bytes | None = None,
     caller: Caller | None = None,
+    hidden: tuple[str, ...] = (),
 ) -> Permit:
     call = ToolCall(tool="shell.run")
     plan = Plan(call=call, command="a test", effects=Effects(), steps=steps, read_only=not write)
@@ -51,6 +52,7 @@ def permit(
         write_roots=tuple(map(str, write)),
         network=network,
         data=data,
+        hidden=hidden,
     )
 
 
