@@ -35,6 +35,10 @@ LAYERS = {
         "ID-mapped mounts, which let a root caller's command run as another uid",
         "Work on ext4, xfs, btrfs or tmpfs (Linux 6.3), or make the request as a user other than root.",
     ),
+    "stage": Layer(
+        "a copy-on-write view of the folder to be changed (overlayfs)",
+        "It needs overlayfs and a folder on ext4, xfs, btrfs or tmpfs: sudo modprobe overlay.",
+    ),
     "mask": Layer("the masks over secrets", "Run: llmos doctor"),
     "identity": Layer("a host uid other than 0", "Run llmos as a user other than root."),
     "proc": Layer(

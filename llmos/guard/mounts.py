@@ -41,6 +41,7 @@ ATTR_NODEV = 0x4
 ATTR_NOEXEC = 0x8
 _ATTR_IDMAP = 0x00100000
 
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -49,6 +50,7 @@ RESOLVE_IN_ROOT = 0x10
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
+_FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _FD_CLOEXEC_FLAG = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC alike
@@ -135,28 +137,47 @@ def attach(tree_fd: int, target_fd: int) -> None:
 
 def tmpfs(*, num_bytes: int, mode: int = 0o755, uid: int = 0, gid: int = 0, attrs: int = 0) -> int:
     """A detached, empty tmpfs."""
-    context = _syscall("fsopen tmpfs", _NR_FSOPEN, b"tmpfs", _FD_CLOEXEC_FLAG)
+    options = {"size": str(num_bytes), "mode": f"{mode:o}", "uid": str(uid), "gid": str(gid)}
+    return _new_mount("tmpfs", options, attrs=attrs)
+
+
+def overlay(lower_fd: int, upper_fd: int, work_fd: int, *, in_userns: bool, attrs: int) -> int:
+    """A detached overlayfs: `lower_fd` with what is written going to `upper_fd` (overlayfs(7)).
+
+    The layers are named by descriptor, so that no name with a colon or comma in it is parsed. Renaming a
+    folder of the lower layer gives EXDEV, as between file systems, and no file is half in the lower one.
+    Made as root it keeps track of hard links (`index`); a user namespace cannot.
+    """
+    places = (("lowerdir", lower_fd), ("upperdir", upper_fd), ("workdir", work_fd))
+    options = {name: f"/proc/self/fd/{fd}" for name, fd in places} | {"index": "off" if in_userns else "on"}
+    if in_userns:  # which implies the other two
+        return _new_mount("overlay", options, ("userxattr",), attrs=attrs)
+    return _new_mount("overlay", options | {"redirect_dir": "off", "metacopy": "off"}, attrs=attrs)
+
+
+def _new_mount(fs_type: str, options: dict[str, str], flags: tuple[str, ...] = (), *, attrs: int) -> int:
+    context = _syscall(f"fsopen {fs_type}", _NR_FSOPEN, fs_type.encode(), _FD_CLOEXEC_FLAG)
     try:
-        options = {"size": str(num_bytes), "mode": f"{mode:o}", "uid": str(uid), "gid": str(gid)}
         for key, value in options.items():
-            _syscall(
-                f"fsconfig tmpfs {key}={value}",
-                _NR_FSCONFIG,
-                context,
-                _FSCONFIG_SET_STRING,
-                key.encode(),
-                value.encode(),
-                0,
-            )
-        _syscall("fsconfig tmpfs", _NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _syscall("fsmount tmpfs", _NR_FSMOUNT, context, _FD_CLOEXEC_FLAG, attrs)
+            what, text = f"fsconfig {fs_type} {key}={value}", value.encode()
+            _syscall(what, _NR_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), text, 0)
+        for flag in flags:
+            what = f"fsconfig {fs_type} {flag}"
+            _syscall(what, _NR_FSCONFIG, context, _FSCONFIG_SET_FLAG, flag.encode(), None, 0)
+        _syscall(f"fsconfig {fs_type}", _NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall(f"fsmount {fs_type}", _NR_FSMOUNT, context, _FD_CLOEXEC_FLAG, attrs)
     finally:
         os.close(context)
 
 
 def open_path(path: str, *, dir_fd: int = _AT_FDCWD, resolve: int = RESOLVE_NO_MAGICLINKS) -> int:
     """openat2 with O_PATH: a handle on a place, under the given rules of resolution."""
-    how = _OpenHow(flags=os.O_PATH | os.O_CLOEXEC, resolve=resolve)
+    return open_how(path, os.O_PATH | os.O_CLOEXEC, dir_fd=dir_fd, resolve=resolve)
+
+
+def open_how(path: str, flags: int, *, dir_fd: int = _AT_FDCWD, resolve: int) -> int:
+    """openat2(2): open under the given rules of resolution."""
+    how = _OpenHow(flags=flags, resolve=resolve)
     return _syscall(
         f"openat2 {path}",
         _NR_OPENAT2,

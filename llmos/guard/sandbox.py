@@ -71,6 +71,7 @@ class Box:
     env: tuple[tuple[str, str], ...]
     limits: Limits
     bwrap: str
+    stage: str = ""  # i-th write root: a view whose changes go to STAGE/i/upper, instead of the root itself
     detached: bool = False  # outlives the request and the broker
 
     def __post_init__(self) -> None:

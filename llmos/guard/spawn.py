@@ -83,10 +83,13 @@ class _Grants:
     write_roots: tuple[str, ...]
     network: bool
     hidden: tuple[str, ...] = ()
+    stage: str = ""
 
 
 def _grants(permit: Permit) -> _Grants:
-    return _Grants(permit.caller, permit.cwd, permit.write_roots, permit.network, permit.hidden)
+    return _Grants(
+        permit.caller, permit.cwd, permit.write_roots, permit.network, permit.hidden, permit.stage
+    )
 
 
 class Spawner:
@@ -203,6 +206,7 @@ class Spawner:
             write_roots=sandbox.check_write_roots(grants.write_roots, masked),
             hidden=masked,
             network=grants.network,
+            stage=grants.stage,
             env=sandbox.environment(
                 uid=grants.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
             ),

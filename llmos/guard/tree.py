@@ -14,7 +14,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmos.guard import mounts
@@ -27,6 +28,7 @@ _KERNEL_TYPES = frozenset((
     "nsfs", "rpc_pipefs", "selinuxfs",
 ))  # fmt: skip
 _BASE = ("tree", "proc", "dev", "tmp", "empty")
+_BUSY_S = 3.0
 _COVERED = ("/proc/", "/sys/", "/dev/", "/run/")
 _WRITABLE = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 _READ_ONLY = _WRITABLE | mounts.ATTR_RDONLY
@@ -61,7 +63,7 @@ def assemble(box: Box, userns_fd: int | None) -> None:
     with layer("mount-api"):
         view = _view(table, userns_fd)
         proc, dev = mounts.open_tree_at("/proc"), mounts.open_tree_at("/dev")
-    grants = [part for root in sorted(box.write_roots) for part in _grant(root, table, userns_fd)]
+    grants = list(_grants(box, table, userns_fd))
     with layer("mount-api"):
         base = _enter_base()
         for point, fd in view:
@@ -120,6 +122,79 @@ def _mapped(point: str, userns_fd: int) -> int:
     mounts.set_attr(tree, attrs=_WRITABLE, userns_fd=userns_fd)
     os.close(place)
     return tree
+
+
+def _grants(box: Box, table: list[mounts.Mount], userns_fd: int | None) -> Iterator[Part]:
+    """What the program may write: the write roots themselves or, with a stage, views of them."""
+    for number, root in enumerate(sorted(box.write_roots)):
+        if box.stage:
+            yield _staged(root, f"{box.stage}/{number}", userns_fd)
+            with layer("stage"):
+                yield from _read_only_below(root, table, userns_fd)
+        else:
+            yield from _grant(root, table, userns_fd)
+
+
+def _staged(root: str, stage: str, userns_fd: int | None) -> Part:
+    """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
+
+    A root that is a plain file is seen through a view of its folder, of which only the file is granted.
+    """
+    with layer("write-root"):
+        place = mounts.open_path(root, resolve=_LITERALLY)
+        name = ""
+        if not stat.S_ISDIR(os.fstat(place).st_mode):
+            folder, _, name = root.rpartition("/")
+            place = mounts.open_path(folder or "/", resolve=_LITERALLY)
+    with layer("stage"):
+        lower, layers = _layers(place, stage, userns_fd)
+        upper, work = (mounts.open_path(part, dir_fd=layers, resolve=_LITERALLY) for part in ("upper", "work"))
+        view = _when_free(lambda: mounts.overlay(
+            lower, upper, work, in_userns=os.geteuid() != 0, attrs=_WRITABLE,
+        ))  # fmt: skip
+        tree = mounts.open_tree(view, name, recursive=False) if name else view
+    return root, tree
+
+
+def _layers(place: int, stage: str, userns_fd: int | None) -> tuple[int, int]:
+    """Handles on the lower layer and on the stage; ID-mapped, for a root caller, by mounts of ours.
+
+    Overlayfs takes no detached mount as a layer before Linux 6.15, so the mapped ones are put somewhere
+    for the moment: on the stage, in this mount namespace, of which nothing is left after the pivot.
+    """
+    layers = mounts.open_path(stage, resolve=_LITERALLY)
+    if userns_fd is None:
+        return place, layers
+    for target, source in ((stage, layers), (f"{stage}/lower", place)):
+        mapped = mounts.open_tree(source, recursive=False)
+        mounts.set_attr(mapped, userns_fd=userns_fd)
+        mounts.attach(mapped, mounts.open_path(target, resolve=_LITERALLY))
+    lower = mounts.open_path(f"{stage}/lower", resolve=_LITERALLY)
+    return lower, mounts.open_path(stage, resolve=_LITERALLY)
+
+
+def _when_free(make: Callable[[], int]) -> int:
+    """The step before has ended, but the kernel may take a moment to let go of its view."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return make()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
+
+
+def _read_only_below(root: str, table: list[mounts.Mount], userns_fd: int | None) -> Iterator[Part]:
+    """Other file systems mounted inside a staged root are to be seen there, and not to be written."""
+    for point in _below(root, table):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            tree = mounts.open_tree(mounts.open_path(point, resolve=_LITERALLY), recursive=False)
+            mounts.set_attr(tree, attrs=_READ_ONLY)
+            with contextlib.suppress(OSError):
+                if userns_fd is not None:
+                    mounts.set_attr(tree, userns_fd=userns_fd)
+            yield point, tree
 
 
 def _grant(root: str, table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
