@@ -21,7 +21,10 @@ from llmos.errors import DiskFull
 from llmos.guard import mounts
 
 _BENEATH = (
-    mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_XDEV
+    mounts.RESOLVE_BENEATH
+    | mounts.RESOLVE_NO_SYMLINKS
+    | mounts.RESOLVE_NO_MAGICLINKS
+    | mounts.RESOLVE_NO_XDEV
 )
 _WHOLE = mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_MAGICLINKS
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -44,7 +47,8 @@ def explain_full_disk(place: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
-            f"no space is left on the file system of {place}", "Nothing was changed. Make room, and try again."
+            f"no space is left on the file system of {place}",
+            "Nothing was changed. Make room, and try again.",
         ) from error
 
 
@@ -58,7 +62,9 @@ def open_whole(path: str, flags: int = os.O_RDONLY | os.O_DIRECTORY) -> int:
 
 def open_beneath(folder_fd: int, path: str, flags: int = os.O_RDONLY | os.O_DIRECTORY) -> int:
     """Open a path below a folder: no links, no `..`, and not into another mount."""
-    return mounts.open_how(path or ".", flags | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder_fd, resolve=_BENEATH)
+    return mounts.open_how(
+        path or ".", flags | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder_fd, resolve=_BENEATH
+    )
 
 
 def mount_id(fd: int) -> str:
@@ -140,8 +146,8 @@ def strip_xattrs(path: str, prefixes: tuple[str, ...]) -> None:
 
 
 def copy_attributes(source: str, target: Path) -> None:
-    """Owner, attributes, mode and times of `source` for `target`; setting the owner clears mode bits, so first."""
-    found = os.stat(source)
+    """Owner, attributes, mode and times; setting the owner clears mode bits, so that comes first."""
+    found = Path(source).stat()
     have = target.stat()
     if (found.st_uid, found.st_gid) != (have.st_uid, have.st_gid):
         os.chown(target, found.st_uid, found.st_gid)

@@ -10,9 +10,11 @@ of system calls added since Linux 5.0 are the same on every architecture Python 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 CLONE_NEWNS = 0x00020000
@@ -214,6 +216,35 @@ def set_dumpable() -> None:
 
 def set_child_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, "child_subreaper")
+
+
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+@contextlib.contextmanager
+def files_as(uid: int, gid: int) -> Iterator[None]:
+    """Make files as this user, keeping every capability: for who mounts an overlay on ID-mapped layers.
+
+    Overlayfs works in its layers as who mounted it, and root is nobody in a layer that maps root away.
+    Leaving uid 0 lowers the capabilities that concern files (capabilities(7)): they are raised again.
+    """
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+    try:
+        _raise_capabilities()
+        yield
+    finally:
+        _libc.setfsuid(0)
+        _libc.setfsgid(0)
+
+
+def _raise_capabilities() -> None:
+    """Make effective what is permitted: capget(2), capset(2)."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    _checked(_libc.capget(header, sets), "capget")
+    sets[0], sets[3] = sets[1], sets[4]
+    _checked(_libc.capset(header, sets), "capset")
 
 
 @dataclass(frozen=True, slots=True)

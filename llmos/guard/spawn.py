@@ -87,9 +87,7 @@ class _Grants:
 
 
 def _grants(permit: Permit) -> _Grants:
-    return _Grants(
-        permit.caller, permit.cwd, permit.write_roots, permit.network, permit.hidden, permit.stage
-    )
+    return _Grants(permit.caller, permit.cwd, permit.write_roots, permit.network, permit.hidden, permit.stage)
 
 
 class Spawner:

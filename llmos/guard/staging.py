@@ -148,10 +148,9 @@ def _listed(folder: Path) -> Iterator[Path]:
 def remove_tree(folder: Path) -> None:
     """Remove a folder of ours whatever modes a command gave to what is in it; links are not followed."""
     if os.geteuid() != 0:
-        for top, names, _ in os.walk(folder, topdown=True):
-            for name in names:
-                place = os.path.join(top, name)
-                if not os.path.islink(place):
+        for top, names, _ in os.walk(folder):
+            for place in (Path(top, name) for name in names):
+                if not place.is_symlink():
                     with contextlib.suppress(OSError):
-                        os.chmod(place, 0o700)  # noqa: PTH101 - names that are not UTF-8
+                        place.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)

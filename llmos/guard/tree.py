@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmos.guard import mounts
@@ -128,14 +128,14 @@ def _grants(box: Box, table: list[mounts.Mount], userns_fd: int | None) -> Itera
     """What the program may write: the write roots themselves or, with a stage, views of them."""
     for number, root in enumerate(sorted(box.write_roots)):
         if box.stage:
-            yield _staged(root, f"{box.stage}/{number}", userns_fd)
+            yield _staged(root, f"{box.stage}/{number}", box, userns_fd)
             with layer("stage"):
                 yield from _read_only_below(root, table, userns_fd)
         else:
             yield from _grant(root, table, userns_fd)
 
 
-def _staged(root: str, stage: str, userns_fd: int | None) -> Part:
+def _staged(root: str, stage: str, box: Box, userns_fd: int | None) -> Part:
     """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
 
     A root that is a plain file is seen through a view of its folder, of which only the file is granted.
@@ -148,10 +148,14 @@ def _staged(root: str, stage: str, userns_fd: int | None) -> Part:
             place = mounts.open_path(folder or "/", resolve=_LITERALLY)
     with layer("stage"):
         lower, layers = _layers(place, stage, userns_fd)
-        upper, work = (mounts.open_path(part, dir_fd=layers, resolve=_LITERALLY) for part in ("upper", "work"))
-        view = _when_free(lambda: mounts.overlay(
-            lower, upper, work, in_userns=os.geteuid() != 0, attrs=_WRITABLE,
-        ))  # fmt: skip
+        upper, work = (
+            mounts.open_path(part, dir_fd=layers, resolve=_LITERALLY) for part in ("upper", "work")
+        )
+        maker = contextlib.nullcontext() if userns_fd is None else mounts.files_as(box.host_uid, box.host_gid)
+        with maker:
+            view = _overlay(lower, upper, work)
+        if os.fstatvfs(view).f_flag & os.ST_RDONLY:  # what overlayfs makes of a layer it cannot write
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         tree = mounts.open_tree(view, name, recursive=False) if name else view
     return root, tree
 
@@ -173,12 +177,12 @@ def _layers(place: int, stage: str, userns_fd: int | None) -> tuple[int, int]:
     return lower, mounts.open_path(stage, resolve=_LITERALLY)
 
 
-def _when_free(make: Callable[[], int]) -> int:
+def _overlay(lower: int, upper: int, work: int) -> int:
     """The step before has ended, but the kernel may take a moment to let go of its view."""
     deadline = time.monotonic() + _BUSY_S
     while True:
         try:
-            return make()
+            return mounts.overlay(lower, upper, work, in_userns=os.geteuid() != 0, attrs=_WRITABLE)
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
