@@ -14,7 +14,6 @@ import codecs
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 from collections.abc import Callable
@@ -29,8 +28,7 @@ OnOutput = Callable[[str, str], None]
 
 _CHUNK_BYTES = 1 << 16
 _DEATH_TIMEOUT_S = 10.0
-_EXEC_FAILED = re.compile(r"^bwrap: execvp (?P<name>.*): (?P<why>[^:\n]*)\s*\Z", re.DOTALL)
-NOT_FOUND, NOT_EXECUTABLE, KILLED = 127, 126, 128 + signal.SIGKILL
+KILLED = 128 + signal.SIGKILL
 
 
 class Stream:
@@ -79,13 +77,12 @@ class Stream:
 
 
 class Status:
-    """What launcher and bubblewrap tell about the program, and the handles to kill it by."""
+    """What launcher and init tell about the program, and the handle to kill it by."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._pending = b""
-        self._pidfds: list[int] = []  # bubblewrap, then the namespace's init
-        self._bwrap_pid = 0
+        self._pidfd = -1
         self._doomed = False  # killed, perhaps before there was anything to kill
         self.init_pid = 0
         self.exit_code: int | None = None
@@ -103,9 +100,10 @@ class Status:
             return
         except OSError:
             data, fds = b"", []
-        self._pidfds[:0] = fds
+        if fds:
+            self._pidfd = fds[0]
         *lines, self._pending = (self._pending + data).split(b"\n")
-        for line in filter(None, map(bytes.strip, lines)):
+        for line in filter(None, lines):
             self._told(json.loads(line))
         if self._doomed:
             self.kill()
@@ -113,23 +111,13 @@ class Status:
             self._end()
 
     def _told(self, message: dict[str, Any]) -> None:
-        self._bwrap_pid = message.get("pid", self._bwrap_pid)
+        self.init_pid = message.get("pid", self.init_pid)
         if "layer" in message:
             self.failure = (message["layer"], message["error"])
-        if "child-pid" in message:
-            self._hold_init(message["child-pid"])
+        if "started" in message:
+            _settle(self.started)
         if "exit-code" in message:
             self.exit_code = message["exit-code"]
-
-    def _hold_init(self, pid: int) -> None:
-        self.init_pid = pid
-        with contextlib.suppress(OSError):
-            fd = os.pidfd_open(pid)
-            if _is_namespace_init(pid):
-                self._pidfds.append(fd)
-            else:  # it ended before we looked, and its number has gone to another process
-                os.close(fd)
-        _settle(self.started)
 
     def _end(self) -> None:
         loop = asyncio.get_running_loop()
@@ -141,31 +129,26 @@ class Status:
     def kill(self) -> None:
         """SIGKILL all of it, now or, where it is only just being started, as soon as it can be held."""
         self._doomed = True
-        for fd in reversed(self._pidfds):
+        if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def gone(self) -> None:
-        """Wait until bubblewrap and the namespace's init are dead, and with it everything inside."""
+        """Wait until everything inside is dead: the init says so at its end, or is dead itself."""
         await self.ended
-        for fd in self._pidfds:
-            await readable(fd)
+        if self.exit_code is None and self._pidfd >= 0:
+            await readable(self._pidfd)
 
     def close(self) -> None:
         if not self.ended.done():
             self._end()
-        while self._pidfds:
-            os.close(self._pidfds.pop())
-
-
-def _is_namespace_init(pid: int) -> bool:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    ids = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
-    return len(ids) > 1 and ids[-1] == "1"
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
 
 
 def _first_child(init_pid: int) -> int:
-    """The program itself, seen from the host: bubblewrap's init has started it and nothing else."""
+    """The program itself, seen from the host: the init has started it and nothing else."""
     try:
         children = Path(f"/proc/{init_pid}/task/{init_pid}/children").read_text().split()
     except OSError:
@@ -262,7 +245,7 @@ class Program:
         if exit_code is None:
             if self.status.failure:
                 raise layers.explain(*self.status.failure)
-            exit_code, stderr = (KILLED, stderr) if timed_out or cancelled else _without_exit_code(stderr)
+            exit_code = KILLED
         truncated = bool(self._out.dropped_bytes or self._err.dropped_bytes)
         return Ended(exit_code, stdout, stderr, truncated, timed_out, cancelled)
 
@@ -271,13 +254,3 @@ class Program:
         self.status.close()
         self._out.close()
         self._err.close()
-
-
-def _without_exit_code(stderr: str) -> tuple[int, str]:
-    """Bubblewrap ended without telling an exit code: it failed, the exec failed, or it was killed."""
-    if found := _EXEC_FAILED.match(stderr):
-        code = NOT_FOUND if found["why"] == os.strerror(2) else NOT_EXECUTABLE
-        return code, f"{found['name']}: {found['why']}\n"
-    if stderr.startswith("bwrap: "):
-        raise layers.explain(layers.of_bwrap_message(stderr), stderr.strip())
-    return KILLED, stderr

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmos.guard import mounts
-from llmos.guard.sandbox import TREE, Box
+from llmos.guard.sandbox import Box, Mount, plan
 
 # Their own kernel objects, not files: they cannot be ID-mapped and need not be.
 _KERNEL_TYPES = frozenset((
@@ -27,11 +27,17 @@ _KERNEL_TYPES = frozenset((
     "securityfs", "pstore", "bpf", "configfs", "fusectl", "binfmt_misc", "efivarfs", "hugetlbfs",
     "nsfs", "rpc_pipefs", "selinuxfs",
 ))  # fmt: skip
-_BASE = ("tree", "proc", "dev", "tmp", "empty")
 _BUSY_S = 3.0
+_TREE, _EMPTY_FOLDER, _EMPTY_FILE = "tree", "empty/folder", "empty/file"
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+}  # fmt: skip
 _COVERED = ("/proc/", "/sys/", "/dev/", "/run/")
 _WRITABLE = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 _READ_ONLY = _WRITABLE | mounts.ATTR_RDONLY
+_DEVICE = mounts.ATTR_NOSUID | mounts.ATTR_NOEXEC
 _LITERALLY = mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_MAGICLINKS
 Part = tuple[str, int]  # a mount point in the tree, and the detached mount that goes there
 
@@ -54,30 +60,55 @@ def layer(name: str) -> Iterator[None]:
 
 
 def assemble(box: Box, userns_fd: int | None) -> None:
-    """Build the launcher's new root: /tree (what the program will see), and what bubblewrap itself needs.
+    """Build the tree of `plan(box)` and stand in it: the current folder is what is to become the root.
 
     Everything is taken from the host before the first mount hides anything, and is read-only before it
     becomes visible; then come the write roots, and the masks last, so that nothing lies over a mask.
     """
     table = _host_mounts()
-    with layer("mount-api"):
-        view = _view(table, userns_fd)
-        proc, dev = mounts.open_tree_at("/proc"), mounts.open_tree_at("/dev")
-    grants = list(_grants(box, table, userns_fd))
+    wanted = [step for step in plan(box, root=os.geteuid() == 0) if isinstance(step, Mount)]
+    parts = [(mount.what, part) for mount in wanted for part in _take(mount, box, table, userns_fd)]
     with layer("mount-api"):
         base = _enter_base()
-        for point, fd in view:
-            with contextlib.suppress(FileNotFoundError):  # below another mount, out of sight on the host too
-                _attach(base, TREE + point.rstrip("/"), fd)
-        _attach(base, "/proc", proc)
-        _attach(base, "/dev", dev)
-        _attach(base, TREE + "/run", _own_tmpfs(box))
-    with layer("write-root"):
-        for point, fd in grants:
-            _attach(base, TREE + point, fd)
+    for what, (point, fd) in parts:
+        with layer(_LAYER.get(what, "mount-api")), _out_of_sight(what):
+            _attach(base, _TREE + point.rstrip("/"), fd)
     with layer("mask"):
         _mask(base, box.hidden)
-        mounts.pivot_to_cwd()
+    os.chdir(_TREE)
+
+
+_LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
+
+
+def _out_of_sight(what: str) -> contextlib.AbstractContextManager[None]:
+    """A mount of the host that lies below another one is not seen on the host either."""
+    return contextlib.suppress(FileNotFoundError) if what == "host" else contextlib.nullcontext()
+
+
+def _take(mount: Mount, box: Box, table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
+    """The detached mounts for one step of the plan; masks come from the base, at the end."""
+    parts: list[Part] = []
+    with layer(_LAYER.get(mount.what, "mount-api")):
+        match mount.what:
+            case "host":
+                parts = _view(table, userns_fd)
+            case "tmpfs":
+                parts = [(mount.point, _own_tmpfs(box, mount))]
+            case "proc":
+                parts = [(mount.point, mounts.proc(attrs=_READ_ONLY | mounts.ATTR_NOEXEC))]
+            case "devices":
+                parts = _devices(mount.point)
+            case "terminals":
+                parts = [(mount.point, mounts.devpts(attrs=_DEVICE))]
+            case "granted":
+                parts = _grant(mount.point, table, userns_fd)
+            case "staged":
+                parts = [
+                    _staged(mount.point, box, userns_fd),
+                    *_read_only_below(mount.point, table, userns_fd),
+                ]
+    return parts
 
 
 def _host_mounts() -> list[mounts.Mount]:
@@ -124,22 +155,12 @@ def _mapped(point: str, userns_fd: int) -> int:
     return tree
 
 
-def _grants(box: Box, table: list[mounts.Mount], userns_fd: int | None) -> Iterator[Part]:
-    """What the program may write: the write roots themselves or, with a stage, views of them."""
-    for number, root in enumerate(sorted(box.write_roots)):
-        if box.stage:
-            yield _staged(root, f"{box.stage}/{number}", box, userns_fd)
-            with layer("stage"):
-                yield from _read_only_below(root, table, userns_fd)
-        else:
-            yield from _grant(root, table, userns_fd)
-
-
-def _staged(root: str, stage: str, box: Box, userns_fd: int | None) -> Part:
+def _staged(root: str, box: Box, userns_fd: int | None) -> Part:
     """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
 
     A root that is a plain file is seen through a view of its folder, of which only the file is granted.
     """
+    stage = f"{box.stage}/{sorted(box.write_roots).index(root)}"
     with layer("write-root"):
         place = mounts.open_path(root, resolve=_LITERALLY)
         name = ""
@@ -220,23 +241,38 @@ def _grant(root: str, table: list[mounts.Mount], userns_fd: int | None) -> list[
         ]
 
 
-def _own_tmpfs(box: Box) -> int:
-    size = box.limits.scratch_bytes
-    return mounts.tmpfs(num_bytes=size, uid=box.host_uid, gid=box.host_gid, attrs=_WRITABLE)
+def _own_tmpfs(box: Box, mount: Mount) -> int:
+    return mounts.tmpfs(
+        num_bytes=mount.num_bytes, mode=mount.mode, uid=box.host_uid, gid=box.host_gid, attrs=_WRITABLE
+    )
+
+
+def _devices(point: str) -> list[Part]:
+    """A /dev with the few devices that are nobody's, and nothing that can be added to it."""
+    folder = mounts.tmpfs(num_bytes=1 << 16, uid=os.geteuid(), gid=os.getegid(), attrs=_DEVICE)
+    parts = [(point, folder)]
+    for name in _DEVICES:
+        with contextlib.suppress(FileNotFoundError):
+            node = mounts.open_tree_at(f"/dev/{name}", recursive=False)
+            mounts.set_attr(node, attrs=_DEVICE)
+            os.close(os.open(name, os.O_CREAT | os.O_CLOEXEC, 0o444, dir_fd=folder))
+            parts.append((f"{point}/{name}", node))
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, name, dir_fd=folder)
+    for name in ("shm", "pts"):
+        os.mkdir(name, 0o755, dir_fd=folder)
+    mounts.set_attr(folder, attrs=_DEVICE | mounts.ATTR_RDONLY)
+    return parts
 
 
 def _enter_base() -> int:
-    """Mount the new root on /tmp (any folder would do: it is gone after the pivot) and go there."""
+    """Mount a base on /tmp (any folder would do: it is gone after the pivot) and go there."""
     fd = mounts.tmpfs(num_bytes=1 << 20, uid=os.geteuid(), gid=os.getegid(), attrs=mounts.ATTR_NOSUID)
-    host_names = [place.name for place in Path("/").iterdir()]
     mounts.attach(fd, mounts.open_path("/tmp"))  # noqa: S108
     os.fchdir(fd)
-    for name in _BASE:
-        Path(name).mkdir(0o755)
-    for name in host_names:
-        # Bubblewrap and its libraries are found by their usual paths, which lead into the tree.
-        if name not in _BASE:
-            Path(name).symlink_to(f"{TREE}/{name}")
+    for name, mode in ((_TREE, 0o755), ("empty", 0o755), (_EMPTY_FOLDER, 0o555)):
+        Path(name).mkdir(mode)
+    Path(_EMPTY_FILE).touch(0o444)
     return fd
 
 
@@ -248,9 +284,7 @@ def _attach(base: int, path: str, tree: int) -> None:
 
 def _mask(base: int, hidden: tuple[str, ...]) -> None:
     """Cover each hidden path with an empty folder or file; what does not exist needs no cover."""
-    Path("empty/folder").mkdir(0o555)
-    Path("empty/file").touch(0o444)
-    tree = os.open("tree", os.O_PATH | os.O_CLOEXEC, dir_fd=base)
+    tree = os.open(_TREE, os.O_PATH | os.O_CLOEXEC, dir_fd=base)
     for path in hidden:
         try:
             # Links are followed, inside the tree: a linked secret is covered where it really lies.
@@ -259,7 +293,7 @@ def _mask(base: int, hidden: tuple[str, ...]) -> None:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
                 continue  # what we cannot reach, the command, with less rights, cannot either
             raise
-        name = "empty/folder" if stat.S_ISDIR(os.fstat(target).st_mode) else "empty/file"
+        name = _EMPTY_FOLDER if stat.S_ISDIR(os.fstat(target).st_mode) else _EMPTY_FILE
         cover = mounts.open_tree(base, name)
         mounts.set_attr(cover, attrs=_READ_ONLY)
         mounts.attach(cover, target)

@@ -1,0 +1,236 @@
+"""Puts the layers of `sandbox.plan` around a process, in their order, and ends as the sandbox's init.
+
+Runs in the launcher's fork, which the kernel has just made pid 1 of new namespaces. Whatever fails is
+told on `status` by the name of its layer, and nothing is run. Standard library only, because the
+launcher runs without site-packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+from pathlib import Path
+from typing import NoReturn
+
+from llmos.guard import init, kernel, landlock, mounts, sandbox
+from llmos.guard.idmap import IdMap
+from llmos.guard.sandbox import Box
+from llmos.guard.tree import LayerError, assemble, layer
+
+STATUS_FD = 3
+_FIRST_FREE_FD = 16
+_MAX_FILTER_BYTES = 8 * 4096  # BPF_MAXINSNS
+_NAME_SERVERS = "/etc/resolv.conf"
+_LIMITS = {
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_MEMLOCK: 8 << 20,
+    resource.RLIMIT_MSGQUEUE: 0,
+}
+
+
+def run_job(
+    job_fd: int, fds: list[int], *, id_map: IdMap | None, launcher: int, landlock_abi: int
+) -> NoReturn:
+    """In the fork. `fds`: stdin, stdout, stderr, status, filter; `launcher`: a pidfd of our parent."""
+    status = fds[3]
+    try:
+        _reset_signals()
+        os.setsid()
+        with os.fdopen(job_fd, "rb") as file:
+            box = sandbox.from_job(json.loads(file.read()))
+        enclosure = _Enclosure(box, fds, id_map=id_map, launcher=launcher, landlock_abi=landlock_abi)
+        enclosure.put_up()
+        status = STATUS_FD
+        if box.detached:
+            tell(status, {"started": True})
+        code = init.run(box.script, dict(box.env), box.cwd)
+        for fd in range(STATUS_FD):
+            os.close(fd)
+        tell(status, {"exit-code": code})
+        os._exit(0)
+    except LayerError as error:
+        tell(status, {"layer": error.layer, "error": error.error})
+    except Exception as error:  # the fork must not fall back into the launcher's loop
+        tell(status, {"layer": "launcher", "error": repr(error)})
+    os._exit(125)
+
+
+def tell(fd: int, message: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(fd, json.dumps(message).encode() + b"\n")
+
+
+def _reset_signals() -> None:
+    # Python ignores these two, and an ignored signal stays ignored across exec.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def refuse_host_root() -> None:
+    """Not an `assert`: it must hold under -O too. Called while ids still mean what they mean on the host."""
+    if 0 in os.getresuid():
+        raise LayerError("identity", "refusing to run a command as host uid 0")
+
+
+class _Enclosure:
+    """One sandbox being put up: what its steps hand on to one another."""
+
+    def __init__(
+        self, box: Box, fds: list[int], *, id_map: IdMap | None, launcher: int, landlock_abi: int
+    ) -> None:
+        self._box, self._fds = box, fds
+        self._id_map, self._launcher, self._landlock_abi = id_map, launcher, landlock_abi
+        self._name_servers = _name_servers() if box.network else ("", b"")
+        self._own_proc = -1  # a writable /proc of this pid namespace, held only by us and mounted nowhere
+        self._filter = b""
+
+    def put_up(self) -> None:
+        root = os.geteuid() == 0
+        if not root:
+            with layer("user-namespace"):
+                _map_ids(os.open("/proc", os.O_PATH), *[(self._box.host_uid, self._box.host_gid)] * 2)
+        self._tree()
+        for step in sandbox.plan(self._box, root=root):
+            self._do(step)
+
+    def _tree(self) -> None:
+        with layer("mount-api"):
+            mounts.make_private()
+        with layer("proc"):
+            self._own_proc = mounts.proc(attrs=mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC)
+        assemble(self._box, self._id_map.fd() if self._id_map and self._box.id_mapped else None)
+
+    def _do(self, step: sandbox.Step) -> None:
+        match step:
+            case sandbox.Namespaces() | sandbox.Mount():
+                pass  # made with the process; assembled as one tree
+            case sandbox.NewRoot():
+                with layer("mount-api"):
+                    mounts.pivot_to_cwd()
+            case sandbox.Identity():
+                with layer("identity"):
+                    _become(step)
+            case sandbox.Runtime(folders):
+                self._make_runtime(folders)
+            case sandbox.Folder(path):
+                _enter(path)
+            case sandbox.UserNamespace():
+                with layer("user-namespace"):
+                    self._own_users(step)
+            case sandbox.NoPrivileges():
+                with layer("privileges"):
+                    _renounce()
+            case sandbox.Streams(detached):
+                self._wire(detached)
+            case sandbox.Limits():
+                _limit(step)
+            case sandbox.Landlock(writable, network):
+                with layer("landlock"):
+                    if self._landlock_abi:
+                        landlock.restrict(self._landlock_abi, writable=writable, network=network)
+            case sandbox.SystemCalls():
+                with layer("seccomp"):
+                    kernel.install_filter(self._filter)
+
+    def _make_runtime(self, folders: tuple[str, ...]) -> None:
+        os.umask(0o022)
+        for path in folders:
+            Path(path).mkdir(0o700)
+        real, text = self._name_servers
+        if real.startswith("/run/") and text:
+            Path(real).parent.mkdir(parents=True, exist_ok=True)
+            Path(real).write_bytes(text)
+
+    def _own_users(self, step: sandbox.UserNamespace) -> None:
+        """A namespace that owns none of the mounts: whoever gained all capabilities in it cannot mount.
+
+        Where /proc/sys is read-only (a container, a hardened unit) the filter alone forbids a further one.
+        """
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        _map_ids(self._own_proc, step.inside, step.outside)
+        with contextlib.suppress(OSError):
+            _write(self._own_proc, "sys/user/max_user_namespaces", "0")
+        with contextlib.suppress(OSError):  # short of memory, the kernel takes the command before the broker
+            _write(self._own_proc, "self/oom_score_adj", "500")
+
+    def _wire(self, detached: bool) -> None:
+        """Standard streams to 0..2, status to 3, and nothing else is left open."""
+        if not detached:
+            self._die_with_launcher()
+        self._filter = os.pread(self._fds[4], _MAX_FILTER_BYTES, 0)
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in self._fds[:4]]
+        for target, fd in enumerate(high):
+            os.dup2(fd, target, inheritable=target < STATUS_FD)
+        kernel.close_from(STATUS_FD + 1)
+
+    def _die_with_launcher(self) -> None:
+        """From here on the kernel sees to it; the launcher may have ended before."""
+        kernel.die_with_parent()
+        if select.select([self._launcher], [], [], 0)[0]:
+            os._exit(125)
+
+
+def _renounce() -> None:
+    kernel.set_no_new_privs()
+    kernel.drop_capabilities()
+    kernel.set_dumpable(False)
+
+
+def _write(proc: int, name: str, text: str) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _map_ids(proc: int, inside: tuple[int, int], outside: tuple[int, int]) -> None:
+    _write(proc, "self/setgroups", "deny")
+    for name, there, here in zip(("uid_map", "gid_map"), inside, outside, strict=True):
+        _write(proc, f"self/{name}", f"{there} {here} 1")
+
+
+def _become(who: sandbox.Identity) -> None:
+    """Give up root for good: groups first, then gid and uid, all three of each."""
+    if os.geteuid() == 0:
+        os.setgroups(list(who.groups))
+        os.setresgid(who.gid, who.gid, who.gid)
+        os.setresuid(who.uid, who.uid, who.uid)
+        kernel.set_dumpable(True)  # for the moment: it must write its own map
+    refuse_host_root()
+
+
+def _name_servers() -> tuple[str, bytes]:
+    """/etc/resolv.conf is often a link into /run, which the program sees empty: carry the text over."""
+    real = os.path.realpath(_NAME_SERVERS)
+    with contextlib.suppress(OSError):
+        return real, Path(real).read_bytes()
+    return real, b""
+
+
+def _enter(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise LayerError("cwd", f"{path}: {error.strerror}") from error
+
+
+def _limit(limits: sandbox.Limits) -> None:
+    wanted = _LIMITS | {
+        resource.RLIMIT_NPROC: limits.processes,
+        resource.RLIMIT_DATA: limits.data_bytes,
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_NOFILE: limits.open_files,
+    }
+    if limits.cpu_s is not None:
+        wanted[resource.RLIMIT_CPU] = limits.cpu_s
+    for which, value in wanted.items():
+        _, hard = resource.getrlimit(which)
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (limit, limit))
