@@ -65,6 +65,7 @@ class Ask(Message):
     data_b64: str | None = None  # piped stdin, base64: it is data, never instructions
     write: tuple[str, ...] = ()  # write roots the person added with --write, absolute
     session: str = ""
+    policy: str = ""  # rules that only tighten: the text of a policy file, or the name of a shipped set
 
 
 class ToolSpec(Message):

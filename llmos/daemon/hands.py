@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,21 @@ class Hands:
 
     def judge(self, call: ToolCall, job: Job) -> Judged:
         """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call."""
+        from llmos.guard.caller import as_caller
         from llmos.toolbox.catalog import Context
 
         context = Context(cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None)
-        plan = self.gate.expand(self.catalog.plan(call, context), cwd=job.cwd, home=job.home)
+        with as_caller(job.caller):
+            plan = self.catalog.plan(call, context)
+        plan = self.gate.expand(plan, cwd=job.cwd, home=job.home, caller=job.caller)
         verdict = self.gate.judge(
-            plan, job.caller, cwd=job.cwd, write_roots=job.write_roots, unattended=job.unattended
+            plan,
+            job.caller,
+            cwd=job.cwd,
+            write_roots=job.write_roots,
+            unattended=job.unattended,
+            session=job.session,
+            rules=job.rules,
         )
         return Judged(plan, verdict)
 
@@ -83,6 +93,8 @@ class Hands:
             write_roots=job.write_roots,
             data=job.data,
             unattended=job.unattended,
+            session=job.session,
+            rules=job.rules,
         )
 
     def _finished(self, permit: Permit, outcome: Outcome, ok: bool) -> None:
@@ -109,7 +121,7 @@ class Hands:
 
     def remember(self, judged: Judged, job: Job) -> None:
         """Make "always" a narrow rule. Raises UsageError for what is asked every time, DiskFull."""
-        self.gate.remember(judged.plan, job.caller, cwd=job.cwd)
+        self.gate.remember(judged.plan, job.caller, cwd=job.cwd, write_roots=job.write_roots, rules=job.rules)
 
     def history(self, caller: Caller, limit: int) -> list[JsonObject]:
         """The caller's own decisions with what came of them, newest last."""
@@ -142,9 +154,14 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
 
     tools = catalog.load(paths.tool_dirs())
     policy = Policy.load(settings.policy, policy_dirs())
+    # Others than root bring their own files, and root's do not bind them.
+    others = Policy.load(settings.policy, policy_dirs()[:-1]) if os.geteuid() == 0 else None
     audit = old.gate.audit if old else Audit(paths.audit_file())
     spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers)
-    return Hands(tools, Gate(policy, audit, settings), spawner)
+    gate = Gate(policy, audit, settings, others=others)
+    if old:
+        old.gate.newer = gate  # running requests are held to the new rules as well
+    return Hands(tools, gate, spawner)
 
 
 def watched_dirs() -> tuple[Path, ...]:

@@ -37,6 +37,7 @@ class RequestParams(_Params):
     data_b64: str | None = None
     write: tuple[str, ...] = ()
     session: str = Field(default="", max_length=64)
+    policy: str = Field(default="", max_length=65_536)  # rules of this request alone
     mode: Literal["ask", "plan"] = "ask"
     detach: bool = False  # the request outlives this connection
 
@@ -186,7 +187,7 @@ class Methods:
     async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict on a command; nothing runs."""
         read = _read(CheckParams, params)
-        cwd = await asyncio.to_thread(requests.check_folder, read.cwd)
+        cwd = await asyncio.to_thread(requests.check_folder, read.cwd, client.caller)
         command = read.command if isinstance(read.command, str) else list(read.command)
         gate = (await self._broker.hands()).gate
         return await asyncio.to_thread(gate.policy_check, command, cwd, client.caller)

@@ -142,7 +142,7 @@ class Session:
             text=self.job.text,
             mode=mode,
             cwd=self.job.cwd,
-            entries=await asyncio.to_thread(request.entries, self.job.cwd),
+            entries=await asyncio.to_thread(request.entries, self.job.cwd, self.job.caller),
             data_head=request.data_head(self.job.data),
         )
         thought = await self._planner.think(

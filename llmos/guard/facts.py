@@ -104,13 +104,13 @@ def _common(plan: Plan, facts: Facts) -> JsonObject:
         **_NOTHING, "tool": plan.call.tool, "read_only": plan.read_only and not opaque, "opaque": opaque,
         "uid": facts.uid, "user": facts.user, "groups": list(facts.groups), "session": facts.session,
         "unattended": facts.unattended, "cwd": _text(facts.cwd), "hour": facts.now.hour,
-        "weekday": _WEEKDAYS[facts.now.weekday()], "effects": total, "reads": len(effects.reads),
+        "weekday": WEEKDAYS[facts.now.weekday()], "effects": total, "reads": len(effects.reads),
         "writes": len(effects.writes), "deletes": len(effects.deletes),
         "network_granted": not opaque and _only_granted_network(plan, facts),
     }  # fmt: skip
 
 
-_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 def _only_granted_network(plan: Plan, facts: Facts) -> bool:

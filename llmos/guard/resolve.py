@@ -24,10 +24,16 @@ _STANDARD = frozenset(
 
 def real(path: str) -> str:
     """The absolute path that is really meant; never raises. Missing parts are taken as they are written."""
+    return followed(path)[0]
+
+
+def followed(path: str) -> tuple[str, tuple[str, ...]]:
+    """The real path, and the links that were passed on the way, by their own places."""
     if len(path) > MAX_PATH:
-        return os.path.normpath("/" + path.lstrip("/"))
+        return os.path.normpath("/" + path.lstrip("/")), ()
     todo = path.split("/")[::-1]
-    place, links = "", 0
+    place = ""
+    links: list[str] = []
     while todo:
         word = todo.pop()
         if word in ("", "."):
@@ -37,20 +43,20 @@ def real(path: str) -> str:
             continue
         step = f"{place}/{word}"
         if _MAGIC.fullmatch(step):
-            return _kept(step, todo)
+            return _kept(step, todo), tuple(links)
         if (named := _named(step, todo)) is not None:
-            return named
+            return named, tuple(links)
         target = _target(step)
         if not target:
             place = step
             continue
-        links += 1
-        if links > MAX_LINKS:
-            return _kept(step, todo)  # the kernel refuses it as well (ELOOP)
+        links.append(step)
+        if len(links) > MAX_LINKS:
+            return _kept(step, todo), tuple(links)  # the kernel refuses it as well (ELOOP)
         if target.startswith("/"):
             place = ""
         todo += target.split("/")[::-1]
-    return place or "/"
+    return place or "/", tuple(links)
 
 
 def _target(step: str) -> str:
