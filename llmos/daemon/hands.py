@@ -107,14 +107,15 @@ class Hands:
     def refused(self, judged: Judged, job: Job) -> None:
         """Write down a decision after which nothing runs."""
         try:
-            self.gate.audit.decided(
+            self.gate.refused(
                 judged.plan,
                 judged.verdict,
-                job.caller,
+                caller=job.caller,
                 request_id=job.id,
                 cwd=job.cwd,
-                approved=False,
-                runs=False,
+                write_roots=job.write_roots,
+                unattended=job.unattended,
+                session=job.session,
             )
         except CallFailed as error:
             log.error("request %s was refused, but: %s", job.id, error)

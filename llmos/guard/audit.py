@@ -84,13 +84,17 @@ class Audit:
         cwd: str,
         approved: bool,
         runs: bool,
+        given: JsonObject | None = None,
     ) -> int:
-        """Write a decision and return its number once it is on disk. Raises DiskFull, CallFailed."""
+        """Write a decision and return its number once it is on disk. Raises DiskFull, CallFailed.
+
+        `given` is what else it was judged by (`replay.given`), so that it can be judged again.
+        """
         entry: JsonObject = {
             "kind": "decided", "id": request_id, "uid": caller.uid, "cwd": cwd, "tool": plan.call.tool,
             "args": plan.call.args, "command": plan.command, "verdict": verdict.decision.word,
             "rule": verdict.rule, "reason": verdict.reason, "approved": approved, "runs": runs,
-            "effects": plan.effects.model_dump(mode="json", exclude_defaults=True),
+            "effects": plan.effects.model_dump(mode="json", exclude_defaults=True), "given": given or {},
         }  # fmt: skip
         with self._lock:
             self._open[request_id] = seq = self._append(entry)

@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterable, Sequence
 
 from llmos.guard import places, resolve
+from llmos.guard.sandbox import is_within
 from llmos.messages import Effects
+
+_NEVER_ROOTS = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 
 def union(effects: Sequence[Effects]) -> Effects:
@@ -47,3 +50,11 @@ def _real(found: Iterable[str], cwd: str, home: str, *, follow: bool = True) -> 
             if passed != place and places.is_protected(passed, home):
                 real[passed] = None
     return tuple(real)
+
+
+def may_be_root(path: str, home: str) -> bool:
+    """Whether a folder can ever be a write root."""
+    if path == "/" or any(is_within(path, place) for place in _NEVER_ROOTS):
+        return False
+    kind = places.kind_of(path, home)
+    return not (kind.protected or kind.kernel or kind.boot)

@@ -17,14 +17,13 @@ from datetime import datetime
 
 from llmos.config import Settings
 from llmos.errors import Denied, NeedsApproval, UsageError
-from llmos.guard import commandline, following, hiding, places
+from llmos.guard import commandline, following, hiding, places, replay
 from llmos.guard.audit import Audit
 from llmos.guard.caller import account, as_caller
 from llmos.guard.facts import Facts
 from llmos.guard.permit import Permit, mint
 from llmos.guard.policy import Judgement, Policy, answerable, strictest
 from llmos.guard.remembered import Remembered, Rule
-from llmos.guard.sandbox import is_within
 from llmos.guard.tiers import Tiers
 from llmos.messages import (
     Caller,
@@ -39,7 +38,6 @@ from llmos.messages import (
     Verdict,
 )
 
-_NEVER_ROOTS = ("/proc", "/sys", "/dev", "/run", "/var/run")
 SHELL_TOOL = "shell.run"
 
 
@@ -139,7 +137,7 @@ class Gate:
     def roots(self, cwd: str, granted: Iterable[str], home: str) -> tuple[str, ...]:
         """The folders that may be written: the request's own and what was granted, real and sensible ones."""
         found = (places.real(path) for path in (cwd, *granted) if path.startswith("/"))
-        return tuple(dict.fromkeys(path for path in found if _may_be_root(path, home)))
+        return tuple(dict.fromkeys(path for path in found if following.may_be_root(path, home)))
 
     # --- permit ---
 
@@ -173,7 +171,12 @@ class Gate:
         ]  # fmt: skip
         final = max((verdict, *again), key=lambda found: found.decision)
         runs = final.decision is Decision.ALLOW or (final.decision is Decision.ASK and approved)
-        self.audit.decided(plan, final, caller, request_id=request_id, cwd=cwd, approved=approved, runs=runs)
+        self.audit.decided(
+            plan, final, caller, request_id=request_id, cwd=cwd, approved=approved, runs=runs,
+            given=replay.given(
+                plan, caller, self.clock(), write_roots, unattended=unattended, session=session
+            ),
+        )  # fmt: skip
         if final.decision is Decision.DENY:
             raise Denied(final.reason, f"See why: llmos policy explain -- {plan.command}")
         if not runs:
@@ -209,6 +212,26 @@ class Gate:
         while gate.newer is not None:
             gate = gate.newer
         return gate
+
+    def refused(
+        self,
+        plan: Plan,
+        verdict: Verdict,
+        *,
+        caller: Caller,
+        request_id: str,
+        cwd: str,
+        write_roots: Sequence[str] = (),
+        unattended: bool = False,
+        session: str = "",
+    ) -> None:
+        """Write down a decision after which nothing runs. Raises DiskFull, CallFailed."""
+        self.audit.decided(
+            plan, verdict, caller, request_id=request_id, cwd=cwd, approved=False, runs=False,
+            given=replay.given(
+                plan, caller, self.clock(), write_roots, unattended=unattended, session=session
+            ),
+        )  # fmt: skip
 
     def finished(self, permit: Permit, outcome: Outcome, *, ok: bool) -> None:
         """Write down what came of a permit."""
@@ -268,9 +291,3 @@ def _understood(step: Shell, found: commandline.Analysis) -> Shell | Pipelines:
         stdin_data=step.stdin_data,
         timeout_s=step.timeout_s,
     )
-
-
-def _may_be_root(path: str, home: str) -> bool:
-    if path == "/" or any(is_within(path, place) for place in _NEVER_ROOTS):
-        return False
-    return not (places.is_protected(path, home) or places.is_kernel(path) or places.is_boot(path))
