@@ -46,10 +46,18 @@ class ServerSettings(_Section):
     max_request_chars: int = Field(default=16_000, ge=100)
 
 
+class AuditSettings(_Section):
+    max_file_bytes: int = Field(default=16 << 20, ge=4096)  # then a new file begins
+    keep_files: int = Field(default=16, ge=1, le=10_000)  # full ones
+    keep_days: float = Field(default=0, ge=0)  # 0: however old
+    journald: bool = True  # mirror the entries there, where it runs
+
+
 class Settings(_Section):
     model: ModelSettings = ModelSettings()
     sandbox: SandboxSettings = SandboxSettings()
     server: ServerSettings = ServerSettings()
+    audit: AuditSettings = AuditSettings()
     policy: Literal["default", "readonly", "unattended"] = "default"
 
 

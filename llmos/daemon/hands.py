@@ -148,6 +148,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     The journal and the spawner are kept from `old`: they hold the chain of hashes and a process.
     """
     from llmos.guard.audit import Audit
+    from llmos.guard.audit_journald import Journald
     from llmos.guard.gate import Gate
     from llmos.guard.policy import Policy
     from llmos.guard.spawn import Spawner
@@ -157,7 +158,8 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     policy = Policy.load(settings.policy, policy_dirs())
     # Others than root bring their own files, and root's do not bind them.
     others = Policy.load(settings.policy, policy_dirs()[:-1]) if os.geteuid() == 0 else None
-    audit = old.gate.audit if old else Audit(paths.audit_file())
+    mirror = Journald() if settings.audit.journald else None
+    audit = old.gate.audit if old else Audit(paths.audit_file(), settings.audit, mirror)
     spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers)
     gate = Gate(policy, audit, settings, others=others)
     if old:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmos.config import Settings
-from llmos.errors import Denied, DiskFull, NeedsApproval, UsageError
+from llmos.errors import CallFailed, Denied, NeedsApproval, UsageError
 from llmos.guard import programs
 from llmos.guard.audit import Audit
 from llmos.guard.gate import Gate
@@ -94,7 +94,7 @@ def test_a_forged_or_stale_verdict_lets_nothing_through(place: judging.Place) ->
 
 def test_the_decision_is_written_before_the_permit_is_there(place: judging.Place) -> None:
     granted = permit(place, "ls")
-    (line,) = place.gate.audit.tail(5)
+    line = place.gate.audit.tail(1)[0]
     assert (line["kind"], line["verdict"], line["command"]) == ("decided", "allow", "ls")
     place.gate.finished(granted, Outcome(exit_code=0), ok=True)
     assert place.gate.audit.history(5)[0]["status"] == "done"
@@ -106,11 +106,15 @@ def test_refusals_are_written_down_too(place: judging.Place) -> None:
     assert place.gate.audit.history(5)[0]["status"] == "denied"
 
 
-def test_a_full_disk_means_that_nothing_runs(place: judging.Place) -> None:
-    full = Gate(place.gate.policy, Audit(Path("/dev/full")), Settings(), place.gate.answers)
+def test_a_journal_that_cannot_be_written_means_that_nothing_runs(place: judging.Place) -> None:
+    (place.folder / "file").touch()
+    journal = Audit(place.folder / "file" / "audit.jsonl")
+    closed = Gate(place.gate.policy, journal, Settings(), place.gate.answers)
     plan = place.plan("ls")
-    with pytest.raises(DiskFull):
-        full.permit(plan, ALLOW, caller=judging.CALLER, request_id="r", cwd=str(place.folder), approved=True)
+    with pytest.raises(CallFailed, match="nothing is run"):
+        closed.permit(
+            plan, ALLOW, caller=judging.CALLER, request_id="r", cwd=str(place.folder), approved=True
+        )
 
 
 def test_policy_check_takes_text_and_argv(place: judging.Place) -> None:
