@@ -38,6 +38,8 @@ class SandboxSettings(_Section):
     max_memory_bytes: int = Field(default=4 << 30, ge=64 << 20)
     max_processes: int = Field(default=512, ge=8)
     max_file_bytes: int = Field(default=8 << 30, ge=1 << 20)
+    max_cpus: float = Field(default=0.0, ge=0)  # processors a call may use in sum; 0: all of them
+    require_cgroup: bool = False  # refuse to run where a call cannot be bounded in sum
 
 
 class ServerSettings(_Section):

@@ -14,15 +14,17 @@ import os
 import resource
 import select
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from llmos.guard import init, kernel, landlock, mounts, sandbox
+from llmos.guard import cgroups, init, kernel, landlock, mounts, sandbox
+from llmos.guard.cgroups import Hierarchy
 from llmos.guard.idmap import IdMap
 from llmos.guard.sandbox import Box
 from llmos.guard.tree import LayerError, assemble, layer
 
-STATUS_FD = 3
+STATUS_FD, KILLS_FD = 3, 4
 _FIRST_FREE_FD = 16
 _MAX_FILTER_BYTES = 8 * 4096  # BPF_MAXINSNS
 _NAME_SERVERS = "/etc/resolv.conf"
@@ -33,25 +35,32 @@ _LIMITS = {
 }
 
 
-def run_job(
-    job_fd: int, fds: list[int], *, id_map: IdMap | None, launcher: int, landlock_abi: int
-) -> NoReturn:
-    """In the fork. `fds`: stdin, stdout, stderr, status, filter; `launcher`: a pidfd of our parent."""
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What every fork finds ready, made by the launcher before the first job."""
+
+    id_map: IdMap | None
+    landlock_abi: int
+    hierarchy: Hierarchy
+    launcher: int  # a pidfd of it
+
+
+def run_job(job_fd: int, fds: list[int], ready: Ready, *, group: str) -> NoReturn:
+    """In the fork. `fds`: stdin, stdout, stderr, status, filter; `group`: the name for its control group."""
     status = fds[3]
     try:
         _reset_signals()
         os.setsid()
         with os.fdopen(job_fd, "rb") as file:
             box = sandbox.from_job(json.loads(file.read()))
-        enclosure = _Enclosure(box, fds, id_map=id_map, launcher=launcher, landlock_abi=landlock_abi)
-        enclosure.put_up()
+        _Enclosure(box, fds, ready, group).put_up()
         status = STATUS_FD
         if box.detached:
             tell(status, {"started": True})
         code = init.run(box.script, dict(box.env), box.cwd)
         for fd in range(STATUS_FD):
             os.close(fd)
-        tell(status, {"exit-code": code})
+        tell(status, {"exit-code": code, **_memory_kills()})
         os._exit(0)
     except LayerError as error:
         tell(status, {"layer": error.layer, "error": error.error})
@@ -63,6 +72,13 @@ def run_job(
 def tell(fd: int, message: dict[str, object]) -> None:
     with contextlib.suppress(OSError):
         os.write(fd, json.dumps(message).encode() + b"\n")
+
+
+def _memory_kills() -> dict[str, object]:
+    try:
+        return {"out-of-memory": True} if cgroups.count_kills(KILLS_FD) else {}
+    except OSError:  # nobody counts
+        return {}
 
 
 def _reset_signals() -> None:
@@ -81,35 +97,52 @@ def refuse_host_root() -> None:
 class _Enclosure:
     """One sandbox being put up: what its steps hand on to one another."""
 
-    def __init__(
-        self, box: Box, fds: list[int], *, id_map: IdMap | None, launcher: int, landlock_abi: int
-    ) -> None:
-        self._box, self._fds = box, fds
-        self._id_map, self._launcher, self._landlock_abi = id_map, launcher, landlock_abi
+    def __init__(self, box: Box, fds: list[int], ready: Ready, group: str) -> None:
+        self._box, self._fds, self._ready, self._group = box, fds, ready, group
         self._name_servers = _name_servers() if box.network else ("", b"")
         self._own_proc = -1  # a writable /proc of this pid namespace, held only by us and mounted nowhere
         self._filter = b""
+        self._kills: tuple[int, ...] = ()
 
     def put_up(self) -> None:
         root = os.geteuid() == 0
         if not root:
             with layer("user-namespace"):
                 _map_ids(os.open("/proc", os.O_PATH), *[(self._box.host_uid, self._box.host_gid)] * 2)
-        self._tree()
         for step in sandbox.plan(self._box, root=root):
             self._do(step)
 
+    def _enter_group(self, group: sandbox.ControlGroup) -> None:
+        hierarchy = self._ready.hierarchy
+        if group.needed and not hierarchy:
+            raise LayerError("cgroup", hierarchy.missing)
+        if hierarchy:
+            with layer("cgroup"):
+                hierarchy.make(self._group, group)
+                hierarchy.enter(self._group)
+                self._kills = hierarchy.kills(self._group)
+        with layer("namespaces"):
+            kernel.unshare(kernel.CLONE_NEWCGROUP)
+
     def _tree(self) -> None:
+        """All mounts of the plan at once, at the first of them."""
+        if self._own_proc >= 0:
+            return
         with layer("mount-api"):
             mounts.make_private()
         with layer("proc"):
             self._own_proc = mounts.proc(attrs=mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC)
-        assemble(self._box, self._id_map.fd() if self._id_map and self._box.id_mapped else None)
+        id_map = self._ready.id_map
+        assemble(self._box, id_map.fd() if id_map and self._box.id_mapped else None)
 
-    def _do(self, step: sandbox.Step) -> None:
+    def _do(self, step: sandbox.Step) -> None:  # noqa: PLR0912 - one line for each layer
         match step:
-            case sandbox.Namespaces() | sandbox.Mount():
-                pass  # made with the process; assembled as one tree
+            case sandbox.Namespaces():
+                pass  # made with the process
+            case sandbox.ControlGroup():
+                self._enter_group(step)
+            case sandbox.Mount():
+                self._tree()
             case sandbox.NewRoot():
                 with layer("mount-api"):
                     mounts.pivot_to_cwd()
@@ -132,8 +165,8 @@ class _Enclosure:
                 _limit(step)
             case sandbox.Landlock(writable, network):
                 with layer("landlock"):
-                    if self._landlock_abi:
-                        landlock.restrict(self._landlock_abi, writable=writable, network=network)
+                    if abi := self._ready.landlock_abi:
+                        landlock.restrict(abi, writable=writable, network=network)
             case sandbox.SystemCalls():
                 with layer("seccomp"):
                     kernel.install_filter(self._filter)
@@ -160,19 +193,21 @@ class _Enclosure:
             _write(self._own_proc, "self/oom_score_adj", "500")
 
     def _wire(self, detached: bool) -> None:
-        """Standard streams to 0..2, status to 3, and nothing else is left open."""
+        """Standard streams to 0..2, status to 3, the count of memory kills to 4, nothing else open."""
         if not detached:
             self._die_with_launcher()
         self._filter = os.pread(self._fds[4], _MAX_FILTER_BYTES, 0)
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in self._fds[:4]]
+        high = [
+            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in (*self._fds[:4], *self._kills)
+        ]
         for target, fd in enumerate(high):
             os.dup2(fd, target, inheritable=target < STATUS_FD)
-        kernel.close_from(STATUS_FD + 1)
+        kernel.close_from(len(high))
 
     def _die_with_launcher(self) -> None:
         """From here on the kernel sees to it; the launcher may have ended before."""
         kernel.die_with_parent()
-        if select.select([self._launcher], [], [], 0)[0]:
+        if select.select([self._ready.launcher], [], [], 0)[0]:
             os._exit(125)
 
 

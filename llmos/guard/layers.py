@@ -43,6 +43,12 @@ LAYERS = {
     "proc": Layer(
         "a /proc of its own", "In a container start it with --security-opt systempaths=unconfined."
     ),
+    "cgroup": Layer(
+        "a control group for the call",
+        "Run the daemon as root's service, or in a unit of your own with control groups delegated to it:"
+        " systemd-run --user --unit=llmos -p Delegate=yes llmos daemon. Without require_cgroup in"
+        " config.toml, the limits of each process stand alone.",
+    ),
     "privileges": Layer("a process without privileges", "Run: llmos doctor"),
     "landlock": Layer(
         "the Landlock fence", "In a container start it with --security-opt seccomp=unconfined."

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llmos.config import SandboxSettings
 from llmos.errors import LlmosError
-from llmos.guard import landlock, layers, seccomp
+from llmos.guard import cgroups, landlock, layers, seccomp
 from llmos.guard.identity import identity
 from llmos.guard.program import Ended
 from llmos.guard.spawn import Spawner
@@ -96,8 +96,15 @@ def _landlock() -> Check:
 
 
 def _cgroup() -> Check:
-    version = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
-    return Check("cgroup", True, f"version {version}; limits are per process (rlimits)")
+    """A call runs without one too, unless the settings require it; then each process is bounded alone."""
+    found = cgroups.find(prepare=False)
+    if not found:
+        detail = f"none for calls ({found.missing}): limits are per process"
+        return Check("cgroup", True, detail, layers.LAYERS["cgroup"].mend)
+    note = f", {found.missing}" if found.missing else ""
+    return Check(
+        "cgroup", True, f"version {found.version}: each call is bounded in {', '.join(found.folders)}{note}"
+    )
 
 
 # --- the real thing --------------------------------------------------------------------------------

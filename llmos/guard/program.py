@@ -28,6 +28,10 @@ OnOutput = Callable[[str, str], None]
 
 _CHUNK_BYTES = 1 << 16
 _DEATH_TIMEOUT_S = 10.0
+_OUT_OF_MEMORY = (
+    "[the call needed more memory than it may use and was ended in part; the bound is max_memory_bytes in the"
+    " [sandbox] section of config.toml]\n"
+)
 KILLED = 128 + signal.SIGKILL
 
 
@@ -86,6 +90,7 @@ class Status:
         self._doomed = False  # killed, perhaps before there was anything to kill
         self.init_pid = 0
         self.exit_code: int | None = None
+        self.out_of_memory = False
         self.failure: tuple[str, str] | None = None
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = loop.create_future()
@@ -116,8 +121,10 @@ class Status:
             self.failure = (message["layer"], message["error"])
         if "started" in message:
             _settle(self.started)
+        self.out_of_memory |= "out-of-memory" in message
         if "exit-code" in message:
             self.exit_code = message["exit-code"]
+            _settle(self.ended)
 
     def _end(self) -> None:
         loop = asyncio.get_running_loop()
@@ -140,7 +147,7 @@ class Status:
             await readable(self._pidfd)
 
     def close(self) -> None:
-        if not self.ended.done():
+        if self._sock.fileno() >= 0:
             self._end()
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -246,6 +253,8 @@ class Program:
             if self.status.failure:
                 raise layers.explain(*self.status.failure)
             exit_code = KILLED
+        if self.status.out_of_memory:
+            stderr += _OUT_OF_MEMORY
         truncated = bool(self._out.dropped_bytes or self._err.dropped_bytes)
         return Ended(exit_code, stdout, stderr, truncated, timed_out, cancelled)
 

@@ -4,7 +4,8 @@ Pure: nothing here touches the system. `enclosure` puts the layers of `plan` aro
 order, so the whole of a sandbox can be compared in a test. Standard library only, because the launcher
 runs without site-packages. The order is the protection, each layer standing on its own:
 
-  1. namespaces, made with the process itself: it is pid 1 of a world in which nothing else exists;
+  1. namespaces, made with the process itself: it is pid 1 of a world in which nothing else exists; a control
+     group that bounds all of it in sum;
   2. a tree of the host's files, all read-only, no set-id, no devices; then file systems of its own, then
      the write roots, writable; secrets masked last, so that nothing lies over a mask; the old root is gone;
   3. the caller's uid (never 0 on the host), in a user namespace that owns nothing and allows no further one;
@@ -34,7 +35,10 @@ _UNGRANTABLE = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Per-process limits (setrlimit(2)); processes are counted per call, by the call's user namespace."""
+    """Bounds of each process (setrlimit(2)), and of the call in sum (`ControlGroup`).
+
+    Processes are counted per call even without a control group, by the call's user namespace.
+    """
 
     processes: int
     data_bytes: int
@@ -42,6 +46,11 @@ class Limits:
     cpu_s: int | None
     open_files: int = 4096
     scratch_bytes: int = 1 << 30  # each of /run and /dev/shm
+    memory_bytes: int = (
+        1 << 62
+    )  # of the whole call, as `processes` and `cpus` are, where there is a control group
+    cpus: float = 0.0  # 0: as many as there are
+    need_group: bool = False  # no control group, no run
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,16 @@ class Namespaces:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlGroup:
+    """A group of its own, entered first, so that all memory of the call counts; then its cgroup namespace."""
+
+    memory_bytes: int
+    processes: int
+    cpus: float
+    needed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Mount:
     """`what` is one of host, tmpfs, devices, terminals, proc, granted, staged, masked."""
 
@@ -231,22 +250,23 @@ class SystemCalls:
 
 
 Step = (
-    Namespaces | Mount | NewRoot | Identity | Runtime | Folder | UserNamespace | NoPrivileges | Streams
-    | Limits | Landlock | SystemCalls
+    Namespaces | ControlGroup | Mount | NewRoot | Identity | Runtime | Folder | UserNamespace | NoPrivileges
+    | Streams | Limits | Landlock | SystemCalls
 )  # fmt: skip
 
 
 def namespaces(*, network: bool, root: bool) -> Namespaces:
     """A user namespace is what lets a launcher without privilege make the others."""
     first = () if root else ("user",)
-    return Namespaces((*first, "mount", "pid", "ipc", "uts", "cgroup", *(() if network else ("net",))))
+    return Namespaces((*first, "mount", "pid", "ipc", "uts", *(() if network else ("net",))))
 
 
 def plan(box: Box, *, root: bool) -> tuple[Step, ...]:
     """The layers around `box`, outermost first, in the order in which they are put up."""
-    scratch = box.limits.scratch_bytes
+    limits, scratch = box.limits, box.limits.scratch_bytes
     return (
         namespaces(network=box.network, root=root),
+        ControlGroup(limits.memory_bytes, limits.processes, limits.cpus, limits.need_group),
         Mount("/", "host"),
         Mount("/run", "tmpfs", scratch),
         Mount("/proc", "proc"),
@@ -262,7 +282,7 @@ def plan(box: Box, *, root: bool) -> tuple[Step, ...]:
         UserNamespace((box.uid, box.gid), (box.host_uid, box.host_gid)),
         NoPrivileges(),
         Streams(box.detached),
-        box.limits,
+        limits,
         Landlock((*sorted(box.write_roots), "/run", "/dev"), box.network),
         SystemCalls(),
     )

@@ -214,6 +214,9 @@ class Spawner:
                 data_bytes=self._settings.max_memory_bytes,
                 file_bytes=self._settings.max_file_bytes,
                 cpu_s=cpu_s,
+                memory_bytes=self._settings.max_memory_bytes,
+                cpus=self._settings.max_cpus,
+                need_group=self._settings.require_cgroup,
             ),
         )
 
@@ -223,7 +226,9 @@ class Spawner:
         job = _memory_file(held, json.dumps(box.to_job()).encode())
         filter_fd = _memory_file(held, seccomp.program(box.network))
         try:
-            self._launcher.submit([job, stdin, out, err, theirs.fileno(), filter_fd], network=box.network)
+            self._launcher.submit(
+                [job, stdin, out, err, theirs.fileno(), filter_fd], network=box.network, detached=box.detached
+            )
         except OSError as error:
             ours.close()
             raise layers.explain("launcher", str(error)) from error

@@ -1,8 +1,8 @@
 """The launcher's process: small, single-threaded, and forked once for each sandboxed command.
 
 It runs as the broker's own user, holds no state of requests, and with the modules it imports is the only
-code here that touches mounts. A job comes over a socketpair from the broker alone: one byte, `n` where the
-network is granted, and by SCM_RIGHTS the descriptors
+code here that touches mounts. A job comes over a socketpair from the broker alone: one byte (is the
+network granted, is it to outlive us), and by SCM_RIGHTS the descriptors
 
     job (JSON of a `Box`), stdin, stdout, stderr, status, filter (BPF)
 
@@ -22,37 +22,56 @@ import contextlib
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
+import time
+from dataclasses import dataclass
 
-from llmos.guard import enclosure, kernel, landlock, sandbox
+from llmos.guard import cgroups, enclosure, kernel, landlock, sandbox
 from llmos.guard.idmap import IdMap
 
 JOB_FDS = 6
-WITH_NETWORK, WITHOUT_NETWORK = b"n", b"j"
+NETWORK, DETACHED = 1, 2  # bits of a job's byte
+_LEAVE_S = 2.0
 _FLAGS = {
     "user": kernel.CLONE_NEWUSER,
     "mount": kernel.CLONE_NEWNS,
     "pid": kernel.CLONE_NEWPID,
     "ipc": kernel.CLONE_NEWIPC,
     "uts": kernel.CLONE_NEWUTS,
-    "cgroup": kernel.CLONE_NEWCGROUP,
     "net": kernel.CLONE_NEWNET,
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Fork:
+    group: str
+    status: int
+    detached: bool
+
+
 class Zygote:
-    """What a fork finds ready: made once, before the first job."""
+    """Forks, and clears away behind what it forked."""
 
     def __init__(self, stand_in: int) -> None:
         self._root = os.geteuid() == 0
-        self._id_map = IdMap(stand_in) if self._root else None
-        self._landlock_abi = landlock.abi()
-        self._own_pidfd = os.pidfd_open(os.getpid())
+        self._hierarchy = cgroups.find(prepare=True)
+        self._ready = enclosure.Ready(
+            id_map=IdMap(stand_in) if self._root else None,
+            landlock_abi=landlock.abi(),
+            hierarchy=self._hierarchy,
+            launcher=os.pidfd_open(os.getpid()),
+        )
+        self._count = 0
+        self._forks: dict[int, Fork] = {}  # by pid
+        self._leaving = self._hierarchy.sweep()
 
-    def launch(self, fds: list[int], *, network: bool) -> None:
+    def launch(self, fds: list[int], *, network: bool, detached: bool) -> None:
         job_fd, streams, status = fds[0], fds[1:], fds[4]
+        self._count += 1
+        group = cgroups.name(os.getpid(), self._count, stays=detached)
         try:
             pid = kernel.clone(self._namespaces(network))
         except OSError as error:
@@ -60,14 +79,42 @@ class Zygote:
             enclosure.tell(status, {"layer": layer, "error": str(error)})
             return
         if pid == 0:
-            enclosure.run_job(
-                job_fd,
-                streams,
-                id_map=self._id_map,
-                launcher=self._own_pidfd,
-                landlock_abi=self._landlock_abi,
-            )
+            enclosure.run_job(job_fd, streams, self._ready, group=group)
+        self._forks[pid] = Fork(group, os.dup(status), detached)
         _announce(status, pid)
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long to sleep at most: a group may be busy a little longer than its last process."""
+        return 0.05 if self._leaving else None
+
+    def reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                if fork := self._forks.pop(pid, None):
+                    self._ended(fork)
+        self._leaving -= {name for name in self._leaving if self._hierarchy.remove(name)}
+
+    def _ended(self, fork: Fork) -> None:
+        """A fork that the kernel killed for want of memory cannot tell; its group can."""
+        for fd in self._hierarchy.kills(fork.group):
+            if cgroups.count_kills(fd):
+                enclosure.tell(fork.status, {"out-of-memory": True})
+            os.close(fd)
+        os.close(fork.status)
+        self._leaving.add(fork.group)
+
+    def leave(self) -> None:
+        """End what is not to outlive us, and clear away behind it."""
+        for pid in self._ours():
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _LEAVE_S
+        while (self._ours() or self._leaving) and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(0.005)
+
+    def _ours(self) -> list[int]:
+        return [pid for pid, fork in self._forks.items() if not fork.detached]
 
     def _namespaces(self, network: bool) -> int:
         flags = 0
@@ -86,12 +133,6 @@ def _announce(status: int, pid: int) -> None:
     os.close(pidfd)
 
 
-def _reap(*_: object) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
 def main() -> None:
     """Serve jobs until the broker closes its end. Arguments: the socket's descriptor, the stand-in's id."""
     sock = socket.socket(fileno=int(sys.argv[1]))
@@ -99,13 +140,24 @@ def main() -> None:
     zygote = Zygote(int(sys.argv[2]))
     gc.freeze()  # a collection in a fork would copy every page we share with it
     gc.disable()
-    signal.signal(signal.SIGCHLD, _reap)
+    ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        data, fds, _, _ = socket.recv_fds(sock, 1, JOB_FDS)
-        if not data:
-            return
-        if len(fds) == JOB_FDS:
-            zygote.launch(fds, network=data == WITH_NETWORK)
-        for fd in fds:
-            os.close(fd)
+        ready = select.select([sock.fileno(), ended], [], [], zygote.patience_s)[0]
+        if ended in ready:
+            os.read(ended, 1 << 12)
+        if sock.fileno() not in ready or ended in ready:
+            zygote.reap()
+        if sock.fileno() in ready and not _serve(sock, zygote):
+            return zygote.leave()
+
+
+def _serve(sock: socket.socket, zygote: Zygote) -> bool:
+    data, fds, _, _ = socket.recv_fds(sock, 1, JOB_FDS)
+    if len(fds) == JOB_FDS:
+        zygote.launch(fds, network=bool(data[0] & NETWORK), detached=bool(data[0] & DETACHED))
+    for fd in fds:
+        os.close(fd)
+    return bool(data)

@@ -18,6 +18,7 @@ from llmos.guard.idmap import swap_map
 from llmos.guard.sandbox import (
     Box,
     Command,
+    ControlGroup,
     Folder,
     Identity,
     Landlock,
@@ -55,11 +56,20 @@ BOX = Box(
     hidden=("/home/ada/.ssh",),
     network=False,
     env=(("PATH", "/bin"), ("HOME", "/home/ada")),
-    limits=Limits(processes=8, data_bytes=1 << 20, file_bytes=1 << 20, cpu_s=3, scratch_bytes=1 << 20),
+    limits=Limits(
+        processes=8,
+        data_bytes=1 << 20,
+        file_bytes=1 << 20,
+        cpu_s=3,
+        scratch_bytes=1 << 20,
+        memory_bytes=1 << 26,
+        cpus=1.5,
+    ),
 )
 
 WHOLE = (
-    Namespaces(("mount", "pid", "ipc", "uts", "cgroup", "net")),
+    Namespaces(("mount", "pid", "ipc", "uts", "net")),
+    ControlGroup(memory_bytes=1 << 26, processes=8, cpus=1.5, needed=False),
     # the host, then what is the sandbox's own, then what is granted, then what nothing may lie over
     Mount("/", "host"),
     Mount("/run", "tmpfs", 1 << 20),
@@ -90,7 +100,7 @@ def test_the_plan_whole() -> None:
 
 def test_a_launcher_without_privilege_begins_with_a_user_namespace_and_then_does_the_same() -> None:
     first, *rest = plan(BOX, root=False)
-    assert first == Namespaces(("user", "mount", "pid", "ipc", "uts", "cgroup", "net"))
+    assert first == Namespaces(("user", "mount", "pid", "ipc", "uts", "net"))
     assert tuple(rest) == WHOLE[1:]
 
 
@@ -101,7 +111,7 @@ def _changes(**fields: Any) -> list[tuple[Step, Step]]:
 
 def test_a_network_grant_lifts_one_namespace_and_the_rules_on_tcp() -> None:
     assert _changes(network=True) == [
-        (WHOLE[0], Namespaces(("mount", "pid", "ipc", "uts", "cgroup"))),
+        (WHOLE[0], Namespaces(("mount", "pid", "ipc", "uts"))),
         (WHOLE[-2], replace(WHOLE[-2], network=True)),
     ]
 
