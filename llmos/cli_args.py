@@ -136,8 +136,21 @@ def _history(parser: Parser) -> None:
 
 def _audit(parser: Parser) -> None:
     _json(parser)
-    parser.add_argument("action", choices=("tail", "verify"))
-    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="how many lines (default 20)")
+    parser.add_argument("action", choices=("tail", "show", "verify", "export", "key"))
+    parser.add_argument("id", nargs="?", metavar="ID", default="", help="show: the request")
+    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="tail: how many (default 20)")
+    parser.add_argument("-f", "--follow", action="store_true", help="tail: go on with new lines")
+    parser.add_argument("--key", metavar="FILE", default="", help="verify: with the key that was moved there")
+    parser.add_argument(
+        "--mark", action="store_true", help="verify: note in FILE how far the journal reached"
+    )
+    parser.add_argument("--since", metavar="WHEN", default="", help="export: 2026-11-25, '… 14:30', 3d, 2h")
+    parser.add_argument("--until", metavar="WHEN", default="", help="export: the same")
+    parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="export: default jsonl")
+    parser.add_argument("--move", metavar="FILE", default="", help="key: move the verification key there")
+    parser.add_argument(
+        "--remove", metavar="KEY-ID", default="", help="key: delete it here, once it is stored"
+    )
 
 
 def _count(text: str) -> int:
@@ -185,7 +198,7 @@ VERBS: dict[str, Verb] = {
         _policy,
     ),
     "history": Verb("what was done", "llmos history -n 5", _history),
-    "audit": Verb("the journal, and whether it is whole", "llmos audit verify", _audit),
+    "audit": Verb("the journal: tail, show, verify, export, key", "llmos audit verify", _audit),
     "undo": Verb("take back a change", "llmos undo", _undo),
     "tools": Verb("the tools, or one of them", "llmos tools file.find", _tools),
     "model": Verb("weights: list, pull, use, rm, show", "llmos model pull default", _model),

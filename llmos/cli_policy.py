@@ -1,7 +1,6 @@
-"""`llmos policy remembered|forget` and `llmos audit`: the person's own records, read where they lie.
+"""`llmos policy remembered|forget`: the person's own records, read where they lie.
 
-They need no daemon: answers given for good and the journal are files of the person who asks. A system
-service's journal is for who may read that file.
+They need no daemon: answers given for good are files of the person who asks.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ import os
 import sys
 from dataclasses import asdict
 
-from llmos import paths
 from llmos.cli_requests import print_json
 from llmos.console import listings, screen
-from llmos.errors import CallFailed, UsageError
+from llmos.errors import UsageError
 
 
 def remembered(options: argparse.Namespace) -> int:
@@ -40,23 +38,4 @@ def forget(options: argparse.Namespace) -> int:
         print_json({"forgotten": asdict(gone)})
     else:
         screen.say(f"forgotten; it will be asked again: {gone.command}")
-    return 0
-
-
-def audit(options: argparse.Namespace) -> int:
-    """`tail` prints the newest lines as they stand; `verify` walks the chain of hashes (exit 5: broken)."""
-    from llmos.guard.audit import Audit
-
-    journal = Audit(paths.audit_file())
-    if options.action == "tail":
-        for line in journal.tail(options.n):
-            print_json(line)
-        return 0
-    found = journal.verify()
-    if options.json:
-        print_json({"ok": not found.problem, "lines": found.lines, "problem": found.problem})
-        return 5 if found.problem else 0
-    if found.problem:
-        raise CallFailed(f"{journal.path}: {found.problem}", "Compare it with a backup; somebody changed it.")
-    screen.write(sys.stdout, f"{found.lines} lines, each as it was written: {journal.path}\n")
     return 0

@@ -117,9 +117,9 @@ def _policy_check(options: argparse.Namespace) -> int:
 
 
 def audit(options: argparse.Namespace) -> int:
-    from llmos import cli_policy
+    from llmos import cli_audit
 
-    return cli_policy.audit(options)
+    return cli_audit.run(options)
 
 
 # --- daemon and doctor ---------------------------------------------------------------------------

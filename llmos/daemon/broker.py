@@ -182,6 +182,7 @@ class Broker:
             "error": self._broken.to_rpc() if self._broken else None,
             "policy": self.settings.policy,
             "tools": len(parts.catalog.specs) if parts else 0,
+            "audit": parts.gate.audit.facts() if parts else None,
             "requests": [self._request_facts(running) for running in self.running.values()],
             "max_queued": self.settings.server.max_queued,
             "planner": self.planner.status(),

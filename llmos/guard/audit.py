@@ -152,6 +152,18 @@ class Audit:
                     break
         return found[::-1]
 
+    def facts(self) -> JsonObject:
+        """For `status`: where it lies, how large it is, and whether its verification key lies beside it."""
+        sizes = audit_files.sizes(self.path)
+        return {
+            "path": str(self.path),
+            "files": len(sizes),
+            "bytes": sum(sizes),
+            "verification_key": "on this machine"
+            if audit_files.key_file(self.path).exists()
+            else "elsewhere",
+        }
+
     def verify(self) -> audit_verify.Verified:
         """Walk all files, with the verification key if it lies here."""
         return audit_verify.examine(self.path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +41,15 @@ def rotated(path: Path) -> list[Path]:
 
 def all_files(path: Path) -> list[Path]:
     return [*rotated(path), *([path] if path.exists() else [])]
+
+
+def sizes(path: Path) -> list[int]:
+    """Bytes of each file."""
+    found = []
+    for file in all_files(path):
+        with suppress(FileNotFoundError):  # rotated away meanwhile
+            found.append(file.stat().st_size)
+    return found
 
 
 # --- lines, as bytes without their newline --------------------------------------------------------
@@ -96,6 +105,13 @@ def whole_size(file: BinaryIO, chunk_bytes: int = _CHUNK_BYTES) -> int:
 def entries(path: Path) -> Iterator[JsonObject]:
     """Every line of every file that is a JSON object, oldest first."""
     yield from _parsed(line for file in all_files(path) for line in _lines(file))
+
+
+def lines_and_entries(path: Path) -> Iterator[tuple[bytes, JsonObject]]:
+    """The same, each with its line as it stands."""
+    for file in all_files(path):
+        for line in _lines(file):
+            yield from ((line, entry) for entry in _parsed(iter((line,))))
 
 
 def newest_entries(path: Path) -> Iterator[JsonObject]:

@@ -224,7 +224,9 @@ def check(
         problem = str(broken)
     unchecked = walk.count - walk.sealed
     if unchecked and walk.epoch and not walk.keys:
-        notes.append(f"the MACs of {unchecked} lines were not checked: the verification key is not here")
+        notes.append(
+            f"{unchecked} MACs were not checked: the verification key is elsewhere, give it with --key FILE"
+        )
     return Verified(
         walk.count,
         problem,
