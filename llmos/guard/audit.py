@@ -83,7 +83,9 @@ class Audit:
             "rule": verdict.rule, "reason": verdict.reason, "approved": approved, "runs": runs,
             "effects": plan.effects.model_dump(mode="json", exclude_defaults=True), "given": given or {},
         }  # fmt: skip
-        self._open[request_id] = seq = self._append(entry)
+        seq = self._append(entry)
+        if runs:  # else nothing will be finished
+            self._open[request_id] = seq
         return seq
 
     def finished(self, request_id: str, outcome: Outcome, *, ok: bool) -> int:
