@@ -38,6 +38,8 @@ class SandboxSettings(_Section):
     max_memory_bytes: int = Field(default=4 << 30, ge=64 << 20)
     max_processes: int = Field(default=512, ge=8)
     max_file_bytes: int = Field(default=8 << 30, ge=1 << 20)
+    max_written_bytes: int = Field(default=16 << 30, ge=1 << 20)  # in sum, where changes are kept in a stage
+    min_free_bytes: int = Field(default=256 << 20, ge=0)  # a call that would leave less of a disk is ended
     max_cpus: float = Field(default=0.0, ge=0)  # processors a call may use in sum; 0: all of them
     require_cgroup: bool = False  # refuse to run where a call cannot be bounded in sum
 

@@ -195,6 +195,7 @@ class Program:
 
     def __init__(self, status: socket.socket, out_fd: int, err_fd: int, *, cap: int, tell: OnOutput) -> None:
         self.status = Status(status)
+        self._reason = ""
         self._out = Stream(out_fd, "stdout", cap, tell)
         self._err = Stream(err_fd, "stderr", cap, tell)
 
@@ -228,6 +229,11 @@ class Program:
         self._out.close()
         self._err.close()
 
+    def end(self, reason: str) -> None:
+        """End it before its time; the reason, a line, goes to its stderr."""
+        self._reason = reason
+        self.status.kill()
+
     async def _all_ended(self) -> None:
         await self.status.gone()
         await asyncio.gather(self._out.ended, self._err.ended)
@@ -253,8 +259,7 @@ class Program:
             if self.status.failure:
                 raise layers.explain(*self.status.failure)
             exit_code = KILLED
-        if self.status.out_of_memory:
-            stderr += _OUT_OF_MEMORY
+        stderr += self._reason + (_OUT_OF_MEMORY if self.status.out_of_memory else "")
         truncated = bool(self._out.dropped_bytes or self._err.dropped_bytes)
         return Ended(exit_code, stdout, stderr, truncated, timed_out, cancelled)
 

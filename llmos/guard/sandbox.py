@@ -30,6 +30,7 @@ STAND_IN_ID = 61000
 
 RUNTIME_TMP = "/run/tmp"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108
 _UNGRANTABLE = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 
@@ -90,6 +91,7 @@ class Box:
     env: tuple[tuple[str, str], ...]
     limits: Limits
     stage: str = ""  # i-th write root: a view whose changes go to STAGE/i/upper, instead of the root itself
+    private: tuple[str, ...] = ()  # shared folders for temporary files, of which the call gets empty ones
     detached: bool = False  # outlives the request and the broker
 
     def __post_init__(self) -> None:
@@ -141,6 +143,19 @@ def check_write_roots(roots: tuple[str, ...], hidden: tuple[str, ...]) -> tuple[
     return tuple(kept)
 
 
+def private_folders(*, works_in: tuple[str, ...], touches: tuple[str, ...]) -> tuple[str, ...]:
+    """The shared folders for temporary files in which a call has no business: it gets empty ones of its own.
+
+    Where it works in one, or is to look at something there or at a folder around it, it sees the real one.
+    """
+    return tuple(
+        folder
+        for folder in _TEMPORARY
+        if not any(is_within(path, folder) for path in (*works_in, *touches))
+        and not any(is_within(folder, path) for path in touches)
+    )
+
+
 def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
@@ -186,7 +201,7 @@ class ControlGroup:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """`what` is one of host, tmpfs, devices, terminals, proc, granted, staged, masked."""
+    """`what` is one of host, tmpfs, devices, terminals, proc, granted, staged, masked, private."""
 
     point: str
     what: str
@@ -269,6 +284,7 @@ def plan(box: Box, *, root: bool) -> tuple[Step, ...]:
         ControlGroup(limits.memory_bytes, limits.processes, limits.cpus, limits.need_group),
         Mount("/", "host"),
         Mount("/run", "tmpfs", scratch),
+        *(Mount(folder, "private", scratch, 0o1777) for folder in box.private),
         Mount("/proc", "proc"),
         Mount("/dev", "devices"),
         Mount("/dev/shm", "tmpfs", scratch, 0o1777),  # noqa: S108
@@ -283,6 +299,6 @@ def plan(box: Box, *, root: bool) -> tuple[Step, ...]:
         NoPrivileges(),
         Streams(box.detached),
         limits,
-        Landlock((*sorted(box.write_roots), "/run", "/dev"), box.network),
+        Landlock((*sorted(box.write_roots), *box.private, "/run", "/dev"), box.network),
         SystemCalls(),
     )

@@ -29,7 +29,9 @@ from llmos.guard.identity import identity, stand_in_id
 from llmos.guard.launcher import Launcher
 from llmos.guard.permit import Permit
 from llmos.guard.program import Ended, OnOutput, Program
+from llmos.guard.quota import Quota
 from llmos.guard.sandbox import Box, Command, Limits, Pipe
+from llmos.guard.secretscan import Scanner
 from llmos.messages import (
     Caller,
     Exec,
@@ -84,10 +86,20 @@ class _Grants:
     network: bool
     hidden: tuple[str, ...] = ()
     stage: str = ""
+    touches: tuple[str, ...] = ()  # what the plan says it reads and changes
 
 
 def _grants(permit: Permit) -> _Grants:
-    return _Grants(permit.caller, permit.cwd, permit.write_roots, permit.network, permit.hidden, permit.stage)
+    effects = permit.plan.effects
+    return _Grants(
+        permit.caller,
+        permit.cwd,
+        permit.write_roots,
+        permit.network,
+        permit.hidden,
+        permit.stage,
+        (*effects.reads, *effects.writes, *effects.deletes),
+    )
 
 
 class Spawner:
@@ -97,6 +109,7 @@ class Spawner:
         self._settings = settings
         self._observers = observers or {}
         self._launcher = Launcher(stand_in_id())
+        self._scanner = Scanner()
 
     async def run(
         self,
@@ -151,18 +164,22 @@ class Spawner:
         return await self._run(_Job(_one(SELF_TEST), None, 10.0), grants, _unheard, asyncio.Event())
 
     async def _run(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:
-        box = self._box(job.script, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
+        box = await self._box(job.script, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
         with contextlib.ExitStack() as held:
             out_r, out_w = _pipe_ends(held)
             err_r, err_w = _pipe_ends(held)
             status = self._submit(box, held, _stdin(held, job.stdin), out_w, err_w)
             cap = self._settings.max_output_bytes
             program = Program(status, os.dup(out_r), os.dup(err_r), cap=cap, tell=tell)
-        with contextlib.closing(program):
+        with contextlib.closing(program), self._quota(grants).watch(program):
             return await program.wait(job.timeout_s, cancel)
 
+    def _quota(self, grants: _Grants) -> Quota:
+        bounds = self._settings
+        return Quota(grants.stage, grants.write_roots, bounds.max_written_bytes, bounds.min_free_bytes)
+
     async def _start(self, step: Start, permit: Permit, tell: OnOutput) -> Outcome:
-        box = replace(self._box(_one(step.argv), _grants(permit), cpu_s=None), detached=True)
+        box = replace(await self._box(_one(step.argv), _grants(permit), cpu_s=None), detached=True)
         log = _log_file(step.name, permit.request_id)
         with contextlib.ExitStack() as held:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -190,9 +207,16 @@ class Spawner:
         tell("stdout", text)
         return Outcome(exit_code=0, stdout=text)
 
-    def _box(self, script: tuple[Pipe, ...], grants: _Grants, *, cpu_s: int | None) -> Box:
+    async def _hidden(self, home: str, grants: _Grants) -> tuple[str, ...]:
+        """What no command may read: known places, what a policy names, and what is found by looking."""
+        tops = tuple(dict.fromkeys((grants.cwd, *grants.write_roots, *((home,) if home != "/" else ()))))
+        if (found := self._scanner.remembered(tops)) is None:
+            found = await asyncio.to_thread(self._scanner.scan, tops)
+        return hidden.candidates(home, (grants.cwd, *grants.write_roots), more=(*grants.hidden, *found))
+
+    async def _box(self, script: tuple[Pipe, ...], grants: _Grants, *, cpu_s: int | None) -> Box:
         who = identity(grants.caller)
-        masked = hidden.candidates(who.home, (grants.cwd, *grants.write_roots), more=grants.hidden)
+        masked = await self._hidden(who.home, grants)
         return Box(
             script=script,
             cwd=grants.cwd,
@@ -202,6 +226,9 @@ class Spawner:
             host_gid=who.host_gid,
             groups=who.groups,
             id_mapped=who.id_mapped,
+            private=sandbox.private_folders(
+                works_in=(grants.cwd, *grants.write_roots), touches=grants.touches
+            ),
             write_roots=sandbox.check_write_roots(grants.write_roots, masked),
             hidden=masked,
             network=grants.network,

@@ -71,7 +71,7 @@ def assemble(box: Box, userns_fd: int | None) -> None:
     with layer("mount-api"):
         base = _enter_base()
     for what, (point, fd) in parts:
-        with layer(_LAYER.get(what, "mount-api")), _out_of_sight(what):
+        with layer(_LAYER.get(what, "mount-api")), _where_there(what):
             _attach(base, _TREE + point.rstrip("/"), fd)
     with layer("mask"):
         _mask(base, box.hidden)
@@ -81,9 +81,14 @@ def assemble(box: Box, userns_fd: int | None) -> None:
 _LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
 
 
-def _out_of_sight(what: str) -> contextlib.AbstractContextManager[None]:
-    """A mount of the host that lies below another one is not seen on the host either."""
-    return contextlib.suppress(FileNotFoundError) if what == "host" else contextlib.nullcontext()
+@contextlib.contextmanager
+def _where_there(what: str) -> Iterator[None]:
+    """A mount of the host that lies below another is not seen on the host either; /var/tmp may be a link."""
+    try:
+        yield
+    except OSError as error:
+        if what not in ("host", "private") or error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
 
 
 def _take(mount: Mount, box: Box, table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
@@ -93,7 +98,7 @@ def _take(mount: Mount, box: Box, table: list[mounts.Mount], userns_fd: int | No
         match mount.what:
             case "host":
                 parts = _view(table, userns_fd)
-            case "tmpfs":
+            case "tmpfs" | "private":
                 parts = [(mount.point, _own_tmpfs(box, mount))]
             case "proc":
                 parts = [(mount.point, mounts.proc(attrs=_READ_ONLY | mounts.ATTR_NOEXEC))]

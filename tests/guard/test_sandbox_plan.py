@@ -36,6 +36,7 @@ from llmos.guard.sandbox import (
     check_write_roots,
     from_job,
     plan,
+    private_folders,
 )
 
 SCRIPT = (
@@ -124,6 +125,20 @@ def test_a_staged_call_writes_on_views() -> None:
     assert _changes(stage="/stage") == [
         (Mount(r, "granted"), Mount(r, "staged")) for r in ("/home/ada/src", "/srv")
     ]
+
+
+def test_a_call_with_no_business_in_tmp_has_an_empty_one() -> None:
+    both = ("/tmp", "/var/tmp")
+    assert private_folders(works_in=("/home/ada",), touches=("/etc/hosts",)) == both
+    assert private_folders(works_in=("/",), touches=()) == both
+    assert private_folders(works_in=("/tmp/work",), touches=()) == ("/var/tmp",)
+    assert private_folders(works_in=("/home/ada",), touches=("/tmp/x.log",)) == ("/var/tmp",)
+    assert private_folders(works_in=("/home/ada",), touches=("/",)) == ()
+    shown = plan(replace(BOX, private=both), root=True)
+    assert [step for step in shown if isinstance(step, Mount) and step.what == "private"] == [
+        Mount(folder, "private", 1 << 20, 0o1777) for folder in both
+    ]
+    assert shown[-2] == replace(WHOLE[-2], writable=("/home/ada/src", "/srv", *both, "/run", "/dev"))
 
 
 def test_a_box_survives_the_way_to_the_launcher() -> None:
