@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 
 from llmos.cli_requests import print_json
@@ -39,3 +40,6 @@ def forget(options: argparse.Namespace) -> int:
     else:
         screen.say(f"forgotten; it will be asked again: {gone.command}")
     return 0
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"remembered": remembered, "forget": forget}

@@ -172,6 +172,13 @@ class Broker:
 
     # --- facts ---
 
+    def notice(self, hands: Hands, caller: Caller) -> str:
+        """What a person is told with each request: that newer files are broken, and older ones in force."""
+        problem = self._broken or hands.gate.tiers.problem(caller)
+        if problem is None:
+            return ""
+        return f"not in force, so the last good version is: {problem} {problem.next_step}".strip()
+
     def status(self) -> JsonObject:
         parts = self._hands
         return {

@@ -45,14 +45,23 @@ class Hands:
 
     def judge(self, call: ToolCall, job: Job) -> Judged:
         """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call."""
+        plan = self._plan(call, job)
+        return Judged(plan, self._verdict(plan, job))
+
+    def _plan(self, call: ToolCall, job: Job) -> Plan:
         from llmos.guard.caller import as_caller
         from llmos.toolbox.catalog import Context
 
         context = Context(cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None)
         with as_caller(job.caller):
             plan = self.catalog.plan(call, context)
-        plan = self.gate.expand(plan, cwd=job.cwd, home=job.home, caller=job.caller)
-        verdict = self.gate.judge(
+        return self._expand(plan, job)
+
+    def _expand(self, plan: Plan, job: Job) -> Plan:
+        return self.gate.expand(plan, cwd=job.cwd, home=job.home, caller=job.caller)
+
+    def _verdict(self, plan: Plan, job: Job) -> Verdict:
+        return self.gate.judge(
             plan,
             job.caller,
             cwd=job.cwd,
@@ -61,7 +70,35 @@ class Hands:
             session=job.session,
             rules=job.rules,
         )
-        return Judged(plan, verdict)
+
+    def explain(self, call: ToolCall, job: Job) -> JsonObject:
+        """The verdict on a call and how it came about; nothing runs or is recorded. Raises UsageError."""
+        from llmos.guard import explain
+        from llmos.guard.gate import SHELL_TOOL, shell_plan
+
+        # Shell text is judged however odd it is: a manifest might refuse it before anything is said of it.
+        plan = (
+            self._plan(call, job)
+            if call.tool != SHELL_TOOL
+            else self._expand(shell_plan(str(call.args.get("command", ""))), job)
+        )
+        verdict = self._verdict(plan, job)
+        judgements = self.gate.explain(
+            plan,
+            job.caller,
+            cwd=job.cwd,
+            write_roots=job.write_roots,
+            unattended=job.unattended,
+            session=job.session,
+            rules=job.rules,
+        )
+        return explain.as_json(plan, verdict, judgements)
+
+    def rules(self, caller: Caller) -> JsonObject:
+        """The rules in force for a caller, with what is granted and hidden. Raises ConfigError."""
+        from llmos.guard import explain, places
+
+        return explain.listed(self.gate.tiers.of(caller, places.home_of(caller.uid)))
 
     async def run(
         self,

@@ -134,7 +134,7 @@ def check_folder(cwd: str, caller: Caller) -> str:
     if "\0" in cwd or not Path(cwd).is_absolute():
         raise UsageError(f"the folder {cwd!r} is not absolute", "Give `cwd` from the root: /….")
     with as_caller(caller):
-        if not Path(cwd).is_dir():
+        if not places.is_folder(cwd):
             raise UsageError(f"there is no folder {cwd}", "Change to a folder that exists and ask again.")
         return os.path.realpath(cwd)
 

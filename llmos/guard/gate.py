@@ -252,9 +252,7 @@ class Gate:
         self, command: str | list[str], cwd: str, caller: Caller, write_roots: Sequence[str] = ()
     ) -> JsonObject:
         """The verdict on a command, for `policy.check`; nothing runs and nothing is recorded."""
-        text = command if isinstance(command, str) else shlex.join(command)
-        call = ToolCall(tool=SHELL_TOOL, args={"command": text})
-        plan = Plan(call=call, command=text, effects=Effects(), steps=(Shell(text=text),), read_only=False)
+        plan = shell_plan(command if isinstance(command, str) else shlex.join(command))
         plan = self.expand(plan, cwd=cwd, home=places.home_of(caller.uid), caller=caller)
         verdict = self.judge(plan, caller, cwd=cwd, write_roots=write_roots)
         return {
@@ -263,6 +261,12 @@ class Gate:
             "reason": verdict.reason,
             "effects": plan.effects.model_dump(mode="json"),
         }
+
+
+def shell_plan(text: str) -> Plan:
+    """Any text as a shell command to be judged, however odd; nothing of it is known yet."""
+    call = ToolCall(tool=SHELL_TOOL, args={"command": text})
+    return Plan(call=call, command=text, effects=Effects(), steps=(Shell(text=text),), read_only=False)
 
 
 def _with_shell(plan: Plan, cwd: str, home: str) -> Plan:

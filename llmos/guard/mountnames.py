@@ -40,10 +40,11 @@ class Table:
 
 def other_names(path: str) -> tuple[str, ...]:
     """The path's names through other mounts; mostly none."""
-    return tuple(dict.fromkeys(_names(path, table(int(time.monotonic())))))[:MAX_NAMES]
+    return tuple(dict.fromkeys(names(path, table(int(time.monotonic())))))[:MAX_NAMES]
 
 
-def _names(path: str, mounts: Table) -> Iterator[str]:
+def names(path: str, mounts: Table) -> Iterator[str]:
+    """The other names by this table of mounts."""
     mount = _holding(path, mounts)
     if mount is None:
         return

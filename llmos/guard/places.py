@@ -26,12 +26,12 @@ from pathlib import Path
 from llmos import paths
 from llmos.guard import hidden, landmarks
 from llmos.guard.mountnames import other_names
-from llmos.guard.resolve import real
+from llmos.guard.resolve import is_folder, real
 from llmos.guard.sandbox import is_within  # one meaning for judging and for mounting
 
 __all__ = [
-    "Kind", "fold", "holds_protected", "holds_secrets", "home_of", "is_boot", "is_device", "is_foreign",
-    "is_kernel", "is_protected", "is_secret", "kind_of", "owner_of", "real",
+    "Kind", "fold", "holds_protected", "holds_secrets", "home_of", "is_boot", "is_device", "is_folder",
+    "is_foreign", "is_kernel", "is_protected", "is_secret", "kind_of", "owner_of", "real",
 ]  # fmt: skip
 
 # What every program may open below /dev: streams without memory, by name and by device number.

@@ -373,7 +373,7 @@ def _one(kind: str, word: str, found: Found) -> None:
 def _into(target: str, sources: Sequence[str], found: Found) -> None:
     """cp, mv, ln: the target itself, or each source's name inside it when it is a folder."""
     folder = found.path(target)
-    if not Path(folder).is_dir():
+    if not places.is_folder(folder):
         found.writes.append(folder)
         return
     names = [os.path.basename(found.path(source)) for source in sources]
@@ -439,7 +439,7 @@ def _follow_xargs(inner: Sequence[str], found: Found, depth: int) -> list[str]:
     """
     judge(inner, found, depth + 1)
     if not grammars()[os.path.basename(inner[0])].shallow:
-        found.check_depth([path for path in found.reads if Path(path).is_dir()])
+        found.check_depth([path for path in found.reads if places.is_folder(path)])
     if not grammars()[os.path.basename(inner[0])].innocent:
         raise Opaque(f"xargs gives {inner[0]} arguments that are not known before it runs")
     return list(inner)

@@ -59,6 +59,11 @@ def followed(path: str) -> tuple[str, tuple[str, ...]]:
     return place or "/", tuple(links)
 
 
+def is_folder(path: str) -> bool:
+    """As far as the thread's rights let it see; pathlib would raise where they do not."""
+    return os.path.isdir(path)  # noqa: PTH112 - see above
+
+
 def _target(step: str) -> str:
     """What a link points to; empty for everything else. /proc/self is nobody's own: it stays a name."""
     if step == "/proc/self":
