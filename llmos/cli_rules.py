@@ -1,7 +1,7 @@
-"""`llmos policy check|explain|test|replay|list`: ask the rules, and try them before they go live.
+"""The verbs of `llmos policy`: ask the rules, try them before they go live, list and revoke answers.
 
-`check`, `explain` and `list` ask the daemon, whose policy is the one in force. `test` and `replay` read the
-files and the journal where they lie: they are for a policy that is not in force yet.
+`check`, `explain`, `list`, `remembered` and `forget` ask the daemon, whose policy is the one in force.
+`test` and `replay` read the files and the journal where they lie: they are for rules not in force yet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llmos import paths
 from llmos.cli_input import call_args, current_folder, policy_text
 from llmos.cli_requests import connected, print_json
-from llmos.console import render, rules, screen
+from llmos.console import listings, render, rules, screen
 from llmos.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -223,10 +223,37 @@ def show_rules(options: argparse.Namespace) -> int:
     return 0
 
 
+# --- answers given for good -----------------------------------------------------------------------------
+
+
+def remembered(options: argparse.Namespace) -> int:
+    """List the answers given for good, each with the id that `forget` takes."""
+    found = _ask_daemon("policy.remembered", {})
+    if options.json:
+        print_json(found)
+    else:
+        _show(listings.remembered(found["remembered"], screen.width(sys.stdout)))
+    return 0
+
+
+def forget(options: argparse.Namespace) -> int:
+    """Take back one of them; from then on it is asked again."""
+    if len(options.words) != 1:
+        raise UsageError("which one shall be forgotten?", "See their ids: llmos policy remembered")
+    found = _ask_daemon("policy.forget", {"rule_id": options.words[0]})
+    if options.json:
+        print_json(found)
+    else:
+        screen.say(f"forgotten; it will be asked again: {found['forgotten']['command']}")
+    return 0
+
+
 ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "explain": explain,
     "test": test,
     "replay": replay,
     "list": show_rules,
+    "remembered": remembered,
+    "forget": forget,
 }

@@ -93,9 +93,9 @@ def model(options: argparse.Namespace) -> int:
 
 
 def policy(options: argparse.Namespace) -> int:
-    from llmos import cli_policy, cli_rules
+    from llmos import cli_rules
 
-    return (cli_rules.ACTIONS | cli_policy.ACTIONS)[options.action](options)
+    return cli_rules.ACTIONS[options.action](options)
 
 
 def audit(options: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Settings, declared once, frozen and loud: an unknown key stops with its file and key.
 
-Read from /etc/llmos/config.toml, then ~/.config/llmos/config.toml (later wins key by key), then
-`LLMOS_MODEL`. Everything has a default: no file is needed.
+Read from /etc/llmos/config.toml, then ~/.config/llmos/config.toml (later wins key by key, except that it
+cannot leave a `policy` the system has chosen), then `LLMOS_MODEL`. Everything has a default: no file is
+needed.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class ServerSettings(_Section):
     max_queued: int = Field(default=64, ge=1)
     max_clients: int = Field(default=256, ge=1)
     max_request_chars: int = Field(default=16_000, ge=100)
+    approval_timeout_s: float = Field(default=900.0, gt=0, le=86400)  # a question nobody answers is a no
 
 
 class AuditSettings(_Section):
@@ -91,10 +93,21 @@ def load(files: tuple[Path, ...] | None = None) -> Settings:
     for file in files if files is not None else (SYSTEM_FILE, paths.config_dir() / "config.toml"):
         found = _read(file)
         _validate(found, file)
+        _check_not_looser(merged.get("policy"), found.get("policy"), file)
         merged = _merge(merged, found)
     if name := os.environ.get("LLMOS_MODEL", ""):
         merged = _merge(merged, {"model": {"name": name}})
     return _validate(merged, None)
+
+
+def _check_not_looser(before: str | None, after: str | None, file: Path) -> None:
+    """The set that the system's file names holds for everybody; a person may leave only `default`."""
+    if before not in (None, "default") and after not in (None, before):
+        raise ConfigError(
+            f"the system's configuration has chosen {before!r}, which a later file cannot change",
+            "Remove that key; to be stricter, add rules in ~/.config/llmos/policies.",
+            where=f"{file}: policy",
+        )
 
 
 def _validate(values: dict[str, Any], file: Path | None) -> Settings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+from dataclasses import asdict
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -81,6 +82,10 @@ class CheckParams(_Params):
     unattended: bool = False
 
 
+class ForgetParams(_Params):
+    rule_id: str
+
+
 class HistoryParams(_Params):
     limit: int = Field(default=20, ge=1, le=MAX_HISTORY)
 
@@ -107,6 +112,8 @@ class Methods:
             "policy.check": self.policy_check,
             "policy.explain": self.policy_explain,
             "policy.list": self.policy_list,
+            "policy.remembered": self.policy_remembered,
+            "policy.forget": self.policy_forget,
             "history": self.history,
             "undo": self.undo,
         }
@@ -219,6 +226,18 @@ class Methods:
         _read(NoParams, params)
         hands = await self._broker.hands()
         return await asyncio.to_thread(hands.rules, client.caller)
+
+    async def policy_remembered(self, params: JsonObject, client: Connection) -> JsonObject:
+        """The caller's answers given for good."""
+        _read(NoParams, params)
+        answers = (await self._broker.hands()).gate.answers
+        found = [asdict(rule) for rule in await asyncio.to_thread(answers.rules)]
+        return {"remembered": [rule for rule in found if rule["uid"] == client.caller.uid]}
+
+    async def policy_forget(self, params: JsonObject, client: Connection) -> JsonObject:
+        read = _read(ForgetParams, params)
+        answers = (await self._broker.hands()).gate.answers
+        return {"forgotten": asdict(await asyncio.to_thread(answers.forget, read.rule_id, client.caller.uid))}
 
     async def history(self, params: JsonObject, client: Connection) -> JsonObject:
         read = _read(HistoryParams, params)
