@@ -20,14 +20,13 @@ from typing import NoReturn
 
 from llmos.guard import cgroups, init, kernel, landlock, mounts, sandbox
 from llmos.guard.cgroups import Hierarchy
-from llmos.guard.idmap import IdMap
+from llmos.guard.layering import LayerError, layer, map_ids, write_in
 from llmos.guard.sandbox import Box
-from llmos.guard.tree import LayerError, assemble, layer
+from llmos.guard.tree import Ground, assemble
 
 STATUS_FD, KILLS_FD = 3, 4
 _FIRST_FREE_FD = 16
 _MAX_FILTER_BYTES = 8 * 4096  # BPF_MAXINSNS
-_NAME_SERVERS = "/etc/resolv.conf"
 _LIMITS = {
     resource.RLIMIT_CORE: 0,
     resource.RLIMIT_MEMLOCK: 8 << 20,
@@ -39,13 +38,12 @@ _LIMITS = {
 class Ready:
     """What every fork finds ready, made by the launcher before the first job."""
 
-    id_map: IdMap | None
     landlock_abi: int
     hierarchy: Hierarchy
     launcher: int  # a pidfd of it
 
 
-def run_job(job_fd: int, fds: list[int], ready: Ready, *, group: str) -> NoReturn:
+def run_job(job_fd: int, fds: list[int], ready: Ready, ground: Ground, *, group: str) -> NoReturn:
     """In the fork. `fds`: stdin, stdout, stderr, status, filter; `group`: the name for its control group."""
     status = fds[3]
     try:
@@ -53,7 +51,7 @@ def run_job(job_fd: int, fds: list[int], ready: Ready, *, group: str) -> NoRetur
         os.setsid()
         with os.fdopen(job_fd, "rb") as file:
             box = sandbox.from_job(json.loads(file.read()))
-        _Enclosure(box, fds, ready, group).put_up()
+        _Enclosure(box, fds, ready, ground, group).put_up()
         status = STATUS_FD
         if box.detached:
             tell(status, {"started": True})
@@ -97,19 +95,15 @@ def refuse_host_root() -> None:
 class _Enclosure:
     """One sandbox being put up: what its steps hand on to one another."""
 
-    def __init__(self, box: Box, fds: list[int], ready: Ready, group: str) -> None:
-        self._box, self._fds, self._ready, self._group = box, fds, ready, group
-        self._name_servers = _name_servers() if box.network else ("", b"")
+    def __init__(self, box: Box, fds: list[int], ready: Ready, ground: Ground, group: str) -> None:
+        self._box, self._fds, self._ready, self._ground, self._group = box, fds, ready, ground, group
+        self._plan = sandbox.plan(box)
         self._own_proc = -1  # a writable /proc of this pid namespace, held only by us and mounted nowhere
         self._filter = b""
         self._kills: tuple[int, ...] = ()
 
     def put_up(self) -> None:
-        root = os.geteuid() == 0
-        if not root:
-            with layer("user-namespace"):
-                _map_ids(os.open("/proc", os.O_PATH), *[(self._box.host_uid, self._box.host_gid)] * 2)
-        for step in sandbox.plan(self._box, root=root):
+        for step in self._plan:
             self._do(step)
 
     def _enter_group(self, group: sandbox.ControlGroup) -> None:
@@ -132,8 +126,8 @@ class _Enclosure:
             mounts.make_private()
         with layer("proc"):
             self._own_proc = mounts.proc(attrs=mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC)
-        id_map = self._ready.id_map
-        assemble(self._box, id_map.fd() if id_map and self._box.id_mapped else None)
+        wanted = (step for step in self._plan if isinstance(step, sandbox.Mount))
+        assemble(self._box, wanted, self._ground)
 
     def _do(self, step: sandbox.Step) -> None:  # noqa: PLR0912 - one line for each layer
         match step:
@@ -175,10 +169,10 @@ class _Enclosure:
         os.umask(0o022)
         for path in folders:
             Path(path).mkdir(0o700)
-        real, text = self._name_servers
-        if real.startswith("/run/") and text:
-            Path(real).parent.mkdir(parents=True, exist_ok=True)
-            Path(real).write_bytes(text)
+        place, text = self._box.name_servers
+        if place.startswith("/run/") and text:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Path(place).write_text(text)
 
     def _own_users(self, step: sandbox.UserNamespace) -> None:
         """A namespace that owns none of the mounts: whoever gained all capabilities in it cannot mount.
@@ -186,11 +180,11 @@ class _Enclosure:
         Where /proc/sys is read-only (a container, a hardened unit) the filter alone forbids a further one.
         """
         kernel.unshare(kernel.CLONE_NEWUSER)
-        _map_ids(self._own_proc, step.inside, step.outside)
+        map_ids(self._own_proc, step.inside, step.outside)
         with contextlib.suppress(OSError):
-            _write(self._own_proc, "sys/user/max_user_namespaces", "0")
+            write_in(self._own_proc, "sys/user/max_user_namespaces", "0")
         with contextlib.suppress(OSError):  # short of memory, the kernel takes the command before the broker
-            _write(self._own_proc, "self/oom_score_adj", "500")
+            write_in(self._own_proc, "self/oom_score_adj", "500")
 
     def _wire(self, detached: bool) -> None:
         """Standard streams to 0..2, status to 3, the count of memory kills to 4, nothing else open."""
@@ -217,20 +211,6 @@ def _renounce() -> None:
     kernel.set_dumpable(False)
 
 
-def _write(proc: int, name: str, text: str) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-def _map_ids(proc: int, inside: tuple[int, int], outside: tuple[int, int]) -> None:
-    _write(proc, "self/setgroups", "deny")
-    for name, there, here in zip(("uid_map", "gid_map"), inside, outside, strict=True):
-        _write(proc, f"self/{name}", f"{there} {here} 1")
-
-
 def _become(who: sandbox.Identity) -> None:
     """Give up root for good: groups first, then gid and uid, all three of each."""
     if os.geteuid() == 0:
@@ -239,14 +219,6 @@ def _become(who: sandbox.Identity) -> None:
         os.setresuid(who.uid, who.uid, who.uid)
         kernel.set_dumpable(True)  # for the moment: it must write its own map
     refuse_host_root()
-
-
-def _name_servers() -> tuple[str, bytes]:
-    """/etc/resolv.conf is often a link into /run, which the program sees empty: carry the text over."""
-    real = os.path.realpath(_NAME_SERVERS)
-    with contextlib.suppress(OSError):
-        return real, Path(real).read_bytes()
-    return real, b""
 
 
 def _enter(path: str) -> None:
@@ -266,6 +238,8 @@ def _limit(limits: sandbox.Limits) -> None:
     if limits.cpu_s is not None:
         wanted[resource.RLIMIT_CPU] = limits.cpu_s
     for which, value in wanted.items():
-        _, hard = resource.getrlimit(which)
-        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (limit, limit))
+        try:
+            resource.setrlimit(which, (value, value))
+        except (ValueError, PermissionError):  # a tighter one is in force already
+            _, hard = resource.getrlimit(which)
+            resource.setrlimit(which, (min(value, hard),) * 2)

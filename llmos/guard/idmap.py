@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 from llmos.guard import kernel
-from llmos.guard.tree import LayerError
+from llmos.guard.layering import LayerError
 
 
 class IdMap:

@@ -9,7 +9,6 @@ calls added since Linux 5.0 are the same on every architecture Python runs on.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -41,6 +40,7 @@ _MAX_CAPABILITY = 63
 # Being uid 0 and changing uids gives no capability, and these bits cannot be changed back.
 _SECURE_NOROOT_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20
 _BPF_INSTRUCTION_BYTES = 8
+_ZEROS = (ctypes.c_ulong(0),) * 3
 
 # PyDLL keeps the GIL: after a clone the child must not wait for a lock that nobody is left to release.
 libc = ctypes.PyDLL(None, use_errno=True)
@@ -105,9 +105,9 @@ def die_with_parent() -> None:
 def drop_capabilities() -> None:
     """Every capability in every set, the bounding set included, with no way to get one back."""
     prctl("securebits", _PR_SET_SECUREBITS, _SECURE_NOROOT_LOCKED)
-    with contextlib.suppress(OSError):  # ends at the first one this kernel does not know
-        for capability in range(_MAX_CAPABILITY + 1):
-            prctl("capbset_drop", _PR_CAPBSET_DROP, capability)
+    for capability in range(_MAX_CAPABILITY + 1):
+        if libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), *_ZEROS) < 0:
+            break  # the first one this kernel does not know
     prctl("cap_ambient", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")

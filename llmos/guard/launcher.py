@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 
-from llmos.guard.zygote import DETACHED, JOB_FDS, NETWORK
+from llmos.guard.zygote import JOB_FDS
 from llmos.paths import PACKAGE_DIR
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[3]); from llmos.guard.zygote import main; main()"
@@ -21,10 +21,10 @@ class Launcher:
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
 
-    def submit(self, fds: list[int], *, network: bool, detached: bool) -> None:
-        """Hand over one job: [job, stdin, stdout, stderr, status, filter]. Raises OSError."""
+    def submit(self, fds: list[int], flags: int) -> None:
+        """Hand over one job: [job, stdin, stdout, stderr, status, filter], and its bits. Raises OSError."""
         assert len(fds) == JOB_FDS
-        word = bytes([network * NETWORK | detached * DETACHED])
+        word = bytes([flags])
         try:
             socket.send_fds(self._ready(), [word], fds)
         except (BrokenPipeError, ConnectionError):

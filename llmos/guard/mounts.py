@@ -48,9 +48,11 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+LITERALLY = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
+_MS_SLAVE = 1 << 19
 _MNT_DETACH = 2
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
@@ -74,6 +76,16 @@ class _OpenHow(ctypes.Structure):
 def make_private() -> None:
     """Stop mount events between this mount namespace and the one it was copied from, both ways."""
     _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount private /")
+
+
+def follow_host() -> None:
+    """Hear of mount events of the namespace this one was copied from, and tell it of none."""
+    _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None), "mount slave /")
+
+
+def detach(path: str) -> None:
+    """Unmount what is mounted at `path` and all below it."""
+    _checked(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), f"umount2 {path}")
 
 
 def open_tree(dir_fd: int, path: str = "", *, recursive: bool = True) -> int:

@@ -92,6 +92,10 @@ class Box:
     limits: Limits
     stage: str = ""  # i-th write root: a view whose changes go to STAGE/i/upper, instead of the root itself
     private: tuple[str, ...] = ()  # shared folders for temporary files, of which the call gets empty ones
+    name_servers: tuple[str, str] = (
+        "",
+        "",
+    )  # resolv.conf and its text: it often lies in /run, which is empty
     detached: bool = False  # outlives the request and the broker
 
     def __post_init__(self) -> None:
@@ -124,7 +128,13 @@ def _to_command(command: dict[str, Any]) -> Command:
 def check_write_roots(roots: tuple[str, ...], hidden: tuple[str, ...]) -> tuple[str, ...]:
     """The roots, sorted, none inside another; raises UsageError for one that can never be granted."""
     for root in roots:
-        if not root.startswith("/") or os.path.normpath(root) != root or "\0" in root:
+        # normpath keeps a double slash at the start (POSIX gives it a meaning); Linux does not.
+        if (
+            not root.startswith("/")
+            or root.startswith("//")
+            or os.path.normpath(root) != root
+            or "\0" in root
+        ):
             raise UsageError(f"{root!r} is not an absolute, normal path", "Name the folder by its full path.")
         if root == "/" or any(is_within(root, place) for place in _UNGRANTABLE):
             raise UsageError(
@@ -201,7 +211,10 @@ class ControlGroup:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """`what` is one of host, tmpfs, devices, terminals, proc, granted, staged, masked, private."""
+    """`what` is one of host, devices, tmpfs, private, proc, terminals, granted, staged, masked.
+
+    The first two are prepared by the launcher (`template`).
+    """
 
     point: str
     what: str
@@ -270,23 +283,22 @@ Step = (
 )  # fmt: skip
 
 
-def namespaces(*, network: bool, root: bool) -> Namespaces:
-    """A user namespace is what lets a launcher without privilege make the others."""
-    first = () if root else ("user",)
-    return Namespaces((*first, "mount", "pid", "ipc", "uts", *(() if network else ("net",))))
+def namespaces(*, network: bool) -> Namespaces:
+    """Made by the launcher, which for that has root or, without, a user namespace that it lives in itself."""
+    return Namespaces(("mount", "pid", "ipc", "uts", *(() if network else ("net",))))
 
 
-def plan(box: Box, *, root: bool) -> tuple[Step, ...]:
+def plan(box: Box) -> tuple[Step, ...]:
     """The layers around `box`, outermost first, in the order in which they are put up."""
     limits, scratch = box.limits, box.limits.scratch_bytes
     return (
-        namespaces(network=box.network, root=root),
+        namespaces(network=box.network),
         ControlGroup(limits.memory_bytes, limits.processes, limits.cpus, limits.need_group),
         Mount("/", "host"),
+        Mount("/dev", "devices"),
         Mount("/run", "tmpfs", scratch),
         *(Mount(folder, "private", scratch, 0o1777) for folder in box.private),
         Mount("/proc", "proc"),
-        Mount("/dev", "devices"),
         Mount("/dev/shm", "tmpfs", scratch, 0o1777),  # noqa: S108
         Mount("/dev/pts", "terminals"),
         *(Mount(root, "staged" if box.stage else "granted") for root in sorted(box.write_roots)),

@@ -24,7 +24,7 @@ from pathlib import Path
 from llmos import paths
 from llmos.config import SandboxSettings
 from llmos.errors import CallFailed
-from llmos.guard import hidden, layers, sandbox, seccomp, signals
+from llmos.guard import hidden, layers, sandbox, seccomp, signals, zygote
 from llmos.guard.identity import identity, stand_in_id
 from llmos.guard.launcher import Launcher
 from llmos.guard.permit import Permit
@@ -232,6 +232,7 @@ class Spawner:
             write_roots=sandbox.check_write_roots(grants.write_roots, masked),
             hidden=masked,
             network=grants.network,
+            name_servers=_name_servers() if grants.network else ("", ""),
             stage=grants.stage,
             env=sandbox.environment(
                 uid=grants.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
@@ -253,13 +254,16 @@ class Spawner:
         job = _memory_file(held, json.dumps(box.to_job()).encode())
         filter_fd = _memory_file(held, seccomp.program(box.network))
         try:
-            self._launcher.submit(
-                [job, stdin, out, err, theirs.fileno(), filter_fd], network=box.network, detached=box.detached
-            )
+            self._launcher.submit([job, stdin, out, err, theirs.fileno(), filter_fd], _flags(box))
         except OSError as error:
             ours.close()
             raise layers.explain("launcher", str(error)) from error
         return ours
+
+
+def _flags(box: Box) -> int:
+    """What the launcher must know before it reads the job."""
+    return box.network * zygote.NETWORK | box.detached * zygote.DETACHED | box.id_mapped * zygote.MAPPED
 
 
 # --- what the init is to do ---------------------------------------------------------------------------
@@ -320,6 +324,13 @@ def _log_file(name: str, request_id: str) -> Path:
     folder = paths.ensure_private(paths.state_dir() / "started")
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:64]
     return folder / f"{safe}-{request_id}.log"
+
+
+def _name_servers() -> tuple[str, str]:
+    real = os.path.realpath("/etc/resolv.conf")
+    with contextlib.suppress(OSError):
+        return real, Path(real).read_text(errors="replace")
+    return real, ""
 
 
 # --- small parts -----------------------------------------------------------------------------------

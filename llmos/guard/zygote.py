@@ -2,7 +2,7 @@
 
 It runs as the broker's own user, holds no state of requests, and with the modules it imports is the only
 code here that touches mounts. A job comes over a socketpair from the broker alone: one byte (is the
-network granted, is it to outlive us), and by SCM_RIGHTS the descriptors
+network granted, is it to outlive us, is its view ID-mapped), and by SCM_RIGHTS the descriptors
 
     job (JSON of a `Box`), stdin, stdout, stderr, status, filter (BPF)
 
@@ -31,12 +31,14 @@ from dataclasses import dataclass
 
 from llmos.guard import cgroups, enclosure, kernel, landlock, sandbox
 from llmos.guard.idmap import IdMap
+from llmos.guard.layering import LayerError
+from llmos.guard.template import Templates
+from llmos.guard.tree import Ground
 
 JOB_FDS = 6
-NETWORK, DETACHED = 1, 2  # bits of a job's byte
+NETWORK, DETACHED, MAPPED = 1, 2, 4  # bits of a job's byte
 _LEAVE_S = 2.0
 _FLAGS = {
-    "user": kernel.CLONE_NEWUSER,
     "mount": kernel.CLONE_NEWNS,
     "pid": kernel.CLONE_NEWPID,
     "ipc": kernel.CLONE_NEWIPC,
@@ -56,37 +58,44 @@ class Zygote:
     """Forks, and clears away behind what it forked."""
 
     def __init__(self, stand_in: int) -> None:
-        self._root = os.geteuid() == 0
+        self._id_map = IdMap(stand_in) if os.geteuid() == 0 else None
         self._hierarchy = cgroups.find(prepare=True)
         self._ready = enclosure.Ready(
-            id_map=IdMap(stand_in) if self._root else None,
             landlock_abi=landlock.abi(),
             hierarchy=self._hierarchy,
             launcher=os.pidfd_open(os.getpid()),
         )
+        self.templates = Templates(self._id_map)
         self._count = 0
         self._forks: dict[int, Fork] = {}  # by pid
         self._leaving = self._hierarchy.sweep()
 
-    def launch(self, fds: list[int], *, network: bool, detached: bool) -> None:
-        job_fd, streams, status = fds[0], fds[1:], fds[4]
+    def launch(self, fds: list[int], flags: int) -> None:
+        job_fd, streams, status, detached = fds[0], fds[1:], fds[4], bool(flags & DETACHED)
         self._count += 1
         group = cgroups.name(os.getpid(), self._count, stays=detached)
         try:
-            pid = kernel.clone(self._namespaces(network))
+            ground = self._ground(mapped=bool(flags & MAPPED))
+            pid = kernel.clone(_namespaces(network=bool(flags & NETWORK)))
+        except LayerError as error:
+            enclosure.tell(status, {"layer": error.layer, "error": error.error})
+            return
         except OSError as error:
-            layer = "namespaces" if self._root else "user-namespace"
-            enclosure.tell(status, {"layer": layer, "error": str(error)})
+            enclosure.tell(status, {"layer": "namespaces", "error": str(error)})
             return
         if pid == 0:
-            enclosure.run_job(job_fd, streams, self._ready, group=group)
+            enclosure.run_job(job_fd, streams, self._ready, ground, group=group)
         self._forks[pid] = Fork(group, os.dup(status), detached)
         _announce(status, pid)
 
+    def _ground(self, *, mapped: bool) -> Ground:
+        folder = self.templates.ready(mapped=mapped)
+        return Ground(folder, self.templates.table, self._id_map.fd() if self._id_map and mapped else None)
+
     @property
-    def patience_s(self) -> float | None:
+    def patience_ms(self) -> float | None:
         """How long to sleep at most: a group may be busy a little longer than its last process."""
-        return 0.05 if self._leaving else None
+        return 50 if self._leaving else None
 
     def reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -116,11 +125,12 @@ class Zygote:
     def _ours(self) -> list[int]:
         return [pid for pid, fork in self._forks.items() if not fork.detached]
 
-    def _namespaces(self, network: bool) -> int:
-        flags = 0
-        for kind in sandbox.namespaces(network=network, root=self._root).kinds:
-            flags |= _FLAGS[kind]
-        return flags
+
+def _namespaces(*, network: bool) -> int:
+    flags = 0
+    for kind in sandbox.namespaces(network=network).kinds:
+        flags |= _FLAGS[kind]
+    return flags
 
 
 def _announce(status: int, pid: int) -> None:
@@ -144,12 +154,20 @@ def main() -> None:
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    poll = select.poll()
+    for fd, events in (
+        (sock.fileno(), select.POLLIN),
+        (ended, select.POLLIN),
+        (zygote.templates.fileno(), select.POLLPRI),
+    ):
+        poll.register(fd, events)
     while True:
-        ready = select.select([sock.fileno(), ended], [], [], zygote.patience_s)[0]
+        ready = [fd for fd, _ in poll.poll(zygote.patience_ms)]
         if ended in ready:
             os.read(ended, 1 << 12)
         if sock.fileno() not in ready or ended in ready:
             zygote.reap()
+            zygote.templates.refresh()
         if sock.fileno() in ready and not _serve(sock, zygote):
             return zygote.leave()
 
@@ -157,7 +175,7 @@ def main() -> None:
 def _serve(sock: socket.socket, zygote: Zygote) -> bool:
     data, fds, _, _ = socket.recv_fds(sock, 1, JOB_FDS)
     if len(fds) == JOB_FDS:
-        zygote.launch(fds, network=bool(data[0] & NETWORK), detached=bool(data[0] & DETACHED))
+        zygote.launch(fds, data[0])
     for fd in fds:
         os.close(fd)
     return bool(data)
