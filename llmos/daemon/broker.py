@@ -57,6 +57,7 @@ class Broker:
         self._hands: Hands | None = None
         self._broken: LlmosError | None = None  # why the newest manifests or policies are not in force
         self._loaded = asyncio.Event()
+        self._loading = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -113,6 +114,11 @@ class Broker:
         self._spawn(self._load())
 
     async def _load(self) -> None:
+        """One at a time: of two that overlap, the older reading could else come into force last."""
+        async with self._loading:
+            await self._load_now()
+
+    async def _load_now(self) -> None:
         try:
             fresh = await asyncio.to_thread(hands.load, self.settings, self._hands)
         except LlmosError as error:
