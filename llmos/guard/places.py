@@ -55,6 +55,7 @@ _KERNEL_SECRETS = ("/proc/kcore", "/proc/kmsg", "/proc/kallsyms", "/proc/sysrq-t
                    "/sys/fs/bpf", "/sys/fs/pstore", "/sys/kernel/boot_params")  # fmt: skip
 _MAX_SECRET_FILES = 4000  # whose inodes are known, to find hard links to them
 _LANDMARKS_LIVE_S = 2
+_CLOCK_TICK_S = 0.02  # ctime is as coarse as the kernel's tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,14 @@ class Landmarks:
     labels: dict[str, frozenset[str]]
     patterns: tuple[str, ...]
     foreign: tuple[str, ...]
-    inodes: list[frozenset[tuple[int, int]]] = field(default_factory=list)  # filled when first needed
+    inodes: list[tuple[float, frozenset[tuple[int, int]]]] = field(default_factory=list)  # and when looked up
 
-    def secret_inodes(self) -> frozenset[tuple[int, int]]:
-        if not self.inodes:
-            self.inodes.append(frozenset(itertools.islice(_inodes(self), _MAX_SECRET_FILES)))
-        return self.inodes[0]
+    def secret_inodes(self, changed: float) -> frozenset[tuple[int, int]]:
+        """As of a moment after `changed`: making a hard link changes an inode, and so its ctime."""
+        if not self.inodes or self.inodes[-1][0] <= changed + _CLOCK_TICK_S:
+            began = time.time()
+            self.inodes[:] = [(began, frozenset(itertools.islice(_inodes(self), _MAX_SECRET_FILES)))]
+        return self.inodes[-1][1]
 
 
 def kind_of(path: str, home: str, hide: Sequence[re.Pattern[str]] = ()) -> Kind:
@@ -273,7 +276,7 @@ def _hard_link(found: os.stat_result | None, marks: Landmarks) -> bool:
     """Whether this file is another name of a known secret."""
     if found is None or found.st_nlink < 2 or not stat.S_ISREG(found.st_mode):
         return False
-    return (found.st_dev, found.st_ino) in marks.secret_inodes()
+    return (found.st_dev, found.st_ino) in marks.secret_inodes(found.st_ctime)
 
 
 # --- the table for one home ---------------------------------------------------------------------------

@@ -155,12 +155,17 @@ def test_a_device_node_is_a_device_wherever_it_lies(tmp_path: Path) -> None:
 def test_a_hard_link_to_a_secret_is_that_secret(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True)
-    (home / ".ssh/key").write_text("k")
+    keys = [f"key{number}" for number in range(20)]
+    for key in ("key", *keys):
+        (home / ".ssh" / key).write_text("k")
     (home / "plain").write_text("p")
     os.link(home / ".ssh/key", home / "notes")
     os.link(home / "plain", home / "other")
     assert "secret" in kinds(str(home / "notes"), str(home))
     assert "secret" not in kinds(str(home / "other"), str(home))
+    for key in keys:  # linked after they were last looked at, sooner than the table is renewed
+        os.link(home / ".ssh" / key, home / f"link-to-{key}")
+        assert "secret" in kinds(str(home / f"link-to-{key}"), str(home))
 
 
 def test_a_landmark_that_is_a_link_counts_where_it_leads(tmp_path: Path) -> None:
