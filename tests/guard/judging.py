@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from llmos.guard.policy import Policy
 from llmos.guard.remembered import Remembered
 from llmos.messages import Caller, Effects, Plan, Shell, ToolCall, Verdict
 
-DATA = Path(__file__).parent / "data"
 CALLER = Caller(uid=os.getuid(), gid=os.getgid())
 
 
@@ -52,23 +50,3 @@ def make(folder: Path, set_name: str = "default", *later: Path) -> Place:
     policy = Policy.load(set_name, (paths.builtin_policy_dir(), *later))
     remembered = Remembered(folder / "remembered.json")
     return Place(work, Gate(policy, Audit(folder / "audit.jsonl"), Settings(), remembered))
-
-
-def lines(name: str) -> list[tuple[str, str]]:
-    """(class, command) of a data file; backslash escapes of `hostile.txt` are resolved."""
-    group, found = "", []
-    for line in (DATA / name).read_text(encoding="utf-8").splitlines():
-        if line.startswith("[") and line.endswith("]") and " -n " not in line:
-            group = line[1:-1]
-        elif line and not line.startswith("# "):
-            found.append((group, _unescaped(line) if name == "hostile.txt" else line))
-    return found
-
-
-def _unescaped(line: str) -> str:
-    """`\\n` before a command, `\\r`, and `\\uXXXX`; other backslashes belong to the command."""
-    return re.sub(
-        r"\\(?:u([0-9a-fA-F]{4})|([nr])(?=[A-Z$]|rm\b|touch\b))",
-        lambda found: chr(int(found[1], 16)) if found[1] else {"n": "\n", "r": "\r"}[found[2]],
-        line,
-    )
