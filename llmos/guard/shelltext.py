@@ -12,21 +12,30 @@ from __future__ import annotations
 
 import functools
 import glob
+import pwd
 import re
 import shlex
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
+SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the sandbox's
 MAX_CHARS = 10_000
 MAX_COMMANDS = 64
 MAX_DEPTH = 40
 _OPERATORS = frozenset({"&&", "||", ";", "\n", "|"})
 _WRITE_OPS = frozenset({">", ">>", ">|", "&>", "&>>"})
+# Not blanks to Unicode, and yet nothing to be seen; then quotes, dashes, slashes and operators of elsewhere.
+_LOOKALIKE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufffc\U000e0100-\U000e01ef"
+    "\u00b4\u02b9-\u02bf\u02c8\u02ca\u02cb\u2010-\u2015\u2018-\u201f\u2024\u2032-\u2037\u2039\u203a\u2043\u2044"
+    "\u2212\u2215-\u2217\u2223\u2236\u223c\u2758\u27cb\u29f5\u29f8\u01c0\u02dc\u037e\u3003\ufe58]"
+)
 # Space-like, invisible and direction-changing characters make text look like other text.
 _HIDDEN_CATEGORIES = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "half a character",
                       "Co": "a private-use character", "Cn": "an unassigned character",
@@ -36,6 +45,17 @@ _GLOB = frozenset("*?[")
 _SPECIAL = frozenset("$`!;&|<>()\"'\\\n")
 # A Latin letter beside a Greek, Cyrillic, Armenian or Cherokee one: `ѕh`. Whole words in them are honest.
 _MIXED = re.compile("[A-Za-z][\u0370-\u058f\u13a0-\u13ff]|[\u0370-\u058f\u13a0-\u13ff][A-Za-z]")
+# A backslash hides the line's end, everywhere but in single quotes: not worth telling apart.
+_CONTINUED = re.compile(r"\\\n")
+# Words that mean something to a shell where a program is named; `time` is a program as well.
+_RESERVED = re.compile(
+    r"if|then|else|elif|fi|case|esac|for|select|while|until|do|done|in|function|coproc|[{}!]|\[\[|\]\]|[%-].*"
+)
+# In brackets quotes, classes and `^` mean different things to different readers of patterns.
+_BRACKET = re.compile(r"\[!?[\w.,:+-]+\]", re.ASCII)
+# `a=~` and `a=b:~` are expanded like assignments, wherever they stand.
+_TILDE = re.compile(r"[A-Za-z_]\w*\+?=.*~|.*[=:]~", re.DOTALL)
+_STACKED = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]{3}")  # marks that run into other lines
 _LOCALE = re.compile(r"(?:LC_[A-Z]+|LANG|LANGUAGE)=[A-Za-z0-9_.@-]*\Z")
 
 
@@ -82,11 +102,14 @@ class Pipeline:
 def parse(text: str, *, cwd: str, home: str) -> tuple[Pipeline, ...]:
     """The pipelines of `text`; raises Opaque with the reason when it is more than plain words."""
     check_characters(text)
+    if _CONTINUED.search(text):
+        raise Opaque("it continues over a line's end")
     root = _parser().parse(text.encode()).root_node
     if root.has_error:
         raise Opaque("it is not a complete shell command")
     reader = _Reader(cwd, home)
     pipelines = tuple(reader.statements(root, 0))
+    reader.check_all_was_read(text.encode())
     if not pipelines:
         raise Opaque("there is no command in it")
     if sum(len(pipeline.commands) for pipeline in pipelines) > MAX_COMMANDS:
@@ -100,6 +123,8 @@ def check_characters(text: str) -> None:
         raise Opaque(f"it is longer than {MAX_CHARS} characters")
     if _MIXED.search(text):
         raise Opaque("it mixes letters of different scripts in one word")
+    if _STACKED.search(text):
+        raise Opaque("it stacks marks on a letter")
     for char in text:
         if char in " \t\n" or " " < char <= "~":
             continue
@@ -113,6 +138,8 @@ def _hidden(char: str) -> str:
         return "a space that is not a plain space"
     if what := _HIDDEN_CATEGORIES.get(category):
         return what
+    if _LOOKALIKE.match(char):
+        return "a look-alike of a plain character"
     # NFKC folds full-width and mathematical look-alikes: whoever sees `ｒｍ` or `；` reads `rm` or `;`.
     folded = unicodedata.normalize("NFKC", char)
     return "a look-alike of a plain character" if folded != char and folded.isascii() else ""
@@ -130,8 +157,29 @@ class _Reader:
     """Walks the syntax tree; knows the folder and home that `~`, $PWD and $HOME stand for."""
 
     def __init__(self, cwd: str, home: str) -> None:
-        self._known = {"HOME": home, "PWD": cwd}
+        self._known = {"HOME": home, "PWD": cwd, "PATH": SAFE_PATH} | _user_of(home)
         self._home = home
+        self._read: list[tuple[int, int, str]] = []  # start, end, "word" or "operator"
+
+    def _take(self, node: Node, kind: str) -> str:
+        """The source of a leaf, noted as read."""
+        self._read.append((node.start_byte, node.end_byte, kind))
+        return _text(node)
+
+    def check_all_was_read(self, source: bytes) -> None:
+        """Raise Opaque unless the leaves are the whole text but for blanks, each read once and apart.
+
+        The grammar drops what it takes for layout (`\\ ` in front of a word) and glues what a shell splits
+        (`2>1>x`): whatever it makes of such text, it is not what a shell makes of it.
+        """
+        end, last = 0, ""
+        for start, stop, kind in [*sorted(self._read), (len(source), len(source), "end")]:
+            between = source[end:start]
+            if start < end or between.strip(b" \t\n"):
+                raise Opaque("part of it is read differently by different shells")
+            if not between and last == "word" and _is_glued(source, start, kind):
+                raise Opaque("it joins words in a way that is read differently by different shells")
+            end, last = stop, kind
 
     def statements(self, node: Node, depth: int) -> Iterator[Pipeline]:
         """The pipelines of a program or list, each with the operator before it."""
@@ -140,9 +188,11 @@ class _Reader:
         joiner = ";"
         for child in node.children:
             if child.type == "comment":
+                self._take(child, "comment")
                 continue
             if not child.is_named:
                 joiner = _joiner(child)
+                self._take(child, "operator")
                 continue
             for number, pipeline in enumerate(self._statement(child, depth + 1)):
                 yield replace(pipeline, joiner=joiner) if number == 0 else pipeline
@@ -151,7 +201,7 @@ class _Reader:
         match node.type:
             case "list":
                 return list(self.statements(node, depth))
-            case "pipeline" | "command":
+            case "pipeline" | "command" | "test_command":
                 return [Pipeline(tuple(self._commands(node, depth)))]
             case "redirected_statement":
                 return self._redirected(node, depth)
@@ -163,6 +213,9 @@ class _Reader:
             raise Opaque("it is nested too deeply")
         if node.type == "command":
             yield self._command(node)
+            return
+        if node.type == "test_command":
+            yield self._test(node)
             return
         if node.type == "redirected_statement":
             for pipeline in self._redirected(node, depth):
@@ -177,6 +230,8 @@ class _Reader:
                 yield from self._commands(child, depth + 1)
             elif child.type != "|":
                 raise Opaque(f"it uses `{child.type}`")
+            else:
+                self._take(child, "operator")
 
     def _redirected(self, node: Node, depth: int) -> list[Pipeline]:
         """A redirection binds to the last simple command of what it stands behind."""
@@ -192,22 +247,32 @@ class _Reader:
         return [*pipelines[:-1], replace(last, commands=(*last.commands[:-1], command))]
 
     def _command(self, node: Node) -> Command:
-        command, end = Command(()), -1
+        command = Command(())
         for child in node.children:
-            if child.start_byte == end:
-                raise Opaque("it joins words in a way that is read differently by different shells")
-            end = child.end_byte
             if child.type == "variable_assignment":
-                command = replace(command, locale=(*command.locale, _locale(_text(child))))
+                command = replace(command, locale=(*command.locale, _locale(self._take(child, "word"))))
             elif child.type in ("file_redirect", "herestring_redirect"):
                 command = self._with_redirect(command, child)
             elif child.is_named:
-                command = replace(command, words=(*command.words, self.word(_text(child))))
+                command = replace(command, words=(*command.words, self.word(self._take(child, "word"))))
             else:
                 raise Opaque(f"it uses `{child.type}`")
         if not command.words:
             raise Opaque("it redirects or assigns without a command")
+        if _RESERVED.fullmatch(command.argv[0]):
+            raise Opaque(f"`{command.argv[0]}` is a word of the shell itself")
         return command
+
+    def _test(self, node: Node) -> Command:
+        """`[ WORDS ]`: an ordinary command whose last word is `]`, whatever the grammar makes of it."""
+        text = self._take(node, "word")
+        if not re.match(r"\[\s", text) or not re.search(r"\s\]\Z", text):
+            raise Opaque("it uses a test command")
+        (pipeline, *more) = parse(f"test{text[1:-1]}", cwd=self._known["PWD"], home=self._home)
+        (command, *others) = pipeline.commands
+        if more or others or command.redirects or command.locale:
+            raise Opaque("it uses a test command")
+        return Command((Word("["), *command.words[1:], Word("]")))
 
     def _with_redirect(self, command: Command, node: Node) -> Command:
         """The grammar takes the arguments behind `> file` for further targets: they are arguments."""
@@ -217,11 +282,11 @@ class _Reader:
         targets: list[Word] = []
         for child in node.children:
             if child.type == "file_descriptor":
-                fd = int(_text(child))
+                fd = int(self._take(child, "operator"))
             elif child.is_named:
-                targets.append(self.word(_text(child)))
+                targets.append(self.word(self._take(child, "word")))
             else:
-                op = child.type
+                op = self._take(child, "operator")
         if not targets:
             raise Opaque("it redirects to nothing")
         redirects = (*command.redirects, *_redirects(fd, op, targets[0]))
@@ -249,6 +314,10 @@ class _Reader:
             at = 1
         elif raw.startswith("~"):
             raise Opaque("it names another user's home")
+        if "[" in _unquoted(_BRACKET.sub("", raw)) and "]" in raw:
+            raise Opaque("it uses a pattern with brackets that is read differently by different shells")
+        if _TILDE.match(_unquoted(raw)):
+            raise Opaque("it expands a `~` inside a word")
         if re.search(r"\{[^{}]*(?:,|\.\.)[^{}]*\}", _unquoted(raw)):
             raise Opaque("it uses a brace expansion")
         while at < len(raw):
@@ -299,6 +368,21 @@ class _Reader:
             what = f"the variable ${name}" if name else "a `$` expansion"
             raise Opaque(f"it depends on {what}")
         return self._known[name], match.end()
+
+
+def _is_glued(source: bytes, at: int, kind: str) -> bool:
+    """Whether what starts `at`, right behind a word, is a word as well, or makes a descriptor of that one."""
+    descriptor = source[at - 1 : at].isdigit() or source[at - 1 : at] == b"}"
+    return kind == "word" or (descriptor and source[at : at + 1] in (b"<", b">"))
+
+
+def _user_of(home: str) -> dict[str, str]:
+    """$USER and $LOGNAME as the sandbox sets them: of whoever owns the home."""
+    try:
+        name = pwd.getpwuid(Path(home).stat().st_uid).pw_name
+    except (OSError, KeyError):
+        return {}
+    return {"USER": name, "LOGNAME": name} if re.fullmatch(r"[\w.-]+", name) else {}
 
 
 def _joiner(node: Node) -> str:
