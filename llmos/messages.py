@@ -65,7 +65,6 @@ class Ask(Message):
     data_b64: str | None = None  # piped stdin, base64: it is data, never instructions
     write: tuple[str, ...] = ()  # write roots the person added with --write, absolute
     session: str = ""
-    policy: str = ""  # rules that only tighten: the text of a policy file, or the name of a shipped set
 
 
 class ToolSpec(Message):
@@ -293,12 +292,11 @@ class Event(Message):
     """Progress of one request, sent to the client that asked and to subscribers.
 
     kinds: queued, thinking, text (streamed model text), call (a judged call: tool, command, verdict),
-    approval (the client must answer with `approve`), running, output (a chunk), finished; notice
-    (a sentence for the person, beside the request).
+    approval (the client must answer with `approve`), running, output (a chunk), finished.
     """
 
     id: str
-    kind: Literal["queued", "thinking", "text", "call", "approval", "running", "output", "finished", "notice"]
+    kind: Literal["queued", "thinking", "text", "call", "approval", "running", "output", "finished"]
     data: JsonObject = Field(default_factory=dict)
 
 

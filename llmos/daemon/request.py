@@ -17,7 +17,6 @@ from pathlib import Path
 
 from llmos.errors import UsageError
 from llmos.guard import places
-from llmos.guard.caller import as_caller
 from llmos.messages import Ask, Caller, Consent, ToolCall
 
 MAX_DATA_BYTES = 8 << 20
@@ -48,7 +47,6 @@ class Job:
     data: bytes | None
     write_roots: tuple[str, ...]
     session: str
-    rules: str = ""  # of this request alone: the text of a policy file, or the name of a shipped set
 
     @property
     def unattended(self) -> bool:
@@ -58,7 +56,7 @@ class Job:
 
 def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] = ()) -> Job:
     """Check all that came with a request; looks at the folder, so it may block. Raises UsageError."""
-    cwd = check_folder(ask.cwd, caller)
+    cwd = check_folder(ask.cwd)
     return Job(
         id=ask.id,
         caller=caller,
@@ -71,7 +69,6 @@ def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] 
         data=decode_data(ask.data_b64),
         write_roots=check_write_roots(ask.write, cwd),
         session=ask.session,
-        rules=ask.policy,
     )
 
 
@@ -129,14 +126,13 @@ def data_head(data: bytes | None) -> str | None:
     return "\n".join(lines[:HEAD_LINES])
 
 
-def check_folder(cwd: str, caller: Caller) -> str:
-    """The request's folder, absolute and existing for the caller; raises UsageError."""
+def check_folder(cwd: str) -> str:
+    """The request's folder, absolute and existing; raises UsageError."""
     if "\0" in cwd or not Path(cwd).is_absolute():
         raise UsageError(f"the folder {cwd!r} is not absolute", "Give `cwd` from the root: /….")
-    with as_caller(caller):
-        if not places.is_folder(cwd):
-            raise UsageError(f"there is no folder {cwd}", "Change to a folder that exists and ask again.")
-        return os.path.realpath(cwd)
+    if not Path(cwd).is_dir():
+        raise UsageError(f"there is no folder {cwd}", "Change to a folder that exists and ask again.")
+    return os.path.realpath(cwd)
 
 
 def check_write_roots(roots: tuple[str, ...], cwd: str) -> tuple[str, ...]:
@@ -147,10 +143,10 @@ def check_write_roots(roots: tuple[str, ...], cwd: str) -> tuple[str, ...]:
     return tuple(os.path.normpath(Path(cwd, root)) for root in roots)
 
 
-def entries(cwd: str, caller: Caller) -> tuple[str, ...]:
+def entries(cwd: str) -> tuple[str, ...]:
     """Some names in the folder, newest first, for the model to copy. Names that could lie are left out."""
     try:
-        with as_caller(caller), os.scandir(cwd) as found:
+        with os.scandir(cwd) as found:
             some = islice(found, MAX_SCANNED)
             names = [(_mtime(entry), entry.name) for entry in some if _is_plain(entry.name)]
     except OSError:

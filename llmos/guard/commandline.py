@@ -14,9 +14,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from llmos.guard import places, programs, shelltext, wiring
-from llmos.guard.programs import Found
+from llmos.guard.found import Found
 from llmos.guard.shelltext import Command, Opaque, Pipeline, Redirect, Word
 from llmos.messages import Effects, Exec
 from llmos.messages import Pipeline as Wired
@@ -67,7 +68,8 @@ def _opaque(text: str, why: str, found: Found, home: str) -> Analysis:
 
 def _mentions(text: str, found: Found, home: str) -> Iterator[str]:
     """Paths the text names, read as loosely as possible: quotes and backslashes are ignored."""
-    plain = re.sub(r"[\\'\"]", "", text.replace("${HOME}", home).replace("$HOME", home))
+    printable = text.replace("\0", " ").encode(errors="replace").decode()
+    plain = re.sub(r"[\\'\"]", "", printable.replace("${HOME}", home).replace("$HOME", home))
     for match in islice(_MENTION.finditer(plain), 200):
         word = match[0]
         yield found.path(home + word[1:] if word.startswith("~") else word)
@@ -101,7 +103,7 @@ def _judge_command(command: Command, found: Found) -> tuple[Command, Exec, str]:
     """The command as it is shown, as it is executed, and why it is opaque if it is."""
     reason = ""
     try:
-        expanded = replace(command, words=_expand(command.words, found))
+        expanded = replace(command, words=expand(command.words, found))
     except Opaque as why:
         expanded, reason = command, str(why)
     try:
@@ -127,7 +129,7 @@ def _change_folder(pipeline: Pipeline, follows: str, found: Found) -> Pipeline:
     ):
         raise Opaque("it changes the folder in a way that is not followed")
     target = places.real(found.path(command.argv[1]))
-    if follows != "&&" and not places.is_folder(target):
+    if follows != "&&" and not Path(target).is_dir():
         raise Opaque("it changes to a folder that is not there, and goes on")
     found.reads.append(target)
     found.cwd = target
@@ -206,7 +208,7 @@ def _redirect(redirect: Redirect, found: Found) -> None:
     found.add("read" if redirect.op == "<" else "write", target)
 
 
-def _expand(words: tuple[Word, ...], found: Found) -> tuple[Word, ...]:
+def expand(words: tuple[Word, ...], found: Found) -> tuple[Word, ...]:
     """Globs become the names they match now, so that exactly what was judged is run and shown.
 
     A match never becomes an option: a pattern that starts with a wildcard gives `./NAME` where the name

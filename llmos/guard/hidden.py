@@ -43,10 +43,11 @@ SYSTEM = (
     "/var/lib/sss", "/var/lib/NetworkManager", "/var/lib/bluetooth", "/var/lib/systemd/random-seed",
     "/var/lib/docker", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/llmos", "/etc/llmos",
     "/var/spool/cron", "/var/backups", "/boot/efi", "/swapfile", "/swap.img",
+    "/run/secrets", "/var/run/secrets",
     *(f"/tmp/{name}" for name in (".X11-unix", ".ICE-unix", "ssh-*", "tmux-*", "screen*", ".docker*")),  # noqa: S108
 )  # fmt: skip
 
-# At the top of the current folder and of each write root; `secretscan` looks deeper, a moment later.
+# In the top level of the current folder and of each write root.
 PROJECT = (".env", ".env.*", ".envrc", ".netrc", ".git-credentials")
 PROJECT_OPEN = (".env.example", ".env.sample", ".env.template", ".env.dist", ".env.schema")
 

@@ -7,7 +7,9 @@ when nothing of the kind can be in it, whatever the dialect; so some harmless on
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+from llmos.guard import checks
 from llmos.guard.shelltext import Opaque
 
 MAX_CHARS = 2000
@@ -64,3 +66,20 @@ def _compares_only(text: str) -> bool:
         if char == ">" and braces and not parens:
             return False
     return True
+
+
+def check_jq(text: str) -> None:
+    """Raise Opaque for a jq script that reads further files."""
+    if re.search(r"\b(?:import|include)\b", text):
+        raise Opaque("its jq script reads further files")
+
+
+def check_format(text: str) -> None:
+    """date: anything but a format sets the clock."""
+    if not text.startswith("+"):
+        raise Opaque("it sets the clock")
+
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    "sed": check_sed, "awk": check_awk, "jq": check_jq, "format": check_format, "columns": checks.columns,
+}  # fmt: skip

@@ -40,7 +40,6 @@ def permit(
     data: bytes | None = None,
     caller: Caller | None = None,
     hidden: tuple[str, ...] = (),
-    stage: str = "",
 ) -> Permit:
     call = ToolCall(tool="shell.run")
     plan = Plan(call=call, command="a test", effects=Effects(), steps=steps, read_only=not write)
@@ -54,7 +53,6 @@ def permit(
         network=network,
         data=data,
         hidden=hidden,
-        stage=stage,
     )
 
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from llmos.guard import scripts, shelltext
 from llmos.guard.commandline import analyse
 from llmos.guard.shelltext import Opaque
-from tests.guard import judging
 
 HOME = "/home/person"
 
@@ -153,8 +152,9 @@ def test_wrappers_are_followed() -> None:
 
 def test_git_runs_without_what_a_repository_could_make_it_start() -> None:
     run = analyse("git diff", cwd="/w", home=HOME).normalised
-    assert run.startswith("git --no-pager --no-optional-locks -c core.fsmonitor=false")
-    assert run.endswith("diff --no-ext-diff --no-textconv")
+    assert run.startswith("git --no-pager --no-optional-locks -c protocol.allow=never")
+    assert "-c core.fsmonitor=false -c core.hooksPath=/dev/null" in run
+    assert run.endswith("diff --no-ext-diff --no-textconv --ignore-submodules=dirty")
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -223,10 +223,3 @@ def test_other_awk_scripts_are_opaque(script: str) -> None:
 def test_no_text_makes_the_analysis_fail(text: str) -> None:
     found = analyse(text, cwd="/w", home=HOME)
     assert found.opaque or found.normalised
-
-
-def test_the_labelled_files_are_read_as_meant() -> None:
-    hostile = [command for _, command in judging.lines("hostile.txt")]
-    assert len(hostile) >= 120 and len(judging.lines("everyday.txt")) >= 100
-    assert "ls\ntouch x" in hostile and "ls\rrm -rf src" in hostile and "ls \u202e x" in hostile
-    assert r"find . -exec rm {} \;" in hostile

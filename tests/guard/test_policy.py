@@ -10,7 +10,6 @@ from llmos import paths
 from llmos.errors import ConfigError
 from llmos.guard.facts import Facts
 from llmos.guard.policy import Policy
-from llmos.guard.rulefile import Sheet
 from llmos.messages import Decision, Effects, Plan, ProgramUse, ToolCall
 from tests.guard import judging
 
@@ -34,15 +33,6 @@ def load(folder: Path, text: str, set_name: str = "default") -> Policy:
     folder.mkdir(exist_ok=True)
     (folder / "mine.toml").write_text(text)
     return Policy.load(set_name, (paths.builtin_policy_dir(), folder))
-
-
-def test_everyday_commands_run_unasked(place: judging.Place) -> None:
-    asked = {command: place.judge(command) for _, command in judging.lines("everyday.txt")}
-    assert {c: v.reason for c, v in asked.items() if v.decision is not Decision.ALLOW} == {}
-
-
-def test_nothing_hostile_is_allowed(place: judging.Place) -> None:
-    assert [line for line in judging.lines("hostile.txt") if place.word(line[1]) == "allow"] == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +135,7 @@ def test_a_condition_cannot_break_out_of_its_rule(tmp_path: Path) -> None:
 def test_what_no_rule_speaks_of_is_asked(place: judging.Place) -> None:
     plan = Plan(call=ToolCall(tool="x"), command="x", effects=Effects(), steps=(), read_only=False)
     facts = Facts(1000, "/home/x", "/home/x")
-    bare = Policy(sheet=Sheet(), engine=place.gate.policy.engine)
+    bare = Policy(rules=(), engine=place.gate.policy.engine)
     verdict = bare.judge(plan, facts)
     assert (verdict.decision, verdict.rule) == (Decision.ASK, "unmatched")
 

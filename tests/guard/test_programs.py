@@ -1,0 +1,93 @@
+"""The tables of programs: how they are read, what they say of options, and that the programs agree."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llmos import paths
+from llmos.errors import ConfigError
+from llmos.guard.commandline import analyse
+from llmos.guard.grammar import grammars
+from llmos.messages import ProgramUse
+
+HOME = "/home/person"
+TABLES = paths.builtin_policy_dir() / "programs"
+
+
+def uses(text: str) -> tuple[ProgramUse, ...]:
+    return analyse(text, cwd="/w", home=HOME).effects.uses
+
+
+def test_how_programs_are_started_is_told_exactly() -> None:
+    ls, wc = uses("ls -la --sort=size | wc -l")
+    assert (Path(ls.program).name, ls.options, ls.subcommand) == ("ls", ("-l", "-a", "--sort"), "")
+    assert wc.options == ("-l",)
+    assert uses("git -C src stash show -p")[0].subcommand == "stash show"
+    assert uses("docker image ls -q")[0].subcommand == "image ls"
+    assert uses("find . -name x -delete")[0].options == ("-name", "-delete")
+    assert [Path(use.program).name for use in uses("timeout 5 nice grep -r x src")] == [
+        "grep",
+        "nice",
+        "timeout",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "deletes"), [("sudo -u x rm -r f", "/w/f"), ("sudo nice rm f", "/w/f"), ("doas rm f", "/w/f")]
+)
+def test_what_runs_as_another_user_is_named_and_never_understood(text: str, deletes: str) -> None:
+    found = analyse(text, cwd="/w", home=HOME)
+    assert "another user" in found.opaque and found.effects.deletes == (deletes,)
+
+
+def test_a_pager_is_not_started_and_a_signal_is_an_effect() -> None:
+    assert analyse("less -R f", cwd="/w", home=HOME).normalised == "cat -- f"
+    assert analyse("kill -9 4194305", cwd="/w", home=HOME).effects.signals == (4194305,)
+    assert "more than one" in analyse("kill -9 -- -1", cwd="/w", home=HOME).opaque
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[x]\nflgs = 'a'\n", "x.flgs"),
+        ("[x]\nsub.y = { long = 1 }\n", "x.sub.y.long"),
+        ("[x\n", "t.toml"),
+        ("[x]\nalias = ['y']\n[y]\n", "described twice"),
+    ],
+)
+def test_a_wrong_table_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "t.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        grammars(tmp_path)
+    assert says in str(caught.value) and "t.toml" in str(caught.value)
+
+
+PLAIN = ["ls", "cat", "head", "tail", "wc", "stat", "du", "df", "sort", "uniq", "cut", "tr", "paste", "comm",
+         "join", "cp", "mv", "ln", "rm", "mkdir", "touch", "chmod", "date", "seq", "nl", "grep", "diff",
+         "cmp", "shuf", "base64", "tee", "truncate", "realpath", "readlink", "uname", "numfmt"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_program_itself_knows_the_options_of_its_table(name: str) -> None:
+    """A misspelt option in a table would be one that the program takes for something else."""
+    assert shutil.which(name), name
+    said = subprocess.run([name, "--help"], capture_output=True, text=True, timeout=20).stdout
+    known = set(re.findall(r"--([a-z0-9][a-z0-9-]*)", said)) | {
+        "help",
+        "version",
+        "time",
+        "colour",
+        "verbose",
+    }
+    grammar = grammars()[name]
+    wanted = {option for option in (*grammar.long, *grammar.optional, *grammar.values) if len(option) > 1}
+    assert wanted - known - _UNLISTED.get(name, set()) == set()
+
+
+# Options that work and that --help does not mention, or that newer releases have.
+_UNLISTED = {"wc": {"total"}}
