@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from llmos.errors import UsageError
 
 RESERVED = ("run", "watch", "schedule", "mcp", "tune")
-_VALUE_OPTIONS = ("--write", "--timeout")  # may stand before the verb or the text
+_VALUE_OPTIONS = ("--write", "--timeout", "--policy")  # may stand before the verb or the text
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,6 +82,9 @@ def _grants(parser: Parser) -> None:
         "--timeout", metavar="SECONDS", type=_seconds, default=0.0, help="cancel the request after that long"
     )
     parser.add_argument("--no-stdin", action="store_true", help="do not read piped stdin as data")
+    parser.add_argument(
+        "--policy", metavar="FILE|SET", default="", help="further rules for this request: ask and deny only"
+    )
 
 
 def _seconds(text: str) -> float:
@@ -123,10 +126,44 @@ def _call(parser: Parser) -> None:
 
 def _policy(parser: Parser) -> None:
     _json(parser)
-    parser.add_argument("action", choices=("check", "remembered", "forget"))
+    actions = ("check", "explain", "test", "replay", "list", "remembered", "forget")
+    parser.add_argument("action", choices=actions, help="; ".join(_POLICY_HELP))
     parser.add_argument(
-        "words", nargs="*", metavar="COMMAND", help="after --: the command, or what to forget"
+        "words", nargs="*", metavar="COMMAND", help="after --: the command; or the files, or what to forget"
     )
+    parser.add_argument(
+        "--call", nargs=2, metavar=("TOOL", "JSON"), help="check, explain: a call instead of a command"
+    )
+    parser.add_argument("--policy", metavar="FILE|SET", default="", help="with these further rules")
+    parser.add_argument(
+        "--write", metavar="PATH", action="append", default=[], help="check, explain: as with that write root"
+    )
+    parser.add_argument("--unattended", action="store_true", help="check, explain: as if nobody were there")
+    parser.add_argument(
+        "--file", metavar="FILE", action="append", default=[], help="replay: with that file too"
+    )
+    parser.add_argument("--policy-dir", metavar="DIR", help="replay: DIR in place of your own policy folder")
+    parser.add_argument("--set", metavar="SET", help="replay: default, readonly or unattended")
+    parser.add_argument("--since", metavar="WHEN", default="", help="replay: 2h, 7d or 2026-01-31")
+    parser.add_argument("--journal", metavar="FILE", help="replay: another journal than your own")
+    parser.epilog = """example:
+  llmos policy check -- rm -r build
+  llmos policy check --call file.delete '{"paths": ["build"]}'
+  llmos policy explain -- 'cat ~/.ssh/id_rsa'
+  llmos policy test                      every example of every rule in force
+  llmos policy test stricter.toml        a file before it is put into /etc/llmos/policies
+  llmos policy replay --file stricter.toml --since 7d
+  llmos policy list"""
+
+
+_POLICY_HELP = (
+    "check: the verdict on a command (exit 0 allow, 4 ask, 3 deny)",
+    "explain: and how it came about",
+    "test: run the rules' examples (exit 5: some fail)",
+    "replay: judge the journal again under a changed policy",
+    "list: the rules in force",
+    "remembered, forget: answers given for good",
+)
 
 
 def _history(parser: Parser) -> None:
@@ -136,8 +173,21 @@ def _history(parser: Parser) -> None:
 
 def _audit(parser: Parser) -> None:
     _json(parser)
-    parser.add_argument("action", choices=("tail", "verify"))
-    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="how many lines (default 20)")
+    parser.add_argument("action", choices=("tail", "show", "verify", "export", "key"))
+    parser.add_argument("id", nargs="?", metavar="ID", default="", help="show: the request")
+    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="tail: how many (default 20)")
+    parser.add_argument("-f", "--follow", action="store_true", help="tail: go on with new lines")
+    parser.add_argument("--key", metavar="FILE", default="", help="verify: with the key that was moved there")
+    parser.add_argument(
+        "--mark", action="store_true", help="verify: note in FILE how far the journal reached"
+    )
+    parser.add_argument("--since", metavar="WHEN", default="", help="export: 2026-11-25, '… 14:30', 3d, 2h")
+    parser.add_argument("--until", metavar="WHEN", default="", help="export: the same")
+    parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="export: default jsonl")
+    parser.add_argument("--move", metavar="FILE", default="", help="key: move the verification key there")
+    parser.add_argument(
+        "--remove", metavar="KEY-ID", default="", help="key: delete it here, once it is stored"
+    )
 
 
 def _count(text: str) -> int:
@@ -180,12 +230,12 @@ VERBS: dict[str, Verb] = {
         _translate,
     ),
     "policy": Verb(
-        "what the policy says to a command; the answers you made permanent",
+        "what the policy says to a command and why; test and replay it; answers given for good",
         "llmos policy check -- rm -r build",
         _policy,
     ),
     "history": Verb("what was done", "llmos history -n 5", _history),
-    "audit": Verb("the journal, and whether it is whole", "llmos audit verify", _audit),
+    "audit": Verb("the journal: tail, show, verify, export, key", "llmos audit verify", _audit),
     "undo": Verb("take back a change", "llmos undo", _undo),
     "tools": Verb("the tools, or one of them", "llmos tools file.find", _tools),
     "model": Verb("weights: list, pull, use, rm, show", "llmos model pull default", _model),
@@ -200,6 +250,7 @@ options of a request:
   -y, --yes         approve what the policy asks about (never what it denies)
   --plan            show the calls and verdicts; run nothing
   --write PATH      allow writing there too (repeatable)
+  --policy FILE|SET further rules for this request: a policy file, or readonly, unattended
   --timeout SECONDS cancel the request after that long
   --no-stdin        do not read piped stdin as the request's data
   --version, --help

@@ -43,7 +43,18 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings, the ones that stop the main job included; raises nothing."""
     found: list[Finding] = []
-    for check in (_programs, _settings, _disk, _sandbox, _model, _socket_folder, _daemon, _docker, _systemd):
+    for check in (
+        _programs,
+        _settings,
+        _disk,
+        _sandbox,
+        _model,
+        _journal,
+        _socket_folder,
+        _daemon,
+        _docker,
+        _systemd,
+    ):
         try:
             found.extend(check())
         except Exception as error:  # one broken check must not hide what the others found
@@ -124,6 +135,22 @@ def _model() -> Iterator[Finding]:
         yield Finding("model", "ok", f"{name}: {store.resolve(name)}")
     except LlmosError as error:
         yield Finding("model", "fail", str(error), error.next_step.removeprefix("Run: "))
+
+
+def _journal() -> Iterator[Finding]:
+    """Whoever takes the machine over can rewrite the journal only while its verification key lies here."""
+    from llmos.guard import audit_files
+
+    path = paths.audit_file()
+    if audit_files.key_file(path).exists():
+        detail = f"{path}; its verification key still lies beside it"
+        yield Finding(
+            "journal", "warn", detail, "llmos audit key --move FILE  (on another machine or a stick)"
+        )
+    elif path.exists():
+        yield Finding("journal", "ok", f"{path}; its verification key is elsewhere")
+    else:
+        yield Finding("journal", "ok", "nothing has been recorded yet")
 
 
 def _socket_folder() -> Iterator[Finding]:

@@ -106,9 +106,22 @@ def common_params(options: argparse.Namespace, data: bytes | None) -> JsonObject
     params: JsonObject = {"id": client.new_id(), "cwd": current_folder(), "consent": consent_of(options)}
     if options.write:
         params["write"] = [str(Path(path).expanduser().absolute()) for path in options.write]
+    if options.policy:
+        params["policy"] = policy_text(options.policy)
     if data is not None:
         params["data_b64"] = base64.b64encode(data).decode("ascii")
     return params
+
+
+def policy_text(name: str) -> str:
+    """The rules of --policy: the text of the file, or the name of a shipped set as it is."""
+    if name in ("readonly", "unattended"):
+        return name
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        step = "Name a policy file, or one of: readonly, unattended."
+        raise UsageError(f"the policy {name} cannot be read: {error}", step) from error
 
 
 def consent_of(options: argparse.Namespace) -> str:

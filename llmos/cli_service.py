@@ -15,14 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmos.cli_input import current_folder
 from llmos.cli_requests import connected, error_result, print_json
-from llmos.console import dial, listings, render, screen
+from llmos.console import dial, listings, screen
 from llmos.errors import DaemonUnreachable, LlmosError, UsageError
 
 JsonObject = dict[str, Any]
 
-VERDICT_CODES = {"allow": 0, "ask": 4, "deny": 3}
 STOP_TIMEOUT_S = 10.0
 
 
@@ -95,31 +93,15 @@ def model(options: argparse.Namespace) -> int:
 
 
 def policy(options: argparse.Namespace) -> int:
-    if options.action == "check":
-        return _policy_check(options)
-    from llmos import cli_policy
+    from llmos import cli_rules
 
-    return cli_policy.remembered(options) if options.action == "remembered" else cli_policy.forget(options)
-
-
-def _policy_check(options: argparse.Namespace) -> int:
-    """The verdict on a command, nothing runs; exit 0 allow, 4 ask, 3 deny."""
-    words = options.words
-    if not words or not any(word.strip() for word in words):
-        raise UsageError("no command to check", "Write it after --: llmos policy check -- rm -r build")
-    command = words[0] if len(words) == 1 else words
-    found = _ask_daemon("policy.check", {"command": command, "cwd": current_folder()})
-    if options.json:
-        print_json(found)
-    else:
-        _show(render.verdict(found, screen.look_of(sys.stdout)))
-    return VERDICT_CODES.get(str(found.get("verdict")), 5)
+    return cli_rules.ACTIONS[options.action](options)
 
 
 def audit(options: argparse.Namespace) -> int:
-    from llmos import cli_policy
+    from llmos import cli_audit
 
-    return cli_policy.audit(options)
+    return cli_audit.run(options)
 
 
 # --- daemon and doctor ---------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Settings, declared once, frozen and loud: an unknown key stops with its file and key.
 
-Read from /etc/llmos/config.toml, then ~/.config/llmos/config.toml (later wins key by key), then
-`LLMOS_MODEL`. Everything has a default: no file is needed.
+Read from /etc/llmos/config.toml, then ~/.config/llmos/config.toml (later wins key by key, except that it
+cannot leave a `policy` the system has chosen), then `LLMOS_MODEL`. Everything has a default: no file is
+needed.
 """
 
 from __future__ import annotations
@@ -38,18 +39,31 @@ class SandboxSettings(_Section):
     max_memory_bytes: int = Field(default=4 << 30, ge=64 << 20)
     max_processes: int = Field(default=512, ge=8)
     max_file_bytes: int = Field(default=8 << 30, ge=1 << 20)
+    max_written_bytes: int = Field(default=16 << 30, ge=1 << 20)  # in sum, where changes are kept in a stage
+    min_free_bytes: int = Field(default=256 << 20, ge=0)  # a call that would leave less of a disk is ended
+    max_cpus: float = Field(default=0.0, ge=0)  # processors a call may use in sum; 0: all of them
+    require_cgroup: bool = False  # refuse to run where a call cannot be bounded in sum
 
 
 class ServerSettings(_Section):
     max_queued: int = Field(default=64, ge=1)
     max_clients: int = Field(default=256, ge=1)
     max_request_chars: int = Field(default=16_000, ge=100)
+    approval_timeout_s: float = Field(default=900.0, gt=0, le=86400)  # a question nobody answers is a no
+
+
+class AuditSettings(_Section):
+    max_file_bytes: int = Field(default=16 << 20, ge=4096)  # then a new file begins
+    keep_files: int = Field(default=16, ge=1, le=10_000)  # full ones
+    keep_days: float = Field(default=0, ge=0)  # 0: however old
+    journald: bool = True  # mirror the entries there, where it runs
 
 
 class Settings(_Section):
     model: ModelSettings = ModelSettings()
     sandbox: SandboxSettings = SandboxSettings()
     server: ServerSettings = ServerSettings()
+    audit: AuditSettings = AuditSettings()
     policy: Literal["default", "readonly", "unattended"] = "default"
 
 
@@ -79,10 +93,21 @@ def load(files: tuple[Path, ...] | None = None) -> Settings:
     for file in files if files is not None else (SYSTEM_FILE, paths.config_dir() / "config.toml"):
         found = _read(file)
         _validate(found, file)
+        _check_not_looser(merged.get("policy"), found.get("policy"), file)
         merged = _merge(merged, found)
     if name := os.environ.get("LLMOS_MODEL", ""):
         merged = _merge(merged, {"model": {"name": name}})
     return _validate(merged, None)
+
+
+def _check_not_looser(before: str | None, after: str | None, file: Path) -> None:
+    """The set that the system's file names holds for everybody; a person may leave only `default`."""
+    if before not in (None, "default") and after not in (None, before):
+        raise ConfigError(
+            f"the system's configuration has chosen {before!r}, which a later file cannot change",
+            "Remove that key; to be stricter, add rules in ~/.config/llmos/policies.",
+            where=f"{file}: policy",
+        )
 
 
 def _validate(values: dict[str, Any], file: Path | None) -> Settings:

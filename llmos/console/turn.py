@@ -44,6 +44,8 @@ class Turn:
             self._text(str(data.get("text") or ""))
         elif kind == "call":
             self._call(data)
+        elif kind == "notice":
+            self._say(self._err.style("yellow", self._err.text(str(data.get("text") or ""))) + "\n")
         elif kind == "finished":
             self._status.stop()
         else:

@@ -57,6 +57,7 @@ class Broker:
         self._hands: Hands | None = None
         self._broken: LlmosError | None = None  # why the newest manifests or policies are not in force
         self._loaded = asyncio.Event()
+        self._loading = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -113,6 +114,11 @@ class Broker:
         self._spawn(self._load())
 
     async def _load(self) -> None:
+        """One at a time: of two that overlap, the older reading could else come into force last."""
+        async with self._loading:
+            await self._load_now()
+
+    async def _load_now(self) -> None:
         try:
             fresh = await asyncio.to_thread(hands.load, self.settings, self._hands)
         except LlmosError as error:
@@ -172,6 +178,13 @@ class Broker:
 
     # --- facts ---
 
+    def notice(self, hands: Hands, caller: Caller) -> str:
+        """What a person is told with each request: that newer files are broken, and older ones in force."""
+        problem = self._broken or hands.gate.tiers.problem(caller)
+        if problem is None:
+            return ""
+        return f"not in force, so the last good version is: {problem} {problem.next_step}".strip()
+
     def status(self) -> JsonObject:
         parts = self._hands
         return {
@@ -182,6 +195,7 @@ class Broker:
             "error": self._broken.to_rpc() if self._broken else None,
             "policy": self.settings.policy,
             "tools": len(parts.catalog.specs) if parts else 0,
+            "audit": parts.gate.audit.facts() if parts else None,
             "requests": [self._request_facts(running) for running in self.running.values()],
             "max_queued": self.settings.server.max_queued,
             "planner": self.planner.status(),

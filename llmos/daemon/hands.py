@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,14 +45,60 @@ class Hands:
 
     def judge(self, call: ToolCall, job: Job) -> Judged:
         """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call."""
+        plan = self._plan(call, job)
+        return Judged(plan, self._verdict(plan, job))
+
+    def _plan(self, call: ToolCall, job: Job) -> Plan:
+        from llmos.guard.caller import as_caller
         from llmos.toolbox.catalog import Context
 
         context = Context(cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None)
-        plan = self.gate.expand(self.catalog.plan(call, context), cwd=job.cwd, home=job.home)
-        verdict = self.gate.judge(
-            plan, job.caller, cwd=job.cwd, write_roots=job.write_roots, unattended=job.unattended
+        with as_caller(job.caller):
+            plan = self.catalog.plan(call, context)
+        return self._expand(plan, job)
+
+    def _expand(self, plan: Plan, job: Job) -> Plan:
+        return self.gate.expand(plan, cwd=job.cwd, home=job.home, caller=job.caller)
+
+    def _verdict(self, plan: Plan, job: Job) -> Verdict:
+        return self.gate.judge(
+            plan,
+            job.caller,
+            cwd=job.cwd,
+            write_roots=job.write_roots,
+            unattended=job.unattended,
+            session=job.session,
+            rules=job.rules,
         )
-        return Judged(plan, verdict)
+
+    def explain(self, call: ToolCall, job: Job) -> JsonObject:
+        """The verdict on a call and how it came about; nothing runs or is recorded. Raises UsageError."""
+        from llmos.guard import explain
+        from llmos.guard.gate import SHELL_TOOL, shell_plan
+
+        # Shell text is judged however odd it is: a manifest might refuse it before anything is said of it.
+        plan = (
+            self._plan(call, job)
+            if call.tool != SHELL_TOOL
+            else self._expand(shell_plan(str(call.args.get("command", ""))), job)
+        )
+        verdict = self._verdict(plan, job)
+        judgements = self.gate.explain(
+            plan,
+            job.caller,
+            cwd=job.cwd,
+            write_roots=job.write_roots,
+            unattended=job.unattended,
+            session=job.session,
+            rules=job.rules,
+        )
+        return explain.as_json(plan, verdict, judgements)
+
+    def rules(self, caller: Caller) -> JsonObject:
+        """The rules in force for a caller, with what is granted and hidden. Raises ConfigError."""
+        from llmos.guard import explain, places
+
+        return explain.listed(self.gate.tiers.of(caller, places.home_of(caller.uid)))
 
     async def run(
         self,
@@ -83,6 +130,8 @@ class Hands:
             write_roots=job.write_roots,
             data=job.data,
             unattended=job.unattended,
+            session=job.session,
+            rules=job.rules,
         )
 
     def _finished(self, permit: Permit, outcome: Outcome, ok: bool) -> None:
@@ -95,21 +144,22 @@ class Hands:
     def refused(self, judged: Judged, job: Job) -> None:
         """Write down a decision after which nothing runs."""
         try:
-            self.gate.audit.decided(
+            self.gate.refused(
                 judged.plan,
                 judged.verdict,
-                job.caller,
+                caller=job.caller,
                 request_id=job.id,
                 cwd=job.cwd,
-                approved=False,
-                runs=False,
+                write_roots=job.write_roots,
+                unattended=job.unattended,
+                session=job.session,
             )
         except CallFailed as error:
             log.error("request %s was refused, but: %s", job.id, error)
 
     def remember(self, judged: Judged, job: Job) -> None:
         """Make "always" a narrow rule. Raises UsageError for what is asked every time, DiskFull."""
-        self.gate.remember(judged.plan, job.caller, cwd=job.cwd)
+        self.gate.remember(judged.plan, job.caller, cwd=job.cwd, write_roots=job.write_roots, rules=job.rules)
 
     def history(self, caller: Caller, limit: int) -> list[JsonObject]:
         """The caller's own decisions with what came of them, newest last."""
@@ -135,6 +185,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     The journal and the spawner are kept from `old`: they hold the chain of hashes and a process.
     """
     from llmos.guard.audit import Audit
+    from llmos.guard.audit_journald import Journald
     from llmos.guard.gate import Gate
     from llmos.guard.policy import Policy
     from llmos.guard.spawn import Spawner
@@ -142,9 +193,15 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
 
     tools = catalog.load(paths.tool_dirs())
     policy = Policy.load(settings.policy, policy_dirs())
-    audit = old.gate.audit if old else Audit(paths.audit_file())
+    # Others than root bring their own files, and root's do not bind them.
+    others = Policy.load(settings.policy, policy_dirs()[:-1]) if os.geteuid() == 0 else None
+    mirror = Journald() if settings.audit.journald else None
+    audit = old.gate.audit if old else Audit(paths.audit_file(), settings.audit, mirror)
     spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers)
-    return Hands(tools, Gate(policy, audit, settings), spawner)
+    gate = Gate(policy, audit, settings, others=others)
+    if old:
+        old.gate.newer = gate  # running requests are held to the new rules as well
+    return Hands(tools, gate, spawner)
 
 
 def watched_dirs() -> tuple[Path, ...]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+from dataclasses import asdict
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,7 +19,7 @@ from llmos.daemon.broker import Broker
 from llmos.daemon.connection import Connection, Method, Table
 from llmos.daemon.session import Answer, Session
 from llmos.errors import UsageError
-from llmos.messages import Ask, Consent, JsonObject, ToolCall, new_id
+from llmos.messages import Ask, Consent, Event, JsonObject, ToolCall, new_id
 
 _M = TypeVar("_M", bound=BaseModel)
 MAX_HISTORY = 1000
@@ -37,6 +39,7 @@ class RequestParams(_Params):
     data_b64: str | None = None
     write: tuple[str, ...] = ()
     session: str = Field(default="", max_length=64)
+    policy: str = Field(default="", max_length=65_536)  # rules of this request alone
     mode: Literal["ask", "plan"] = "ask"
     detach: bool = False  # the request outlives this connection
 
@@ -68,8 +71,19 @@ class CancelParams(_Params):
 
 
 class CheckParams(_Params):
-    command: str | tuple[str, ...]
+    """A command, or a tool with its arguments."""
+
     cwd: str
+    command: str | tuple[str, ...] | None = None
+    tool: str | None = None
+    args: JsonObject = Field(default_factory=dict)
+    write: tuple[str, ...] = ()
+    policy: str = Field(default="", max_length=65_536)
+    unattended: bool = False
+
+
+class ForgetParams(_Params):
+    rule_id: str
 
 
 class HistoryParams(_Params):
@@ -96,6 +110,10 @@ class Methods:
             "translate": self.translate,
             "tools": self.tools,
             "policy.check": self.policy_check,
+            "policy.explain": self.policy_explain,
+            "policy.list": self.policy_list,
+            "policy.remembered": self.policy_remembered,
+            "policy.forget": self.policy_forget,
             "history": self.history,
             "undo": self.undo,
         }
@@ -149,6 +167,8 @@ class Methods:
         hands = await self._broker.hands()
         session = Session(job, hands, self._broker.planner, lambda event: self._broker.emit(event, client))
         self._broker.admit(session, client, detached=params.detach)
+        if text := self._broker.notice(hands, client.caller):
+            self._broker.emit(Event(id=job.id, kind="notice", data={"text": text}), client)
         return session
 
     # --- control ---
@@ -184,12 +204,40 @@ class Methods:
         return {"tools": [spec.model_dump(mode="json") for spec in hands.catalog.specs]}
 
     async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
-        """The verdict on a command; nothing runs."""
+        """The verdict on a command or a call; nothing runs."""
+        found = await self.policy_explain(params, client)
+        return {key: found[key] for key in ("verdict", "rule", "reason", "effects")}
+
+    async def policy_explain(self, params: JsonObject, client: Connection) -> JsonObject:
+        """The verdict, with every effect and the rules that matched it."""
         read = _read(CheckParams, params)
-        cwd = await asyncio.to_thread(requests.check_folder, read.cwd)
-        command = read.command if isinstance(read.command, str) else list(read.command)
-        gate = (await self._broker.hands()).gate
-        return await asyncio.to_thread(gate.policy_check, command, cwd, client.caller)
+        call = _checked_call(read)
+        ask = Ask(
+            text="", cwd=read.cwd, write=read.write, policy=read.policy,
+            consent="none" if read.unattended else "interactive",
+        )  # fmt: skip
+        most = self._broker.settings.server.max_request_chars
+        job = await asyncio.to_thread(requests.check, ask, client.caller, most, (call,))
+        hands = await self._broker.hands()
+        return await asyncio.to_thread(hands.explain, call, job)
+
+    async def policy_list(self, params: JsonObject, client: Connection) -> JsonObject:
+        """The rules in force for this caller, strictest tier last."""
+        _read(NoParams, params)
+        hands = await self._broker.hands()
+        return await asyncio.to_thread(hands.rules, client.caller)
+
+    async def policy_remembered(self, params: JsonObject, client: Connection) -> JsonObject:
+        """The caller's answers given for good."""
+        _read(NoParams, params)
+        answers = (await self._broker.hands()).gate.answers
+        found = [asdict(rule) for rule in await asyncio.to_thread(answers.rules)]
+        return {"remembered": [rule for rule in found if rule["uid"] == client.caller.uid]}
+
+    async def policy_forget(self, params: JsonObject, client: Connection) -> JsonObject:
+        read = _read(ForgetParams, params)
+        answers = (await self._broker.hands()).gate.answers
+        return {"forgotten": asdict(await asyncio.to_thread(answers.forget, read.rule_id, client.caller.uid))}
 
     async def history(self, params: JsonObject, client: Connection) -> JsonObject:
         read = _read(HistoryParams, params)
@@ -206,6 +254,16 @@ def _words(params: AskParams | CallParams) -> tuple[str, tuple[ToolCall, ...]]:
         return params.text, ()
     call = ToolCall(tool=params.tool, args=params.args)
     return f"{call.tool} {json.dumps(call.args, ensure_ascii=False)}", (call,)
+
+
+def _checked_call(read: CheckParams) -> ToolCall:
+    """What `policy.check` is about, as a call; raises UsageError unless it is exactly one thing."""
+    if (read.command is None) == (read.tool is None):
+        raise UsageError("give either `command` or `tool`", 'For instance: {"command": "ls", "cwd": "/"}')
+    if read.tool is not None:
+        return ToolCall(tool=read.tool, args=read.args)
+    text = read.command if isinstance(read.command, str) else shlex.join(read.command or ())
+    return ToolCall(tool="shell.run", args={"command": text})
 
 
 def _read(model: type[_M], params: JsonObject) -> _M:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llmos.errors import UsageError
 from llmos.guard import places
+from llmos.guard.caller import as_caller
 from llmos.messages import Ask, Caller, Consent, ToolCall
 
 MAX_DATA_BYTES = 8 << 20
@@ -47,6 +48,7 @@ class Job:
     data: bytes | None
     write_roots: tuple[str, ...]
     session: str
+    rules: str = ""  # of this request alone: the text of a policy file, or the name of a shipped set
 
     @property
     def unattended(self) -> bool:
@@ -56,7 +58,7 @@ class Job:
 
 def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] = ()) -> Job:
     """Check all that came with a request; looks at the folder, so it may block. Raises UsageError."""
-    cwd = check_folder(ask.cwd)
+    cwd = check_folder(ask.cwd, caller)
     return Job(
         id=ask.id,
         caller=caller,
@@ -69,6 +71,7 @@ def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] 
         data=decode_data(ask.data_b64),
         write_roots=check_write_roots(ask.write, cwd),
         session=ask.session,
+        rules=ask.policy,
     )
 
 
@@ -126,13 +129,14 @@ def data_head(data: bytes | None) -> str | None:
     return "\n".join(lines[:HEAD_LINES])
 
 
-def check_folder(cwd: str) -> str:
-    """The request's folder, absolute and existing; raises UsageError."""
+def check_folder(cwd: str, caller: Caller) -> str:
+    """The request's folder, absolute and existing for the caller; raises UsageError."""
     if "\0" in cwd or not Path(cwd).is_absolute():
         raise UsageError(f"the folder {cwd!r} is not absolute", "Give `cwd` from the root: /….")
-    if not Path(cwd).is_dir():
-        raise UsageError(f"there is no folder {cwd}", "Change to a folder that exists and ask again.")
-    return os.path.realpath(cwd)
+    with as_caller(caller):
+        if not places.is_folder(cwd):
+            raise UsageError(f"there is no folder {cwd}", "Change to a folder that exists and ask again.")
+        return os.path.realpath(cwd)
 
 
 def check_write_roots(roots: tuple[str, ...], cwd: str) -> tuple[str, ...]:
@@ -143,10 +147,10 @@ def check_write_roots(roots: tuple[str, ...], cwd: str) -> tuple[str, ...]:
     return tuple(os.path.normpath(Path(cwd, root)) for root in roots)
 
 
-def entries(cwd: str) -> tuple[str, ...]:
+def entries(cwd: str, caller: Caller) -> tuple[str, ...]:
     """Some names in the folder, newest first, for the model to copy. Names that could lie are left out."""
     try:
-        with os.scandir(cwd) as found:
+        with as_caller(caller), os.scandir(cwd) as found:
             some = islice(found, MAX_SCANNED)
             names = [(_mtime(entry), entry.name) for entry in some if _is_plain(entry.name)]
     except OSError:

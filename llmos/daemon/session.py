@@ -142,7 +142,7 @@ class Session:
             text=self.job.text,
             mode=mode,
             cwd=self.job.cwd,
-            entries=await asyncio.to_thread(request.entries, self.job.cwd),
+            entries=await asyncio.to_thread(request.entries, self.job.cwd, self.job.caller),
             data_head=request.data_head(self.job.data),
         )
         thought = await self._planner.think(
@@ -226,8 +226,12 @@ class Session:
         item = self._items[index]
         self._question = _Question(index, asyncio.get_running_loop().create_future())
         self._send("approval", index=index, **telling.facts(item.judged))
+        timeout_s = self._hands.gate.settings.server.approval_timeout_s
         try:
-            decision, edited = await self._unless_cancelled(self._question.answered)
+            async with asyncio.timeout(timeout_s):
+                decision, edited = await self._unless_cancelled(self._question.answered)
+        except TimeoutError:
+            await self._refuse(item, "needs_approval", f"Nobody answered within {timeout_s:g} seconds.")
         finally:
             self._question = None
         if decision == "no":

@@ -1,76 +1,63 @@
 """The journal: what was decided, on disk before it runs, and what came of it.
 
-One JSON object a line, appended only, mode 0600. Each line carries its number and the SHA-256 of the
-line before it, so that an edited, dropped or reordered line is found by `verify`. A line that a crash
-tore is cut off at the next start, and that is itself written down.
+One JSON object a line, appended only, mode 0600. Each line carries its number, the SHA-256 of the line
+before it, and a MAC under a key that moves on, one way, with every line (`audit_key`). `audit_verify` finds
+what was edited, dropped, reordered or cut off. Threads that wait together share one sync (`audit_ledger`
+does the writing), and each line is mirrored to journald where there is one.
 
-Not protected against: someone who rewrites the file from some line to its end with matching hashes, or
-cuts lines off its end. Well-known shapes of secrets are left out of it; others are not recognised.
+Not protected against: whoever controls this account from some moment on writes what he likes from there
+on. Secrets are left out as far as `redaction` knows their shapes.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import json
-import os
-import re
 import threading
-import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from llmos.errors import CallFailed, DiskFull
+from llmos.config import AuditSettings
+from llmos.errors import CallFailed, DiskFull, LlmosError
+from llmos.guard import audit_files, audit_verify
+from llmos.guard.audit_journald import Journald
+from llmos.guard.audit_ledger import MAX_GROUP, Ledger, Written
+from llmos.guard.redaction import redact
 from llmos.messages import Caller, JsonObject, Outcome, Plan, Verdict
 
-FIRST = "0" * 64
-_TAIL_BYTES = 1 << 16
-MAX_TEXT = 4000  # of one string in a line
-OWN_KINDS = frozenset({"decided", "finished", "recovered"})  # written by methods of their own
-OWN_KEYS = frozenset({"seq", "prev", "time", "kind", "id"})
-_HIDDEN = "[redacted]"
-_SECRETS = (
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"
-               r"|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{16,}|\bhf_\w{20,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    re.compile(r"(?i)(?<=bearer )[\w.~+/-]+=*|(?<=basic )[\w+/]{8,}=*"),
-    re.compile(r"(?i)(?:(?<=password)|(?<=passwd)|(?<=secret)|(?<=token)|(?<=api_key)|(?<=api-key)|(?<=apikey))"
-               r"(?:[\"']?\s*[=:]\s*|\s+)[\"']?[^\s\"'&]+"),
-)  # fmt: skip
+OWN_KINDS = frozenset({"decided", "finished", "recovered", "checkpoint", "dropped"})
+OWN_KEYS = frozenset({"seq", "prev", "time", "mac", "kind", "id"})
 
 
-def redact(value: Any) -> Any:
-    """The value with what looks like a secret replaced, in strings at any depth."""
-    if isinstance(value, str):
-        for pattern in _SECRETS:
-            value = pattern.sub(_HIDDEN, value)
-        return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}… [{len(value)} characters]"
-    if isinstance(value, dict):
-        return {key: redact(item) for key, item in value.items()}
-    return [redact(item) for item in value] if isinstance(value, list | tuple) else value
+@dataclass(slots=True)
+class _Waiting:
+    """An entry whose thread waits. Until it is on disk, its error says that it is not."""
 
+    entry: JsonObject
+    written: Written | None = None
+    error: LlmosError = field(default_factory=lambda: CallFailed("the journal was not written"))
+    done: bool = False
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """How many lines are whole, and what is wrong with the first that is not (empty: nothing)."""
-
-    lines: int
-    problem: str = ""
+    @property
+    def body(self) -> bytes:
+        return json.dumps(self.entry, separators=(",", ":")).encode()
 
 
 class Audit:
-    """One journal file. Safe for threads, and for several processes that share it."""
+    """One journal. Safe for threads, and for several processes that share it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, settings: AuditSettings | None = None, journald: Journald | None = None
+    ) -> None:
         self.path = path
+        self._ledger = Ledger(path, settings or AuditSettings())
+        self._journald = journald
         self._lock = threading.Lock()
+        self._queue: deque[_Waiting] = deque()
         self._open: dict[str, int] = {}  # request id -> number of its newest decision
-        self._seq, self._hash, self._size = -1, FIRST, 0
 
     # --- writing ---
 
@@ -84,171 +71,119 @@ class Audit:
         cwd: str,
         approved: bool,
         runs: bool,
+        given: JsonObject | None = None,
     ) -> int:
-        """Write a decision and return its number once it is on disk. Raises DiskFull, CallFailed."""
+        """Write a decision and return its number once it is on disk. Raises DiskFull, CallFailed.
+
+        `given` is what else it was judged by (`replay.given`), so that it can be judged again.
+        """
         entry: JsonObject = {
             "kind": "decided", "id": request_id, "uid": caller.uid, "cwd": cwd, "tool": plan.call.tool,
             "args": plan.call.args, "command": plan.command, "verdict": verdict.decision.word,
             "rule": verdict.rule, "reason": verdict.reason, "approved": approved, "runs": runs,
-            "effects": plan.effects.model_dump(mode="json", exclude_defaults=True),
+            "effects": plan.effects.model_dump(mode="json", exclude_defaults=True), "given": given or {},
         }  # fmt: skip
-        with self._lock:
-            self._open[request_id] = seq = self._append(entry)
+        seq = self._append(entry)
+        if runs:  # else nothing will be finished
+            self._open[request_id] = seq
         return seq
 
     def finished(self, request_id: str, outcome: Outcome, *, ok: bool) -> int:
         """Write what came of the request's newest decision. Raises DiskFull, CallFailed."""
-        with self._lock:
-            entry: JsonObject = {
-                "kind": "finished", "id": request_id, "of": self._open.pop(request_id, -1), "ok": ok,
-                "exit_code": outcome.exit_code, "timed_out": outcome.timed_out,
-                "cancelled": outcome.cancelled, "duration_ms": round(outcome.duration_ms, 3),
-            }  # fmt: skip
-            return self._append(entry)
+        entry: JsonObject = {
+            "kind": "finished", "id": request_id, "of": self._open.pop(request_id, -1), "ok": ok,
+            "exit_code": outcome.exit_code, "timed_out": outcome.timed_out,
+            "cancelled": outcome.cancelled, "duration_ms": round(outcome.duration_ms, 3),
+        }  # fmt: skip
+        return self._append(entry)
 
     def note(self, kind: str, request_id: str, facts: JsonObject) -> int:
         """Write down another step of a request, such as `rehearsed`, `committed` or `undone`, and return its
         number once it is on disk. `facts` is plain JSON data. Raises DiskFull, CallFailed.
         """
         assert kind not in OWN_KINDS and not facts.keys() & OWN_KEYS, (kind, facts)
-        with self._lock:
-            return self._append({"kind": kind, "id": request_id, **facts})
+        return self._append({"kind": kind, "id": request_id, **facts})
 
     def _append(self, entry: JsonObject) -> int:
-        with self._file() as fd:
-            self._catch_up(fd)
-            return self._write(fd, entry)
+        """Wait for a turn; whoever has it writes for all who wait."""
+        waiting = _Waiting(redact(entry))
+        self._queue.append(waiting)
+        with self._lock:
+            while not waiting.done:
+                self._write_group()
+        if waiting.written is None:
+            raise waiting.error
+        if self._journald is not None:
+            self._journald.send(waiting.entry, waiting.written.seq, waiting.written.hash)
+        return waiting.written.seq
 
-    def _write(self, fd: int, entry: JsonObject) -> int:
-        seq = self._seq + 1
-        head = {"seq": seq, "prev": self._hash, "time": round(time.time(), 3)}
-        line = json.dumps(head | redact(entry), separators=(",", ":")).encode()
+    def _write_group(self) -> None:
+        group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
         try:
-            self._put(fd, line + b"\n")
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(fd, self._size)  # half a line is no line
-            raise
-        self._seq, self._hash, self._size = seq, _digest(line), self._size + len(line) + 1
-        return seq
-
-    def _put(self, fd: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fdatasync(fd)
-
-    @contextmanager
-    def _file(self) -> Iterator[int]:
-        """The journal, opened for appending and locked against other processes."""
-        fd = -1
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield fd
+            written = self._ledger.write([waiting.body for waiting in group])
+            for waiting, where in zip(group, written, strict=True):
+                waiting.written = where
+        except LlmosError as error:
+            _fail(group, error)
         except OSError as error:
-            raise _explain(error, self.path) from error
+            _fail(group, _explain(error, self.path))
         finally:
-            if fd >= 0:
-                os.close(fd)
-
-    def _catch_up(self, fd: int) -> None:
-        """Take up the chain where the file ends; cut off a torn last line, and write that down."""
-        size = os.fstat(fd).st_size
-        if size == self._size:
-            return
-        whole, last = _last_line(fd, size)
-        self._seq, self._hash = (_number(last, self.path), _digest(last)) if last else (-1, FIRST)
-        self._size = whole
-        if whole < size:
-            os.ftruncate(fd, whole)
-            self._write(fd, {"kind": "recovered", "torn_bytes": size - whole})
+            for waiting in group:
+                waiting.done = True
 
     # --- reading ---
 
     def lines(self) -> Iterator[JsonObject]:
         """Every whole line that is JSON, oldest first."""
-        for line in self._raw():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # `verify` tells of it
-
-    def _raw(self) -> Iterator[bytes]:
-        try:
-            with self.path.open("rb") as file:
-                yield from (line[:-1] for line in file if line.endswith(b"\n"))
-        except FileNotFoundError:
-            return
+        return audit_files.entries(self.path)
 
     def tail(self, n: int) -> list[JsonObject]:
         """The newest `n` lines, newest last."""
-        return list(self.lines())[-n:] if n > 0 else []
+        return list(islice(audit_files.newest_entries(self.path), max(n, 0)))[::-1]
 
     def history(self, limit: int, uid: int | None = None) -> list[JsonObject]:
         """The newest decisions with what came of them, newest last; of one user unless `uid` is None."""
-        entries: dict[int, JsonObject] = {}
-        for line in self.lines():
-            if line.get("kind") == "decided" and uid in (None, line.get("uid")):
-                entries[line["seq"]] = _history_entry(line)
-            elif line.get("kind") == "finished" and (entry := entries.get(line.get("of", -1))):
-                entry |= {"status": "done" if line["ok"] else "failed", "exit_code": line["exit_code"]}
-                entry["duration_ms"] = line["duration_ms"]
-        return list(entries.values())[-limit:] if limit > 0 else []
+        found: list[JsonObject] = []
+        ends: dict[int, JsonObject] = {}
+        for line in audit_files.newest_entries(self.path) if limit > 0 else ():
+            if line.get("kind") == "finished":
+                ends[line.get("of", -1)] = line
+            elif line.get("kind") == "decided" and uid in (None, line.get("uid")):
+                found.append(_history_entry(line, ends.get(line["seq"])))
+                if len(found) == limit:
+                    break
+        return found[::-1]
 
-    def verify(self) -> Verified:
-        """Walk the chain from its start."""
-        before, count = FIRST, 0
-        for number, line in enumerate(self._raw()):
-            try:
-                entry = json.loads(line)
-                seq, prev = entry["seq"], entry["prev"]
-            except (ValueError, KeyError, TypeError):
-                return Verified(count, f"line {number + 1} is not a line of the journal")
-            if seq != number:
-                return Verified(count, f"line {number + 1} has the number {seq}: lines are missing or added")
-            if prev != before:
-                return Verified(count, f"line {number} was changed after line {number + 1} was written")
-            before, count = _digest(line), count + 1
-        return Verified(count)
+    def facts(self) -> JsonObject:
+        """For `status`: where it lies, how large it is, and whether its verification key lies beside it."""
+        sizes = audit_files.sizes(self.path)
+        return {
+            "path": str(self.path),
+            "files": len(sizes),
+            "bytes": sum(sizes),
+            "verification_key": "on this machine"
+            if audit_files.key_file(self.path).exists()
+            else "elsewhere",
+        }
 
-
-def _number(line: bytes, path: Path) -> int:
-    try:
-        return int(json.loads(line)["seq"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CallFailed(
-            f"the last line of the journal {path} is not one of its own, so nothing is run",
-            f"Look at it (llmos audit verify), then move it away: mv {path} {path}.damaged",
-        ) from error
+    def verify(self) -> audit_verify.Verified:
+        """Walk all files, with the verification key if it lies here."""
+        return audit_verify.examine(self.path)
 
 
-def _digest(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
-
-
-def _last_line(fd: int, size: int) -> tuple[int, bytes]:
-    """(bytes up to the end of the last whole line, that line)."""
-    reach = _TAIL_BYTES
-    while True:
-        start = max(0, size - reach)
-        data = os.pread(fd, size - start, start)
-        end = data.rfind(b"\n")
-        begin = data.rfind(b"\n", 0, max(end, 0))
-        if end >= 0 and (begin >= 0 or start == 0):
-            return start + end + 1, data[begin + 1 : end]
-        if start == 0:
-            return 0, b""
-        reach *= 4
-
-
-def _history_entry(line: JsonObject) -> JsonObject:
-    status = {"deny": "denied"}.get(line["verdict"], "needs_approval") if not line["runs"] else "interrupted"
+def _history_entry(line: JsonObject, end: JsonObject | None) -> JsonObject:
     keys = ("id", "time", "tool", "args", "command", "cwd", "verdict", "rule", "reason")
-    return {**{key: line.get(key) for key in keys}, "status": status, "exit_code": None, "duration_ms": None}
+    entry = {key: line.get(key) for key in keys}
+    if end is not None:
+        status = "done" if end["ok"] else "failed"
+        return {**entry, "status": status, "exit_code": end["exit_code"], "duration_ms": end["duration_ms"]}
+    status = {"deny": "denied"}.get(line["verdict"], "needs_approval") if not line["runs"] else "interrupted"
+    return {**entry, "status": status, "exit_code": None, "duration_ms": None}
+
+
+def _fail(group: list[_Waiting], error: LlmosError) -> None:
+    for waiting in group:
+        waiting.error = error
 
 
 def _explain(error: OSError, path: Path) -> CallFailed:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 from llmos.guard import places, programs, shelltext, wiring
 from llmos.guard.found import Found
@@ -129,7 +128,7 @@ def _change_folder(pipeline: Pipeline, follows: str, found: Found) -> Pipeline:
     ):
         raise Opaque("it changes the folder in a way that is not followed")
     target = places.real(found.path(command.argv[1]))
-    if follows != "&&" and not Path(target).is_dir():
+    if follows != "&&" and not places.is_folder(target):
         raise Opaque("it changes to a folder that is not there, and goes on")
     found.reads.append(target)
     found.cwd = target

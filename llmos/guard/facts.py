@@ -6,12 +6,15 @@ misspelt fact is an error when the rule is loaded and not a rule that never matc
 
 from __future__ import annotations
 
+import datetime
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmos.guard import places, programs
+from llmos.guard.hosts import split_port
 from llmos.guard.sandbox import is_within
 from llmos.messages import Effects, JsonObject, Plan, ProgramUse, Start
 
@@ -20,11 +23,15 @@ MAX_EFFECTS = 2000  # more than that is judged as unknown
 SCHEMA = """
 entity User; entity Path; entity Program; entity Host; entity Process; entity Tool;
 type Facts = {
-  tool: String, read_only: Bool, opaque: Bool, unattended: Bool, uid: Long,
-  path: String, in_write_roots: Bool, owner: String, secret: Bool, device: Bool, kernel: Bool,
-  own: Bool, foreign_home: Bool, boot: Bool,
-  program: String, described: Bool, options: Set<String>, subcommand: String, host: String,
-  own_process: Bool,
+  tool: String, read_only: Bool, opaque: Bool,
+  uid: Long, user: String, groups: Set<String>, session: String, unattended: Bool,
+  cwd: String, hour: Long, weekday: String,
+  effects: Long, reads: Long, writes: Long, deletes: Long, network_granted: Bool,
+  path: String, in_write_roots: Bool, owner: String, secret: Bool, sensitive: Bool, device: Bool,
+  kernel: Bool, own: Bool, foreign_home: Bool, boot: Bool, accounts: Bool, startup: Bool, control: Bool,
+  holds_protected: Bool,
+  program: String, described: Bool, options: Set<String>, subcommand: String,
+  host: String, port: Long, own_process: Bool,
 };
 action read, write, delete appliesTo { principal: User, resource: Path, context: Facts };
 action execute, start appliesTo { principal: User, resource: Program, context: Facts };
@@ -34,21 +41,28 @@ action run, reply appliesTo { principal: User, resource: Tool, context: Facts };
 """
 
 _NOTHING: JsonObject = {
-    "path": "", "in_write_roots": False, "owner": "nobody", "secret": False, "device": False, "kernel": False,
-    "own": False, "foreign_home": False, "boot": False, "program": "", "described": False, "options": [],
-    "subcommand": "", "host": "", "own_process": False,
+    "path": "", "in_write_roots": False, "owner": "nobody", "secret": False, "sensitive": False,
+    "device": False, "kernel": False, "own": False, "foreign_home": False, "boot": False,
+    "accounts": False, "startup": False, "control": False, "holds_protected": False, "program": "",
+    "described": False, "options": [], "subcommand": "", "host": "", "port": 0, "own_process": False,
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Who asks, from where, and what they may write."""
+    """Who asks, from where, when, and what they may write. `hide` and `hosts` come from the policy."""
 
     uid: int
     home: str
     cwd: str
     write_roots: tuple[str, ...] = ()
     unattended: bool = False
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    session: str = ""
+    now: datetime.datetime = field(default_factory=datetime.datetime.now)  # local time
+    hide: tuple[re.Pattern[str], ...] = ()
+    hosts: frozenset[str] = frozenset()  # granted by the system's policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ class Question:
         return {
             "principal": {"type": "User", "id": str(uid)},
             "action": {"type": "Action", "id": self.action},
-            "resource": {"type": _RESOURCES.get(self.action, "Path"), "id": self.subject},
+            "resource": {"type": _RESOURCES.get(self.action, "Path"), "id": _text(self.subject)},
             "context": self.context,
         }
 
@@ -77,46 +91,75 @@ _RESOURCES = {
 
 def questions(plan: Plan, facts: Facts) -> list[Question]:
     """All that is to be judged of a plan; the first is always about the plan as a whole."""
+    common = _common(plan, facts)
+    whole = Question("reply" if plan.reply is not None else "run", plan.call.tool, common)
+    return [whole, *_effects(plan, facts, common)]
+
+
+def _common(plan: Plan, facts: Facts) -> JsonObject:
     effects = plan.effects
     total = sum(map(len, (effects.reads, effects.writes, effects.deletes, effects.programs)))
     opaque = bool(effects.opaque) or total > MAX_EFFECTS
-    common = {
+    return {
         **_NOTHING, "tool": plan.call.tool, "read_only": plan.read_only and not opaque, "opaque": opaque,
-        "unattended": facts.unattended, "uid": facts.uid,
+        "uid": facts.uid, "user": facts.user, "groups": list(facts.groups), "session": facts.session,
+        "unattended": facts.unattended, "cwd": _text(facts.cwd), "hour": facts.now.hour,
+        "weekday": WEEKDAYS[facts.now.weekday()], "effects": total, "reads": len(effects.reads),
+        "writes": len(effects.writes), "deletes": len(effects.deletes),
+        "network_granted": not opaque and _only_granted_network(plan, facts),
     }  # fmt: skip
-    whole = Question("reply" if plan.reply is not None else "run", plan.call.tool, common)
-    return [whole, *_effects(plan, facts, common)]
+
+
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+def _only_granted_network(plan: Plan, facts: Facts) -> bool:
+    """Whether reaching hosts that the system's policy grants is all that it changes."""
+    effects = plan.effects
+    changes = effects.writes or effects.deletes or effects.signals
+    starts = any(isinstance(step, Start) for step in plan.steps)
+    return bool(effects.network) and not changes and not starts and set(effects.network) <= facts.hosts
 
 
 def _effects(plan: Plan, facts: Facts, common: JsonObject) -> Iterator[Question]:
     effects = plan.effects
     for action, found in (("read", effects.reads), ("write", effects.writes), ("delete", effects.deletes)):
         for path in found:
-            yield Question(action, path, common | _path(path, facts))
+            context = common | _path(path, facts)
+            if action == "delete":
+                context["holds_protected"] = places.holds_protected(path, facts.home)
+            yield Question(action, path, context)
     for use in _uses(effects):
         yield Question("execute", use.program, common | _program(use))
     for step in plan.steps:
         if isinstance(step, Start):
             use = ProgramUse(program=programs.locate(step.argv[0]))
             yield Question("start", use.program, common | _program(use))
-    for host in effects.network:
-        yield Question("connect", host, common | {"host": host})
+    for target in effects.network:
+        host, port = split_port(target)
+        granted = target in facts.hosts
+        yield Question("connect", target, common | {"host": host, "port": port, "network_granted": granted})
     for pid in effects.signals:
         yield Question("signal", str(pid), common | {"own_process": _is_own_process(pid, facts.uid)})
 
 
 def _path(path: str, facts: Facts) -> JsonObject:
+    kind = places.kind_of(path, facts.home, facts.hide)
     return {
-        "path": path,
+        "path": _text(path),
         "in_write_roots": is_stream(path) or any(is_within(path, root) for root in facts.write_roots),
         "owner": places.owner_of(path, facts.uid),
-        "secret": places.is_secret(path, facts.home),
-        "device": places.is_device(path),
-        "kernel": places.is_kernel(path),
-        "own": places.is_own(path),
-        "foreign_home": places.is_foreign(path, facts.home),
-        "boot": places.is_boot(path),
+        **{name: getattr(kind, name) for name in _KINDS},
     }
+
+
+_KINDS = ("secret", "sensitive", "device", "kernel", "own", "foreign_home", "boot", "accounts", "startup",
+          "control")  # fmt: skip
+
+
+def _text(path: str) -> str:
+    """As Unicode: bytes of a name that are no UTF-8 become U+FFFD, for rules that look at the text."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def is_stream(path: str) -> bool:
@@ -133,7 +176,7 @@ def _uses(effects: Effects) -> list[ProgramUse]:
 
 def _program(use: ProgramUse) -> JsonObject:
     return {
-        "program": use.program,
+        "program": _text(use.program),
         "described": programs.is_described(use.program),
         "options": list(use.options),
         "subcommand": use.subcommand,
@@ -145,6 +188,12 @@ def _is_own_process(pid: int, uid: int) -> bool:
     if pid <= 2 or pid == os.getpid():
         return False
     try:
-        return Path(f"/proc/{pid}").stat().st_uid == uid
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - beside read_bytes
     except OSError:
         return True
+    ours = b"python" in words[0] and any(_OURS.search(word) for word in words[1:5])
+    return owner == uid and not ours
+
+
+_OURS = re.compile(rb"\bllmos[./](?:planner|guard|daemon|__main__)")

@@ -1,6 +1,6 @@
 """The gate: a plan is expanded, judged and, if it may run, given its permit. Nobody else mints one.
 
-    expand   shell text analysed, paths followed to what they really are
+    expand   shell text analysed, paths followed to what they really are, seen as the caller sees them
     judge    the policy's verdict; an answer the person gave for good turns `ask` into `allow`
     permit   judged once more, written to the journal, and granted no more than it needs
 
@@ -10,19 +10,21 @@ the tree it mounts, so a swap changes what is found there and never what may be 
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from datetime import datetime
 
 from llmos.config import Settings
-from llmos.errors import Denied, NeedsApproval
-from llmos.guard import commandline, places
+from llmos.errors import Denied, NeedsApproval, UsageError
+from llmos.guard import commandline, following, hiding, places, replay
 from llmos.guard.audit import Audit
+from llmos.guard.caller import account, as_caller
 from llmos.guard.facts import Facts
 from llmos.guard.permit import Permit, mint
-from llmos.guard.policy import Policy
+from llmos.guard.policy import Judgement, Policy, answerable, strictest
 from llmos.guard.remembered import Remembered, Rule
-from llmos.guard.sandbox import is_within
+from llmos.guard.tiers import Tiers
 from llmos.messages import (
     Caller,
     Decision,
@@ -36,28 +38,42 @@ from llmos.messages import (
     Verdict,
 )
 
-_NEVER_ROOTS = ("/proc", "/sys", "/dev", "/run", "/var/run")
 SHELL_TOOL = "shell.run"
 
 
 class Gate:
-    """One policy, one journal, one memory of answers. Thread-safe: holds no state of its own."""
+    """One policy, one journal, one memory of answers. Thread-safe: what it knows of callers is in `tiers`.
+
+    `others` is the policy for callers other than the daemon's own user, whose files do not bind them.
+    """
 
     def __init__(
-        self, policy: Policy, audit: Audit, settings: Settings, remembered: Remembered | None = None
+        self,
+        policy: Policy,
+        audit: Audit,
+        settings: Settings,
+        remembered: Remembered | None = None,
+        *,
+        others: Policy | None = None,
+        clock: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.policy = policy
+        self.tiers = Tiers(policy, others)
         self.audit = audit
         self.settings = settings
         self.answers = remembered or Remembered()
+        self.clock = clock
+        self.newer: Gate | None = None  # what a reload has put in this one's place
 
     # --- expand ---
 
-    def expand(self, plan: Plan, *, cwd: str, home: str) -> Plan:
-        """The plan with its shell text analysed and every effect's path resolved. Reads the file system."""
-        if any(isinstance(step, Shell) for step in plan.steps):
-            plan = _with_shell(plan, cwd, home)
-        return plan.model_copy(update={"effects": _resolved(plan.effects, cwd, home)})
+    def expand(self, plan: Plan, *, cwd: str, home: str, caller: Caller | None = None) -> Plan:
+        """The plan with its shell text analysed and every effect's path resolved. Reads the file system,
+        with the caller's rights where a caller is named."""
+        with as_caller(caller) if caller else nullcontext():
+            if any(isinstance(step, Shell) for step in plan.steps):
+                plan = _with_shell(plan, cwd, home)
+            return plan.model_copy(update={"effects": following.resolved(plan.effects, cwd, home)})
 
     # --- judge ---
 
@@ -69,21 +85,59 @@ class Gate:
         cwd: str = "",
         write_roots: Sequence[str] = (),
         unattended: bool = False,
+        session: str = "",
+        rules: str = "",
     ) -> Verdict:
-        """The verdict on an expanded plan. Without a `cwd` there are no write roots."""
-        home = places.home_of(caller.uid)
-        roots = self.roots(cwd, write_roots, home)
-        verdict = self.policy.judge(plan, Facts(caller.uid, home, cwd, roots, unattended))
-        if verdict.decision is Decision.ASK and (rule := self.answers.find(plan, caller.uid, cwd)):
+        """The verdict on an expanded plan. Without a `cwd` there are no write roots.
+
+        `rules` came with the request (`tiers`). Raises ConfigError for rules that are wrong.
+        """
+        judgements = self.explain(
+            plan,
+            caller,
+            cwd=cwd,
+            write_roots=write_roots,
+            unattended=unattended,
+            session=session,
+            rules=rules,
+        )
+        verdict = strictest(judgements, plan.effects.opaque)
+        if verdict.decision is not Decision.ASK or not answerable(judgements):
+            return verdict
+        if rule := self.answers.find(plan, caller.uid, cwd):
             return Verdict(
                 decision=Decision.ALLOW, rule=f"remembered:{rule.id}", reason="You said always to this."
             )
         return verdict
 
+    def explain(
+        self,
+        plan: Plan,
+        caller: Caller,
+        *,
+        cwd: str = "",
+        write_roots: Sequence[str] = (),
+        unattended: bool = False,
+        session: str = "",
+        rules: str = "",
+    ) -> tuple[Judgement, ...]:
+        """Every effect of an expanded plan with the rules that matched it; what `judge` goes by."""
+        home = places.home_of(caller.uid)
+        policy = self.tiers.of(caller, home, rules)
+        with as_caller(caller):
+            roots = self.roots(cwd, (*write_roots, *policy.sheet.write), home)
+            user, groups = account(caller.uid, caller.gid)
+            facts = Facts(
+                uid=caller.uid, home=home, cwd=cwd, write_roots=roots, unattended=unattended, user=user,
+                groups=groups, session=session, now=self.clock(), hosts=frozenset(policy.sheet.network),
+                hide=hiding.compiled(policy.sheet.hide, home),
+            )  # fmt: skip
+            return policy.explain(plan, facts)
+
     def roots(self, cwd: str, granted: Iterable[str], home: str) -> tuple[str, ...]:
         """The folders that may be written: the request's own and what was granted, real and sensible ones."""
         found = (places.real(path) for path in (cwd, *granted) if path.startswith("/"))
-        return tuple(dict.fromkeys(path for path in found if _may_be_root(path, home)))
+        return tuple(dict.fromkeys(path for path in found if following.may_be_root(path, home)))
 
     # --- permit ---
 
@@ -99,21 +153,35 @@ class Gate:
         write_roots: Sequence[str] = (),
         data: bytes | None = None,
         unattended: bool = False,
+        session: str = "",
+        rules: str = "",
     ) -> Permit:
         """Leave to run, with its decision on disk. Raises Denied, NeedsApproval, DiskFull.
 
-        `verdict` is what the person was shown; the plan is judged again and the stricter one counts, so
-        neither a stale verdict nor a policy that was tightened meanwhile lets anything through.
+        `verdict` is what the person was shown; the plan is judged again, by the rules the request started
+        with and by those in force now, and the strictest counts: neither a stale verdict nor a policy that
+        was changed meanwhile lets anything through.
         """
-        now = self.judge(plan, caller, cwd=cwd, write_roots=write_roots, unattended=unattended)
-        final = max(verdict, now, key=lambda found: found.decision)
+        again = [
+            gate.judge(
+                plan, caller, cwd=cwd, write_roots=write_roots, unattended=unattended, session=session,
+                rules=rules,
+            )
+            for gate in dict.fromkeys((self, self.newest()))
+        ]  # fmt: skip
+        final = max((verdict, *again), key=lambda found: found.decision)
         runs = final.decision is Decision.ALLOW or (final.decision is Decision.ASK and approved)
-        self.audit.decided(plan, final, caller, request_id=request_id, cwd=cwd, approved=approved, runs=runs)
+        self.audit.decided(
+            plan, final, caller, request_id=request_id, cwd=cwd, approved=approved, runs=runs,
+            given=replay.given(
+                plan, caller, self.clock(), write_roots, unattended=unattended, session=session
+            ),
+        )  # fmt: skip
         if final.decision is Decision.DENY:
-            raise Denied(final.reason, f"See why: llmos policy check -- {plan.command}")
+            raise Denied(final.reason, f"See why: llmos policy explain -- {plan.command}")
         if not runs:
             raise NeedsApproval(final.reason, "Say yes at a terminal, or add --yes.")
-        roots = self.roots(cwd, write_roots, places.home_of(caller.uid))
+        roots, hide = self._granted(caller, cwd, write_roots, rules)
         return mint(
             plan,
             final,
@@ -123,7 +191,47 @@ class Gate:
             write_roots=() if plan.read_only else roots,
             network=bool(plan.effects.network),
             data=data,
+            hidden=hide,
         )
+
+    def _granted(
+        self, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Write roots, and places to hide: what both policies grant, and what either of them hides."""
+        home = places.home_of(caller.uid)
+        sheet, newer = (gate.tiers.of(caller, home, rules).sheet for gate in (self, self.newest()))
+        granted = [root for root in sheet.write if root in newer.write]
+        hide = tuple(dict.fromkeys((*sheet.hide, *newer.hide)))
+        with as_caller(caller):
+            roots = self.roots(cwd, (*write_roots, *granted), home)
+            return roots, hiding.expanded(hide, home, (cwd, *roots)) if hide else ()
+
+    def newest(self) -> Gate:
+        """The gate that reloads have put in this one's place; itself when there was none."""
+        gate = self
+        while gate.newer is not None:
+            gate = gate.newer
+        return gate
+
+    def refused(
+        self,
+        plan: Plan,
+        verdict: Verdict,
+        *,
+        caller: Caller,
+        request_id: str,
+        cwd: str,
+        write_roots: Sequence[str] = (),
+        unattended: bool = False,
+        session: str = "",
+    ) -> None:
+        """Write down a decision after which nothing runs. Raises DiskFull, CallFailed."""
+        self.audit.decided(
+            plan, verdict, caller, request_id=request_id, cwd=cwd, approved=False, runs=False,
+            given=replay.given(
+                plan, caller, self.clock(), write_roots, unattended=unattended, session=session
+            ),
+        )  # fmt: skip
 
     def finished(self, permit: Permit, outcome: Outcome, *, ok: bool) -> None:
         """Write down what came of a permit."""
@@ -131,18 +239,21 @@ class Gate:
 
     # --- answers given for good, and questions ---
 
-    def remember(self, plan: Plan, caller: Caller, *, cwd: str = "") -> Rule:
+    def remember(
+        self, plan: Plan, caller: Caller, *, cwd: str = "", write_roots: Sequence[str] = (), rules: str = ""
+    ) -> Rule:
         """Make "always" a narrow rule. Raises UsageError for what is asked every time, DiskFull."""
+        judgements = self.newest().explain(plan, caller, cwd=cwd, write_roots=write_roots, rules=rules)
+        if not answerable(judgements) or strictest(judgements, "").decision is Decision.DENY:
+            raise UsageError("this is asked about every time", "Answer yes instead of always.")
         return self.answers.add(plan, caller.uid, cwd)
 
     def policy_check(
         self, command: str | list[str], cwd: str, caller: Caller, write_roots: Sequence[str] = ()
     ) -> JsonObject:
         """The verdict on a command, for `policy.check`; nothing runs and nothing is recorded."""
-        text = command if isinstance(command, str) else shlex.join(command)
-        call = ToolCall(tool=SHELL_TOOL, args={"command": text})
-        plan = Plan(call=call, command=text, effects=Effects(), steps=(Shell(text=text),), read_only=False)
-        plan = self.expand(plan, cwd=cwd, home=places.home_of(caller.uid))
+        plan = shell_plan(command if isinstance(command, str) else shlex.join(command))
+        plan = self.expand(plan, cwd=cwd, home=places.home_of(caller.uid), caller=caller)
         verdict = self.judge(plan, caller, cwd=cwd, write_roots=write_roots)
         return {
             "verdict": verdict.decision.word,
@@ -150,6 +261,12 @@ class Gate:
             "reason": verdict.reason,
             "effects": plan.effects.model_dump(mode="json"),
         }
+
+
+def shell_plan(text: str) -> Plan:
+    """Any text as a shell command to be judged, however odd; nothing of it is known yet."""
+    call = ToolCall(tool=SHELL_TOOL, args={"command": text})
+    return Plan(call=call, command=text, effects=Effects(), steps=(Shell(text=text),), read_only=False)
 
 
 def _with_shell(plan: Plan, cwd: str, home: str) -> Plan:
@@ -162,7 +279,7 @@ def _with_shell(plan: Plan, cwd: str, home: str) -> Plan:
     update = {
         "steps": tuple(fresh.get(id(step), step) for step in plan.steps),
         "command": plan.command if others else shown,
-        "effects": _union([plan.effects, *(analysis.effects for analysis in found)]),
+        "effects": following.union([plan.effects, *(analysis.effects for analysis in found)]),
         "read_only": all(analysis.read_only for analysis in found) and (plan.read_only or not others),
     }
     return plan.model_copy(update=update)
@@ -178,47 +295,3 @@ def _understood(step: Shell, found: commandline.Analysis) -> Shell | Pipelines:
         stdin_data=step.stdin_data,
         timeout_s=step.timeout_s,
     )
-
-
-def _union(effects: Sequence[Effects]) -> Effects:
-    joined: dict[str, tuple[object, ...] | str] = {}
-    for name in ("reads", "writes", "deletes", "programs", "network", "signals", "uses"):
-        joined[name] = tuple(dict.fromkeys(item for one in effects for item in getattr(one, name)))
-    joined["opaque"] = next((one.opaque for one in effects if one.opaque), "")
-    return Effects.model_validate(joined)
-
-
-def _resolved(effects: Effects, cwd: str, home: str) -> Effects:
-    return effects.model_copy(
-        update={
-            "reads": _real(effects.reads, cwd, home),
-            "writes": _real(effects.writes, cwd, home),
-            "deletes": _real(effects.deletes, cwd, home, follow=False),
-            "programs": tuple(dict.fromkeys(effects.programs)),
-        }
-    )
-
-
-def _real(found: Iterable[str], cwd: str, home: str, *, follow: bool = True) -> tuple[str, ...]:
-    """Where the paths really lead; a protected name a link stood under is kept, and judged, as well.
-
-    Deleting removes a link, not what it points to, so there only the folder is followed.
-    """
-    real: dict[str, None] = {}
-    for path in found:
-        whole = os.path.join(cwd, path)
-        if follow or os.path.basename(whole) in ("", ".", ".."):
-            place = places.real(whole)
-        else:
-            place = os.path.join(places.real(os.path.dirname(whole)), os.path.basename(whole))
-        real[place] = None
-        lexical = os.path.normpath(whole)
-        if lexical != place and places.is_protected(lexical, home):
-            real[lexical] = None
-    return tuple(real)
-
-
-def _may_be_root(path: str, home: str) -> bool:
-    if path == "/" or any(is_within(path, place) for place in _NEVER_ROOTS):
-        return False
-    return not (places.is_protected(path, home) or places.is_kernel(path) or places.is_boot(path))

@@ -47,7 +47,7 @@ SYSTEM = (
     *(f"/tmp/{name}" for name in (".X11-unix", ".ICE-unix", "ssh-*", "tmux-*", "screen*", ".docker*")),  # noqa: S108
 )  # fmt: skip
 
-# In the top level of the current folder and of each write root.
+# At the top of the current folder and of each write root; `secretscan` looks deeper, a moment later.
 PROJECT = (".env", ".env.*", ".envrc", ".netrc", ".git-credentials")
 PROJECT_OPEN = (".env.example", ".env.sample", ".env.template", ".env.dist", ".env.schema")
 

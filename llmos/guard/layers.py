@@ -23,9 +23,8 @@ _USERNS_MEND = (
 )
 
 LAYERS = {
-    "bubblewrap": Layer("the sandbox program bwrap", "Install it: sudo apt install bubblewrap."),
     "user-namespace": Layer("user namespaces", _USERNS_MEND),
-    "namespaces": Layer("bubblewrap's namespaces", _USERNS_MEND),
+    "namespaces": Layer("namespaces of its own", _USERNS_MEND),
     "mount-api": Layer(
         "the kernel's mount API by descriptor (Linux 5.12)",
         "Use Linux 5.12 or later; in a container start it with --cap-add SYS_ADMIN --security-opt"
@@ -43,6 +42,16 @@ LAYERS = {
     "identity": Layer("a host uid other than 0", "Run llmos as a user other than root."),
     "proc": Layer(
         "a /proc of its own", "In a container start it with --security-opt systempaths=unconfined."
+    ),
+    "cgroup": Layer(
+        "a control group for the call",
+        "Run the daemon as root's service, or in a unit of your own with control groups delegated to it:"
+        " systemd-run --user --unit=llmos -p Delegate=yes llmos daemon. Without require_cgroup in"
+        " config.toml, the limits of each process stand alone.",
+    ),
+    "privileges": Layer("a process without privileges", "Run: llmos doctor"),
+    "landlock": Layer(
+        "the Landlock fence", "In a container start it with --security-opt seccomp=unconfined."
     ),
     "seccomp": Layer("the system call filter", "Install it: sudo apt install libseccomp2."),
     "launcher": Layer("the launcher process", "Run: llmos doctor"),
@@ -63,15 +72,3 @@ def explain(layer: str, error: str) -> LlmosError:
         )
     known = LAYERS.get(layer, LAYERS["launcher"])
     return SandboxUnavailable(f"no sandbox: {known.what} cannot be had ({error})", known.mend)
-
-
-def of_bwrap_message(text: str) -> str:
-    """Which layer one of bubblewrap's own complaints is about."""
-    lowered = text.lower()
-    if "proc" in lowered and "mount" in lowered:
-        return "proc"
-    if "seccomp" in lowered:
-        return "seccomp"
-    if any(word in lowered for word in ("namespace", "uid map", "setting up", "permission", "no space")):
-        return "namespaces"
-    return "bubblewrap"

@@ -17,15 +17,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-CLONE_NEWNS = 0x00020000
-CLONE_NEWUSER = 0x10000000
+from llmos.guard.kernel import checked as _checked
+from llmos.guard.kernel import libc as _libc
+from llmos.guard.kernel import syscall as _syscall
 
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
 _NR_FSOPEN = 430
 _NR_FSCONFIG = 431
 _NR_FSMOUNT = 432
-_NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
 
@@ -48,20 +48,16 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+LITERALLY = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
+_MS_SLAVE = 1 << 19
 _MNT_DETACH = 2
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _FD_CLOEXEC_FLAG = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC alike
-_PR_SET_DUMPABLE = 4
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NO_NEW_PRIVS = 38
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 class _MountAttr(ctypes.Structure):
@@ -77,26 +73,19 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def _checked(result: int, what: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
-    return result
-
-
-def _syscall(what: str, number: int, *args: object) -> int:
-    # Every argument is widened: a C int pushed through varargs leaves its upper half undefined.
-    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
-    return _checked(_libc.syscall(ctypes.c_long(number), *wide), what)
-
-
-def unshare(flags: int) -> None:
-    _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
-
-
 def make_private() -> None:
     """Stop mount events between this mount namespace and the one it was copied from, both ways."""
     _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount private /")
+
+
+def follow_host() -> None:
+    """Hear of mount events of the namespace this one was copied from, and tell it of none."""
+    _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None), "mount slave /")
+
+
+def detach(path: str) -> None:
+    """Unmount what is mounted at `path` and all below it."""
+    _checked(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), f"umount2 {path}")
 
 
 def open_tree(dir_fd: int, path: str = "", *, recursive: bool = True) -> int:
@@ -157,6 +146,16 @@ def overlay(lower_fd: int, upper_fd: int, work_fd: int, *, in_userns: bool, attr
     return _new_mount("overlay", options | {"redirect_dir": "off", "metacopy": "off"}, attrs=attrs)
 
 
+def proc(*, attrs: int) -> int:
+    """A detached /proc of our own pid namespace; each process finds only those it may look into."""
+    return _new_mount("proc", {"hidepid": "invisible"}, attrs=attrs)
+
+
+def devpts(*, attrs: int) -> int:
+    """A detached, empty /dev/pts in which everybody may open a terminal of his own."""
+    return _new_mount("devpts", {"ptmxmode": "0666", "mode": "0600"}, attrs=attrs)
+
+
 def _new_mount(fs_type: str, options: dict[str, str], flags: tuple[str, ...] = (), *, attrs: int) -> int:
     context = _syscall(f"fsopen {fs_type}", _NR_FSOPEN, fs_type.encode(), _FD_CLOEXEC_FLAG)
     try:
@@ -195,27 +194,6 @@ def pivot_to_cwd() -> None:
     _checked(_libc.pivot_root(b".", b"."), "pivot_root")
     _checked(_libc.umount2(b".", ctypes.c_int(_MNT_DETACH)), "umount2 of the old root")
     os.chdir("/")
-
-
-def close_from(first_fd: int) -> None:
-    _syscall("close_range", _NR_CLOSE_RANGE, first_fd, 0xFFFFFFFF, 0)
-
-
-def _prctl(option: int, value: int, what: str) -> None:
-    _checked(_libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))), f"prctl {what}")
-
-
-def set_no_new_privs() -> None:
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
-
-
-def set_dumpable() -> None:
-    """After a change of uid the kernel lets only root write our /proc files; undo that."""
-    _prctl(_PR_SET_DUMPABLE, 1, "dumpable")
-
-
-def set_child_subreaper() -> None:
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, "child_subreaper")
 
 
 _CAPABILITY_VERSION_3 = 0x20080522

@@ -11,18 +11,21 @@ Source: Cedar policy language 4 (https://docs.cedarpolicy.com), through cedarpy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmos.errors import ConfigError
-from llmos.guard import rulefile
+from llmos.guard import examples, rulefile
 from llmos.guard.facts import SCHEMA, Facts, Question, questions
-from llmos.guard.rulefile import Rule
+from llmos.guard.rulefile import Rule, Sheet, Tier
 from llmos.messages import Decision, Plan, Verdict
 
 UNMATCHED = "unmatched"
+_LOOKS_AT_NAMES = re.compile(r"\bcontext\s*(?:\.\s*path\b|\[)|\bresource\b|\bcontext\b(?!\s*\.)")
 
 
 class _Engine(Protocol):
@@ -30,19 +33,39 @@ class _Engine(Protocol):
 
 
 class Cedar:
-    """Compiled rules. `matched` gives the ids of the rules that match each question, None on an error."""
+    """Compiled rules. `matched` gives the ids of the rules that match each question, None on an error.
+
+    Questions that no rule can tell apart are evaluated once: deleting 500 files in one folder is one
+    question, unless a rule looks at the paths themselves.
+    """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         import cedarpy
 
         self._cedar = cedarpy
         self._policies = cedarpy.PolicySet.from_str("\n".join(map(rulefile.to_cedar, rules)))
-        self._schema = cedarpy.Schema.from_str(SCHEMA)
+        self._entities = cedarpy.Entities.from_json_str("[]")
+        self._names_matter = any(_LOOKS_AT_NAMES.search(rule.when) for rule in rules)
 
     def matched(self, asked: Sequence[Question], uid: int) -> list[list[str] | None]:
-        requests = [question.request(uid) for question in asked]
-        answers = self._cedar.is_authorized_batch(requests, self._policies, "[]", self._schema)
-        return [self._ids(answer) for answer in answers]
+        requests: dict[str, Any] = {}
+        keys = []
+        for question in asked:
+            request = self._request(question, uid)
+            key = json.dumps(request, sort_keys=True)
+            requests[key] = request
+            keys.append(key)
+        # No schema here: the rules were checked against it, and `facts` makes contexts of its types.
+        answers = self._cedar.is_authorized_batch(list(requests.values()), self._policies, self._entities)
+        found = dict(zip(requests, map(self._ids, answers), strict=True))
+        return [found[key] for key in keys]
+
+    def _request(self, question: Question, uid: int) -> dict[str, Any]:
+        request = question.request(uid)
+        if not self._names_matter:
+            request["resource"] = request["resource"] | {"id": ""}
+            request["context"] = request["context"] | {"path": ""}
+        return request
 
     def _ids(self, answer: Any) -> list[str] | None:
         if answer.diagnostics.errors or answer.decision is self._cedar.Decision.NoDecision:
@@ -51,11 +74,24 @@ class Cedar:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """One question, the rules that matched it, and the verdict they give."""
+
+    question: Question
+    matched: tuple[Rule, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The rules in force. Immutable: a reload makes a new one."""
 
-    rules: tuple[Rule, ...]
+    sheet: Sheet
     engine: _Engine
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return self.sheet.rules
 
     @classmethod
     def load(cls, set_name: str, dirs: Sequence[Path]) -> Policy:
@@ -63,58 +99,84 @@ class Policy:
 
         All rules are compiled and their examples run. Raises ConfigError naming file, line and key.
         """
-        rules = tuple(rulefile.load(set_name, dirs))
-        for rule in rules:
-            _check_condition(rule)
-        policy = cls(rules, Cedar(rules))
-        for rule in rules:
-            policy._check_examples(rule)
+        return cls.of(rulefile.load(set_name, dirs))
+
+    @classmethod
+    def of(cls, sheet: Sheet, known: Sequence[Rule] = ()) -> Policy:
+        """Check and compile; `known` are rules that were checked before. Raises ConfigError."""
+        fresh = [rule for rule in sheet.rules if rule not in known]
+        for rule in fresh:
+            check_condition(rule)
+        policy = cls(sheet, Cedar(sheet.rules))
+        for failure in policy.failures(fresh):
+            raise failure
         return policy
+
+    def tightened(self, more: Sheet) -> Policy:
+        """With the rules of a later tier as well. Raises ConfigError."""
+        return Policy.of(self.sheet + more, known=self.sheet.rules) if more != Sheet() else self
+
+    def failures(self, rules: Sequence[Rule]) -> Iterator[ConfigError]:
+        """What is wrong with the examples of these rules of the policy."""
+
+        def matched(plan: Plan, facts: Facts) -> frozenset[str]:
+            answers = self.engine.matched(questions(plan, facts), facts.uid)
+            return frozenset(one for ids in answers if ids is not None for one in ids)
+
+        return examples.failures(rules, matched)
+
+    # --- judging ---
 
     def judge(self, plan: Plan, facts: Facts) -> Verdict:
         """The strictest decision over all effects of the plan, with its rule and reason. Raises nothing."""
+        return strictest(self.explain(plan, facts), plan.effects.opaque)
+
+    def explain(self, plan: Plan, facts: Facts) -> tuple[Judgement, ...]:
+        """Every effect with the rules that matched it, and what they come to. Raises nothing."""
         asked = questions(plan, facts)
-        answers = self.engine.matched(asked, facts.uid)
-        verdicts = (self._verdict(question, ids) for question, ids in zip(asked, answers, strict=True))
-        worst = max(verdicts, key=lambda verdict: verdict.decision)
-        if worst.decision is Decision.ASK and plan.effects.opaque:
-            return worst.model_copy(
-                update={"reason": f"{worst.reason} {_sentence(plan.effects.opaque)}".strip()}
-            )
-        return worst
+        try:
+            answers = self.engine.matched(asked, facts.uid)
+        except Exception:  # whatever Cedar could not take: an error never allows
+            answers = [None] * len(asked)
+        return tuple(self._judgement(question, ids) for question, ids in zip(asked, answers, strict=True))
 
-    def _verdict(self, question: Question, ids: list[str] | None) -> Verdict:
+    def _judgement(self, question: Question, ids: list[str] | None) -> Judgement:
         if ids is None:
-            return Verdict(
-                decision=Decision.ASK, rule="error", reason="The policy could not be evaluated here."
-            )
-        matched = [rule for rule in self.rules if rule.id in ids]
-        worst = max(matched, key=lambda rule: rule.decision, default=None)
-        if worst is None or (
-            worst.decision is not Decision.DENY and not any(rule.shipped for rule in matched)
-        ):
-            reason = f"No rule speaks of this ({question.action} {question.subject})."
-            return Verdict(decision=Decision.ASK, rule=UNMATCHED, reason=reason)
-        subject = "" if question.action in ("run", "reply") else f" ({question.subject})"
-        return Verdict(decision=worst.decision, rule=worst.id, reason=f"{worst.why.rstrip('.')}{subject}.")
-
-    # --- examples ---
-
-    def _check_examples(self, rule: Rule) -> None:
-        for key, expected in (("match", True), ("not_match", False)):
-            for number, example in enumerate(rule.match if expected else rule.not_match):
-                plan, facts = rulefile.example_plan(example)
-                answers = self.engine.matched(questions(plan, facts), facts.uid)
-                if any(ids is not None and rule.id in ids for ids in answers) is not expected:
-                    wrong = "is not matched by the rule" if expected else "is matched by the rule"
-                    raise ConfigError(
-                        f"the example {example!r} {wrong}",
-                        "Correct the rule's `when`, or the example.",
-                        where=f"{rule.where}: {key}.{number}",
-                    )
+            reason = "The policy could not be evaluated here."
+            return Judgement(question, (), Verdict(decision=Decision.ASK, rule="error", reason=reason))
+        matched = tuple(rule for rule in self.rules if rule.id in ids)
+        return Judgement(question, matched, _verdict(question, matched))
 
 
-def _check_condition(rule: Rule) -> None:
+def _verdict(question: Question, matched: Sequence[Rule]) -> Verdict:
+    """The strictest of the matching rules; one of a later tier alone answers for nothing but a denial."""
+    worst = max(matched, key=lambda rule: rule.decision, default=None)
+    speaks = worst is not None and worst.decision is Decision.DENY
+    if worst is None or not (speaks or any(rule.tier is Tier.BUILTIN for rule in matched)):
+        reason = f"No rule speaks of this ({question.action} {question.subject})."
+        return Verdict(decision=Decision.ASK, rule=UNMATCHED, reason=reason)
+    subject = "" if question.action in ("run", "reply") else f" ({question.subject})"
+    return Verdict(decision=worst.decision, rule=worst.id, reason=f"{worst.why.rstrip('.')}{subject}.")
+
+
+def strictest(judgements: Sequence[Judgement], opaque: str) -> Verdict:
+    """The verdict on the whole; where it is asked, with the reason why it is not understood."""
+    worst = max((judgement.verdict for judgement in judgements), key=lambda verdict: verdict.decision)
+    if worst.decision is Decision.ASK and opaque:
+        return worst.model_copy(update={"reason": f"{worst.reason} {_sentence(opaque)}".strip()})
+    return worst
+
+
+def answerable(judgements: Sequence[Judgement]) -> bool:
+    """Whether a remembered answer may stand in for the person: nothing is asked that is asked every time."""
+    asked = [judgement for judgement in judgements if judgement.verdict.decision is Decision.ASK]
+    rules = [rule for judgement in asked for rule in judgement.matched]
+    return all(judgement.verdict.rule not in (UNMATCHED, "error") for judgement in asked) and not any(
+        rule.every_time for rule in rules if rule.decision is Decision.ASK
+    )
+
+
+def check_condition(rule: Rule) -> None:
     """Cedar's own type check of `when`; raises ConfigError with its message."""
     import cedarpy
 

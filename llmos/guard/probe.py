@@ -7,7 +7,6 @@ touch. The others say why, where those fail. Nothing is changed on the machine.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import platform
 import re
@@ -17,16 +16,13 @@ from pathlib import Path
 
 from llmos.config import SandboxSettings
 from llmos.errors import LlmosError
-from llmos.guard import layers, seccomp, spawn
+from llmos.guard import cgroups, landlock, layers, seccomp
 from llmos.guard.identity import identity
-from llmos.guard.launcher import bwrap_version
 from llmos.guard.program import Ended
 from llmos.guard.spawn import Spawner
 from llmos.messages import Caller
 
 _OLDEST_KERNEL = (5, 12)  # mount_setattr
-_NR_LANDLOCK_CREATE_RULESET = 444
-_LANDLOCK_CREATE_RULESET_VERSION = 1
 _APPARMOR_SWITCH = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 
 
@@ -42,7 +38,7 @@ class Check:
 
 def probe() -> list[Check]:
     """All checks, in the order in which the layers rest on one another. Blocks for a fraction of a second."""
-    checks = [_kernel(), _user_namespaces(), _filter(), _bubblewrap(), _landlock(), _cgroup()]
+    checks = [_kernel(), _user_namespaces(), _filter(), _landlock(), _cgroup()]
     return [*checks, *_live()]
 
 
@@ -87,36 +83,28 @@ def _filter() -> Check:
     return Check("seccomp", True, f"{size} instructions")
 
 
-def _bubblewrap() -> Check:
-    try:
-        path = spawn.find_bwrap()
-    except LlmosError as error:
-        return Check("bubblewrap", False, str(error), error.next_step)
-    version = bwrap_version(path)
-    told = ".".join(map(str, version)) or "unknown version"
-    if version < spawn.OLDEST_BWRAP:
-        return _failed("bubblewrap", "bubblewrap", f"{told} at {path} is older than 0.8")
-    note = "; CVE-2026-87766 has no hold here: it mounts nothing below what a command can write"
-    return Check("bubblewrap", True, f"{told} at {path}{note if version <= (0, 11, 0) else ''}")
-
-
 def _landlock() -> Check:
-    """Reported, not required: no layer in force today rests on it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    abi = libc.syscall(
-        ctypes.c_long(_NR_LANDLOCK_CREATE_RULESET),
-        None,
-        ctypes.c_size_t(0),
-        ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION),
+    """The second fence: a kernel without it still has the mounts, so it is reported and not required."""
+    version = landlock.abi()
+    if version == 0:
+        mend = "Boot with lsm=landlock,… on the kernel's command line (see /sys/kernel/security/lsm)."
+        return Check("landlock", True, "not in this kernel: files are fenced by mounts alone", mend)
+    known = (("files", 1), ("TCP", 4), ("devices' ioctls", 5), ("abstract sockets and signals", 6))
+    return Check(
+        "landlock", True, f"ABI {version}: {', '.join(what for what, since in known if version >= since)}"
     )
-    if abi < 1:
-        return Check("landlock", True, "not in this kernel; the planner is confined by seccomp alone")
-    return Check("landlock", True, f"ABI {abi}")
 
 
 def _cgroup() -> Check:
-    version = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
-    return Check("cgroup", True, f"version {version}; limits are per process (rlimits)")
+    """A call runs without one too, unless the settings require it; then each process is bounded alone."""
+    found = cgroups.find(prepare=False)
+    if not found:
+        detail = f"none for calls ({found.missing}): limits are per process"
+        return Check("cgroup", True, detail, layers.LAYERS["cgroup"].mend)
+    note = f", {found.missing}" if found.missing else ""
+    return Check(
+        "cgroup", True, f"version {found.version}: each call is bounded in {', '.join(found.folders)}{note}"
+    )
 
 
 # --- the real thing --------------------------------------------------------------------------------

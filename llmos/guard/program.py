@@ -14,7 +14,6 @@ import codecs
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 from collections.abc import Callable
@@ -29,8 +28,11 @@ OnOutput = Callable[[str, str], None]
 
 _CHUNK_BYTES = 1 << 16
 _DEATH_TIMEOUT_S = 10.0
-_EXEC_FAILED = re.compile(r"^bwrap: execvp (?P<name>.*): (?P<why>[^:\n]*)\s*\Z", re.DOTALL)
-NOT_FOUND, NOT_EXECUTABLE, KILLED = 127, 126, 128 + signal.SIGKILL
+_OUT_OF_MEMORY = (
+    "[the call needed more memory than it may use and was ended in part; the bound is max_memory_bytes in the"
+    " [sandbox] section of config.toml]\n"
+)
+KILLED = 128 + signal.SIGKILL
 
 
 class Stream:
@@ -79,16 +81,16 @@ class Stream:
 
 
 class Status:
-    """What launcher and bubblewrap tell about the program, and the handles to kill it by."""
+    """What launcher and init tell about the program, and the handle to kill it by."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._pending = b""
-        self._pidfds: list[int] = []  # bubblewrap, then the namespace's init
-        self._bwrap_pid = 0
+        self._pidfd = -1
         self._doomed = False  # killed, perhaps before there was anything to kill
         self.init_pid = 0
         self.exit_code: int | None = None
+        self.out_of_memory = False
         self.failure: tuple[str, str] | None = None
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = loop.create_future()
@@ -103,9 +105,10 @@ class Status:
             return
         except OSError:
             data, fds = b"", []
-        self._pidfds[:0] = fds
+        if fds:
+            self._pidfd = fds[0]
         *lines, self._pending = (self._pending + data).split(b"\n")
-        for line in filter(None, map(bytes.strip, lines)):
+        for line in filter(None, lines):
             self._told(json.loads(line))
         if self._doomed:
             self.kill()
@@ -113,23 +116,15 @@ class Status:
             self._end()
 
     def _told(self, message: dict[str, Any]) -> None:
-        self._bwrap_pid = message.get("pid", self._bwrap_pid)
+        self.init_pid = message.get("pid", self.init_pid)
         if "layer" in message:
             self.failure = (message["layer"], message["error"])
-        if "child-pid" in message:
-            self._hold_init(message["child-pid"])
+        if "started" in message:
+            _settle(self.started)
+        self.out_of_memory |= "out-of-memory" in message
         if "exit-code" in message:
             self.exit_code = message["exit-code"]
-
-    def _hold_init(self, pid: int) -> None:
-        self.init_pid = pid
-        with contextlib.suppress(OSError):
-            fd = os.pidfd_open(pid)
-            if _is_namespace_init(pid):
-                self._pidfds.append(fd)
-            else:  # it ended before we looked, and its number has gone to another process
-                os.close(fd)
-        _settle(self.started)
+            _settle(self.ended)
 
     def _end(self) -> None:
         loop = asyncio.get_running_loop()
@@ -141,31 +136,26 @@ class Status:
     def kill(self) -> None:
         """SIGKILL all of it, now or, where it is only just being started, as soon as it can be held."""
         self._doomed = True
-        for fd in reversed(self._pidfds):
+        if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def gone(self) -> None:
-        """Wait until bubblewrap and the namespace's init are dead, and with it everything inside."""
+        """Wait until everything inside is dead: the init says so at its end, or is dead itself."""
         await self.ended
-        for fd in self._pidfds:
-            await readable(fd)
+        if self.exit_code is None and self._pidfd >= 0:
+            await readable(self._pidfd)
 
     def close(self) -> None:
-        if not self.ended.done():
+        if self._sock.fileno() >= 0:
             self._end()
-        while self._pidfds:
-            os.close(self._pidfds.pop())
-
-
-def _is_namespace_init(pid: int) -> bool:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    ids = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
-    return len(ids) > 1 and ids[-1] == "1"
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
 
 
 def _first_child(init_pid: int) -> int:
-    """The program itself, seen from the host: bubblewrap's init has started it and nothing else."""
+    """The program itself, seen from the host: the init has started it and nothing else."""
     try:
         children = Path(f"/proc/{init_pid}/task/{init_pid}/children").read_text().split()
     except OSError:
@@ -205,6 +195,7 @@ class Program:
 
     def __init__(self, status: socket.socket, out_fd: int, err_fd: int, *, cap: int, tell: OnOutput) -> None:
         self.status = Status(status)
+        self._reason = ""
         self._out = Stream(out_fd, "stdout", cap, tell)
         self._err = Stream(err_fd, "stderr", cap, tell)
 
@@ -238,6 +229,11 @@ class Program:
         self._out.close()
         self._err.close()
 
+    def end(self, reason: str) -> None:
+        """End it before its time; the reason, a line, goes to its stderr."""
+        self._reason = reason
+        self.status.kill()
+
     async def _all_ended(self) -> None:
         await self.status.gone()
         await asyncio.gather(self._out.ended, self._err.ended)
@@ -262,7 +258,8 @@ class Program:
         if exit_code is None:
             if self.status.failure:
                 raise layers.explain(*self.status.failure)
-            exit_code, stderr = (KILLED, stderr) if timed_out or cancelled else _without_exit_code(stderr)
+            exit_code = KILLED
+        stderr += self._reason + (_OUT_OF_MEMORY if self.status.out_of_memory else "")
         truncated = bool(self._out.dropped_bytes or self._err.dropped_bytes)
         return Ended(exit_code, stdout, stderr, truncated, timed_out, cancelled)
 
@@ -271,13 +268,3 @@ class Program:
         self.status.close()
         self._out.close()
         self._err.close()
-
-
-def _without_exit_code(stderr: str) -> tuple[int, str]:
-    """Bubblewrap ended without telling an exit code: it failed, the exec failed, or it was killed."""
-    if found := _EXEC_FAILED.match(stderr):
-        code = NOT_FOUND if found["why"] == os.strerror(2) else NOT_EXECUTABLE
-        return code, f"{found['name']}: {found['why']}\n"
-    if stderr.startswith("bwrap: "):
-        raise layers.explain(layers.of_bwrap_message(stderr), stderr.strip())
-    return KILLED, stderr

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from llmos.guard import checks, places, repository, wrappers
 from llmos.guard.found import Found
@@ -234,7 +233,7 @@ def _one(kind: str, word: str, found: Found) -> None:
 def _into(target: str, sources: Sequence[str], found: Found) -> None:
     """cp, mv, ln: the target itself, or each source's name inside it when it is a folder."""
     folder = found.path(target)
-    if not Path(folder).is_dir():
+    if not places.is_folder(folder):
         found.writes.append(folder)
         return
     names = [os.path.basename(found.path(source)) for source in sources]

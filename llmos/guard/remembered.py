@@ -2,7 +2,8 @@
 
 A rule speaks of one shape of call (the same programs, the same options, the same words that are not
 paths, in the same order) in the same folders, for one user, and ends after 90 days. It turns `ask` into
-`allow`; the gate consults it for nothing else, so it never reaches a denial.
+`allow`; the gate consults it for nothing else, so it never reaches a denial, nor what a rule wants asked
+every time. What is not understood, signals and started programs are never remembered.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Remembered:
     def rules(self) -> list[Rule]:
         """What is remembered and has not expired. Raises ConfigError for a file that was broken."""
         try:
-            found = json.loads(self.file.read_bytes())
+            found = json.loads(self._text())
             rules = [_rule(entry) for entry in found]
         except FileNotFoundError:
             return []
@@ -90,6 +91,18 @@ class Remembered:
                 f"it cannot be read: {error}", "Mend the file, or remove it.", where=str(self.file)
             ) from error
         return [rule for rule in rules if rule.expires > time.time()]
+
+    def _text(self) -> bytes:
+        """What the file holds, unless somebody else could have written it. Raises ConfigError, OSError."""
+        with self.file.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+                raise ConfigError(
+                    "others could have written it, so no answer in it counts",
+                    f"Look at it, then: chown {os.geteuid()} {self.file}; chmod 600 {self.file}",
+                    where=str(self.file),
+                )
+            return file.read()
 
     def forget(self, rule_id: str, uid: int | None = None) -> Rule:
         """Revoke one. Raises UsageError when there is none of that id."""
@@ -117,12 +130,7 @@ class Remembered:
 
 
 def shape(plan: Plan, cwd: str) -> str:
-    """What makes two calls the same question: everything but the paths the policy has judged.
-
-    An opaque command has no other shape than itself, in its folder.
-    """
-    if plan.effects.opaque:
-        return json.dumps([plan.call.tool, cwd, plan.command])
+    """What makes two calls the same question: everything but the paths the policy has judged."""
     judged = {*plan.effects.reads, *plan.effects.writes, *plan.effects.deletes}
 
     def blank(value: Any) -> Any:
@@ -159,8 +167,12 @@ def _command_shape(command: Command, blank: Any) -> list[Any]:
 
 
 def _may_be_remembered(plan: Plan) -> bool:
-    """Signals and started programs are asked about each time: a pid or a server is not a kind of call."""
-    return not plan.effects.signals and not any(isinstance(step, Start) for step in plan.steps)
+    """Signals and started programs are asked about each time: a pid or a server is not a kind of call.
+
+    Nor is what is not understood: the same words may do something else tomorrow.
+    """
+    starts = any(isinstance(step, Start) for step in plan.steps)
+    return not plan.effects.signals and not plan.effects.opaque and not starts
 
 
 def _folders(found: tuple[str, ...], cwd: str) -> tuple[str, ...]:
@@ -170,10 +182,16 @@ def _folders(found: tuple[str, ...], cwd: str) -> tuple[str, ...]:
 
 def _covers(rule: Rule, plan: Plan) -> bool:
     """Whether all effects lie where those of the remembered call lay."""
-    effects = plan.effects
+    effects, home = plan.effects, places.home_of(rule.uid)
 
     def below(path: str, folders: tuple[str, ...]) -> bool:
-        return any(is_within(path, folder) for folder in folders)
+        """A home, or what lies above it, is too wide to mean all below it: there only the names in it."""
+        return any(
+            os.path.dirname(path) == folder or path == folder
+            if is_within(home, folder)
+            else is_within(path, folder)
+            for folder in folders
+        )
 
     return (
         set(effects.network) <= set(rule.network)

@@ -1,19 +1,26 @@
 """Policy files: TOML read into rules, loud about every mistake, and a rule written as Cedar.
 
     extends = "default"          (shipped sets only) the rules of that set come first
+    hide = ["**/*.kdbx"]         places that are secrets
+    [grants]                     (files of /etc/llmos/policies only)
+    write = ["/srv/www"]         network = ["deb.debian.org"]
     [[rule]]
     id = "files.change"          decision = "allow" | "ask" | "deny" (never left out)
+    every_time = true            (optional) "always" is no answer to it; so it is in every later tier
     why = "It changes files."    when = 'action == Action::"write" && context.in_write_roots'
     match = ["touch a", {writes = ["a"]}]        not_match = ["ls"]
 
-Examples are shell commands, or tables with effects; they are judged as a person's with the home
-/home/person, working in /home/person/work, which is also the only write root.
+A later tier can only make things stricter: an `allow`, or a grant outside /etc, is an error in the file.
+A file that others could have written is not read at all.
 """
 
 from __future__ import annotations
 
+import enum
 import json
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,19 +30,31 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from llmos.errors import ConfigError
-from llmos.guard import commandline
-from llmos.guard.facts import Facts
-from llmos.messages import Decision, Effects, Message, Plan, ProgramUse, Shell, ToolCall
+from llmos.guard import hiding
+from llmos.messages import Decision, Message, ProgramUse
 
-EXAMPLE_HOME = "/home/person"
-EXAMPLE_CWD = "/home/person/work"
 SETS = ("builtin", "default", "readonly", "unattended")
+MAX_BYTES = 1 << 20
+
+
+class Tier(enum.IntEnum):
+    """Where a rule comes from; a later tier can only tighten."""
+
+    BUILTIN = 0
+    SYSTEM = 1
+    USER = 2
+    SESSION = 3
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
 
 
 class Example(Message):
-    """Effects written out, for what is no shell command."""
+    """Effects written out, for what is no shell command, and the circumstances a rule may look at."""
 
     tool: str = "example"
+    command: str = ""  # shell text: then its own effects count
     read_only: bool = False
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -47,6 +66,12 @@ class Example(Message):
     opaque: str = ""
     reply: str | None = None
     unattended: bool = False
+    user: str = "person"
+    groups: tuple[str, ...] = ("person",)
+    session: str = ""
+    hour: int = Field(default=12, ge=0, le=23)
+    weekday: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] = "monday"
+    granted_hosts: tuple[str, ...] = ()
 
 
 class _RuleText(Message):
@@ -56,10 +81,18 @@ class _RuleText(Message):
     when: str = Field(min_length=1, max_length=2000)
     match: tuple[str | Example, ...] = Field(min_length=1)
     not_match: tuple[str | Example, ...] = ()
+    every_time: bool = False  # no answer is remembered for it
+
+
+class _Grants(Message):
+    write: tuple[str, ...] = ()
+    network: tuple[str, ...] = ()
 
 
 class _File(Message):
     extends: Literal["default"] | None = None
+    hide: tuple[str, ...] = ()
+    grants: _Grants = _Grants()
     rule: tuple[_RuleText, ...] = ()
 
 
@@ -71,72 +104,180 @@ class Rule:
     when: str
     match: tuple[str | Example, ...]
     not_match: tuple[str | Example, ...]
-    shipped: bool
+    tier: Tier
     where: str  # FILE:LINE
+    every_time: bool = False  # asked each time, whatever was answered before
 
 
-def load(set_name: str, dirs: Sequence[Path]) -> Iterator[Rule]:
-    """The rules of all tiers, shipped ones first; raises ConfigError, also for an id given twice."""
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What one file, or several, say."""
+
+    rules: tuple[Rule, ...] = ()
+    hide: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()  # write roots granted
+    network: tuple[str, ...] = ()  # hosts granted
+
+    def __add__(self, other: Sheet) -> Sheet:
+        """Both; raises ConfigError for an id that is given twice."""
+        seen = {rule.id: rule.where for rule in self.rules}
+        for rule in other.rules:
+            if rule.id in seen:
+                message = f"the rule {rule.id} also stands in {seen[rule.id]}"
+                raise ConfigError(message, "Rename one.", where=rule.where)
+            seen[rule.id] = rule.where
+        return Sheet(
+            (*self.rules, *other.rules),
+            tuple(dict.fromkeys((*self.hide, *other.hide))),
+            (*self.write, *other.write),
+            (*self.network, *other.network),
+        )
+
+
+# --- which files --------------------------------------------------------------------------------------
+
+
+def load(set_name: str, dirs: Sequence[Path]) -> Sheet:
+    """Everything in `dirs`: the shipped folder (of which one set is read), then the system's, the user's.
+
+    Raises ConfigError, also for an id given twice.
+    """
+    sheet = shipped(set_name, dirs[0])
+    for folder, tier in zip(dirs[1:], (Tier.SYSTEM, Tier.USER), strict=False):
+        sheet += of_folder(folder, tier)
+    return sheet
+
+
+def shipped(set_name: str, folder: Path) -> Sheet:
     if set_name not in SETS[1:]:
         raise ConfigError(f"there is no policy set {set_name!r}", f"Use one of: {', '.join(SETS[1:])}.")
-    seen: dict[str, str] = {}
-    for rule in _all(set_name, dirs):
-        if rule.id in seen:
-            raise ConfigError(
-                f"the rule {rule.id} also stands in {seen[rule.id]}", "Rename one.", where=rule.where
-            )
-        seen[rule.id] = rule.where
-        yield rule
+    return of_file(folder / "builtin.toml", Tier.BUILTIN) + of_file(folder / f"{set_name}.toml", Tier.BUILTIN)
 
 
-def _all(set_name: str, dirs: Sequence[Path]) -> Iterator[Rule]:
-    shipped, *later = dirs
-    yield from _read(shipped / "builtin.toml", shipped=True)
-    yield from _read(shipped / f"{set_name}.toml", shipped=True)
-    for folder in later:
-        for file in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
-            yield from _read(file, shipped=False)
+def named_set(set_name: str, folder: Path, tier: Tier) -> Sheet:
+    """What a shipped set adds to the default, as rules of a later tier (`--policy readonly`)."""
+    if set_name not in SETS[2:]:
+        raise ConfigError(
+            f"there is no policy set {set_name!r}", f"Use one of {', '.join(SETS[2:])}, or a file."
+        )
+    file = folder / f"{set_name}.toml"
+    return of_text(_text(file, None), str(file), tier, extends=False)
 
 
-def _read(file: Path, *, shipped: bool) -> Iterator[Rule]:
-    text = _text(file)
-    parsed = _parse(text, file)
-    if parsed.extends:
-        if not shipped:
-            raise ConfigError("only shipped sets extend one", "Remove that key.", where=f"{file}: extends")
-        yield from _read(file.with_name(f"{parsed.extends}.toml"), shipped=True)
+def files(folder: Path) -> tuple[Path, ...]:
+    try:
+        return tuple(sorted(file for file in folder.iterdir() if file.suffix == ".toml"))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise ConfigError(str(error), f"Make {folder} readable.", where=str(folder)) from error
+
+
+def of_folder(folder: Path, tier: Tier, owner: int | None = None) -> Sheet:
+    """Every .toml file of a folder that only root and `owner` (default: who runs this) can write."""
+    owners = (0, os.geteuid() if owner is None else owner)
+    found = files(folder)
+    if found:
+        _check_trust(folder.stat(), str(folder), owners)
+    sheet = Sheet()
+    for file in found:
+        sheet += of_file(file, tier, owners)
+    return sheet
+
+
+def of_file(file: Path, tier: Tier, owners: tuple[int, ...] | None = None) -> Sheet:
+    """One file; `owners` are who may have written it (None: it came with llmos)."""
+    return of_text(_text(file, owners), str(file), tier)
+
+
+def _text(file: Path, owners: tuple[int, ...] | None) -> str:
+    try:
+        with file.open("rb") as opened:
+            if owners is not None:
+                _check_trust(os.fstat(opened.fileno()), str(file), owners)
+            return opened.read(MAX_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(error), "Make it a readable UTF-8 file.", where=f"{file}:1") from error
+
+
+def _check_trust(found: os.stat_result, place: str, owners: tuple[int, ...]) -> None:
+    """A policy that somebody else could write is somebody else's policy."""
+    if found.st_uid not in owners:
+        people = " or ".join(f"uid {uid}" for uid in dict.fromkeys(owners))
+        raise ConfigError(
+            f"it belongs to uid {found.st_uid}, and only {people} may give rules here",
+            f"Make it theirs: sudo chown {owners[-1]} {place}",
+            where=place,
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            "others can write it, so its rules are not trusted", f"Run: chmod go-w {place}", where=place
+        )
+
+
+# --- one file -------------------------------------------------------------------------------------------
+
+
+def of_text(text: str, name: str, tier: Tier, *, extends: bool = True) -> Sheet:
+    """The text of a policy file called `name`. Raises ConfigError naming line and key."""
+    parsed = _parse(text, name)
+    base = Sheet()
+    if parsed.extends and extends:
+        if tier is not Tier.BUILTIN:
+            raise ConfigError("only shipped sets extend one", "Remove that key.", where=f"{name}: extends")
+        base = of_file(Path(name).with_name(f"{parsed.extends}.toml"), Tier.BUILTIN)
+    for pattern in parsed.hide:
+        hiding.check(pattern, name)
+    _check_grants(parsed.grants, name, tier)
+    rules = tuple(_rules(parsed, text, name, tier))
+    return base + Sheet(rules, parsed.hide, parsed.grants.write, parsed.grants.network)
+
+
+def _rules(parsed: _File, text: str, name: str, tier: Tier) -> Iterator[Rule]:
     for number, found in enumerate(parsed.rule):
-        where = f"{file}:{_line(text, number)}"
-        if not shipped and found.decision == "allow":
+        where = f"{name}:{_line(text, number)}"
+        if tier is not Tier.BUILTIN and found.decision == "allow":
             raise ConfigError(
                 "a rule of your own can only make things stricter: ask or deny",
                 "To stop being asked, answer `always` when you are; to open a folder, use --write.",
                 where=f"{where}: rule.{number}.decision",
             )
         decision = Decision[found.decision.upper()]
+        every_time = found.every_time or tier is not Tier.BUILTIN
         yield Rule(
-            found.id, decision, found.why, found.when, found.match, found.not_match, shipped, where
-        )  # fmt: skip
+            found.id, decision, found.why, found.when, found.match, found.not_match, tier, where, every_time
+        )
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(error), "Make it a readable UTF-8 file.", where=f"{file}:1") from error
+def _check_grants(grants: _Grants, name: str, tier: Tier) -> None:
+    if (grants.write or grants.network) and tier is not Tier.SYSTEM:
+        raise ConfigError(
+            "only the system's policy grants anything",
+            "Let root write it to a file in /etc/llmos/policies, or open a folder with --write.",
+            where=f"{name}: grants",
+        )
+    for root in grants.write:
+        if not root.startswith("/") or root != os.path.normpath(root) or root == "/":
+            raise ConfigError(
+                f"{root!r} is no folder to grant", "Give it from /.", where=f"{name}: grants.write"
+            )
+    for host in grants.network:
+        if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]{1,255}", host):
+            message = f"{host!r} is not the name of one machine"
+            raise ConfigError(message, "Write HOST or HOST:PORT.", where=f"{name}: grants.network")
 
 
-def _parse(text: str, file: Path) -> _File:
+def _parse(text: str, name: str) -> _File:
     try:
         return _File.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         line = found[1] if (found := re.search(r"at line (\d+)", str(error))) else "1"
-        raise ConfigError(str(error), f"Mend the TOML syntax of {file}.", where=f"{file}:{line}") from error
+        raise ConfigError(str(error), f"Mend the TOML syntax of {name}.", where=f"{name}:{line}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key: tuple[Any, ...] = first["loc"]
         number = key[1] if len(key) > 1 and isinstance(key[1], int) else 0
-        where = f"{file}:{_line(text, number)}: {'.'.join(map(str, key))}"
+        where = f"{name}:{_line(text, number)}: {'.'.join(map(str, key))}"
         known = ", ".join(_RuleText.model_fields)
         raise ConfigError(first["msg"], f"Keys of a rule: {known}.", where=where) from error
 
@@ -150,37 +291,3 @@ def _line(text: str, number: int) -> int:
 def to_cedar(rule: Rule) -> str:
     """A permit with the rule's id: which permits determine the answer tells which rules match."""
     return f"@id({json.dumps(rule.id)})\npermit (principal, action, resource) when {{ {rule.when} }};"
-
-
-def example_plan(example: str | Example) -> tuple[Plan, Facts]:
-    """An example as a plan of an imagined person; paths are counted from their folder."""
-    facts = Facts(
-        1000, EXAMPLE_HOME, EXAMPLE_CWD, (EXAMPLE_CWD,), isinstance(example, Example) and example.unattended
-    )
-    return (_of_command(example) if isinstance(example, str) else _of_effects(example)), facts
-
-
-def _of_command(text: str) -> Plan:
-    found = commandline.analyse(text, cwd=EXAMPLE_CWD, home=EXAMPLE_HOME)
-    call = ToolCall(tool="shell.run", args={"command": text})
-    steps = (Shell(text=text),)
-    return Plan(call=call, command=text, effects=found.effects, steps=steps, read_only=found.read_only)
-
-
-def _of_effects(example: Example) -> Plan:
-    def absolute(words: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(Path(EXAMPLE_CWD, word)) for word in words)
-
-    effects = Effects(
-        reads=absolute(example.reads), writes=absolute(example.writes), deletes=absolute(example.deletes),
-        programs=example.programs, network=example.network, signals=example.signals, opaque=example.opaque,
-        uses=example.uses,
-    )  # fmt: skip
-    return Plan(
-        call=ToolCall(tool=example.tool),
-        command=example.tool,
-        effects=effects,
-        steps=(),
-        read_only=example.read_only,
-        reply=example.reply,
-    )

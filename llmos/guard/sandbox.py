@@ -1,22 +1,19 @@
-"""What one sandbox is: a frozen description, and the bubblewrap arguments that follow from it.
+"""What one sandbox is: a frozen description, the layers it is made of, and what they are granted.
 
-Pure: nothing here touches the system. `launcher` assembles the tree a `Box` describes and `spawn`
-starts it, so the same box can be compared whole in a test. Standard library only, because the
-launcher runs without site-packages.
+Pure: nothing here touches the system. `enclosure` puts the layers of `plan` around a process in their
+order, so the whole of a sandbox can be compared in a test. Standard library only, because the launcher
+runs without site-packages. The order is the protection, each layer standing on its own:
 
-The order of protection, each layer on its own:
-  1. a tree of the host's files, all read-only, no set-id, no devices, assembled before bubblewrap;
-     the write roots are mounted over it writable, secrets are masked, /run is empty;
-  2. bubblewrap: new user, mount, pid, ipc, uts, cgroup and (unless granted) network namespaces, no
-     capabilities, an own /proc and a minimal /dev;
-  3. a seccomp filter, no_new_privs, limits, no inherited descriptor, an environment of our own.
+  1. namespaces, made with the process itself: it is pid 1 of a world in which nothing else exists; a control
+     group that bounds all of it in sum;
+  2. a tree of the host's files, all read-only, no set-id, no devices; then file systems of its own, then
+     the write roots, writable; secrets masked last, so that nothing lies over a mask; the old root is gone;
+  3. the caller's uid (never 0 on the host), in a user namespace that owns nothing and allows no further one;
+  4. limits, no capability, no new privileges, Landlock, the system call filter;
+  5. only then our init, which starts the program and cannot be killed or looked into from inside.
 
-Bubblewrap itself creates mount points only in /proc and /dev of the read-only tree and in its own /dev,
-never below anything a caller can write: so CVE-2026-87766 (a symlink below a writable bind redirects
-bubblewrap's mount points) has nothing to redirect.
-
-Not protected against: bugs of the kernel; memory in sum (limits are per process); named pipes another
-of the caller's own programs has left open to him.
+Not protected against: bugs of the kernel; named pipes another of the caller's own programs has left open
+to him.
 """
 
 from __future__ import annotations
@@ -31,19 +28,18 @@ from llmos.errors import UsageError
 # while 60001 belongs to its homes. A root caller's commands run as this.
 STAND_IN_ID = 61000
 
-TREE = "/tree"  # where the launcher's root holds the finished tree
-STATUS_FD = 3
-SECCOMP_FD = 4
-FIRST_CLOSED_FD = 5
-
 RUNTIME_TMP = "/run/tmp"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108
 _UNGRANTABLE = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Per-process limits (setrlimit(2)); processes are counted per call, by the call's user namespace."""
+    """Bounds of each process (setrlimit(2)), and of the call in sum (`ControlGroup`).
+
+    Processes are counted per call even without a control group, by the call's user namespace.
+    """
 
     processes: int
     data_bytes: int
@@ -51,13 +47,37 @@ class Limits:
     cpu_s: int | None
     open_files: int = 4096
     scratch_bytes: int = 1 << 30  # each of /run and /dev/shm
+    memory_bytes: int = (
+        1 << 62
+    )  # of the whole call, as `processes` and `cpus` are, where there is a control group
+    cpus: float = 0.0  # 0: as many as there are
+    need_group: bool = False  # no control group, no run
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program to start. An empty `program` is looked for by argv[0] in the PATH of the sandbox."""
+
+    argv: tuple[str, ...]
+    program: str = ""
+    redirects: tuple[tuple[int, str, str], ...] = ()  # descriptor, `<` `>` `>>` or `>&`, target
+    env: tuple[str, ...] = ()  # NAME=value
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """Commands joined by pipes, or a change of folder; `joiner` is empty, `&&`, `||` or `;`."""
+
+    commands: tuple[Command, ...] = ()
+    joiner: str = ""
+    cd: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
     """One sandbox. `host_uid` is who the kernel sees; `uid` is who the program believes itself to be."""
 
-    argv: tuple[str, ...]
+    script: tuple[Pipe, ...]
     cwd: str
     uid: int
     gid: int
@@ -70,8 +90,12 @@ class Box:
     network: bool
     env: tuple[tuple[str, str], ...]
     limits: Limits
-    bwrap: str
     stage: str = ""  # i-th write root: a view whose changes go to STAGE/i/upper, instead of the root itself
+    private: tuple[str, ...] = ()  # shared folders for temporary files, of which the call gets empty ones
+    name_servers: tuple[str, str] = (
+        "",
+        "",
+    )  # resolv.conf and its text: it often lies in /run, which is empty
     detached: bool = False  # outlives the request and the broker
 
     def __post_init__(self) -> None:
@@ -87,14 +111,30 @@ def from_job(job: dict[str, Any]) -> Box:
         key: tuple(value) if isinstance(value, list) else value for key, value in job.items()
     }
     fields["limits"] = Limits(**job["limits"])
+    fields["script"] = tuple(map(_to_pipe, job["script"]))
     fields["env"] = tuple((key, value) for key, value in job["env"])
     return Box(**fields)
+
+
+def _to_pipe(pipe: dict[str, Any]) -> Pipe:
+    return Pipe(tuple(map(_to_command, pipe["commands"])), pipe["joiner"], pipe["cd"])
+
+
+def _to_command(command: dict[str, Any]) -> Command:
+    redirects = tuple((fd, op, target) for fd, op, target in command["redirects"])
+    return Command(tuple(command["argv"]), command["program"], redirects, tuple(command["env"]))
 
 
 def check_write_roots(roots: tuple[str, ...], hidden: tuple[str, ...]) -> tuple[str, ...]:
     """The roots, sorted, none inside another; raises UsageError for one that can never be granted."""
     for root in roots:
-        if not root.startswith("/") or os.path.normpath(root) != root or "\0" in root:
+        # normpath keeps a double slash at the start (POSIX gives it a meaning); Linux does not.
+        if (
+            not root.startswith("/")
+            or root.startswith("//")
+            or os.path.normpath(root) != root
+            or "\0" in root
+        ):
             raise UsageError(f"{root!r} is not an absolute, normal path", "Name the folder by its full path.")
         if root == "/" or any(is_within(root, place) for place in _UNGRANTABLE):
             raise UsageError(
@@ -111,6 +151,19 @@ def check_write_roots(roots: tuple[str, ...], hidden: tuple[str, ...]) -> tuple[
         if not any(is_within(root, other) for other in kept):
             kept.append(root)
     return tuple(kept)
+
+
+def private_folders(*, works_in: tuple[str, ...], touches: tuple[str, ...]) -> tuple[str, ...]:
+    """The shared folders for temporary files in which a call has no business: it gets empty ones of its own.
+
+    Where it works in one, or is to look at something there or at a folder around it, it sees the real one.
+    """
+    return tuple(
+        folder
+        for folder in _TEMPORARY
+        if not any(is_within(path, folder) for path in (*works_in, *touches))
+        and not any(is_within(folder, path) for path in touches)
+    )
 
 
 def is_within(path: str, folder: str) -> bool:
@@ -138,26 +191,126 @@ def environment(*, uid: int, user: str, home: str, shell: str, language: str) ->
     )
 
 
-def bwrap_argv(box: Box) -> list[str]:
-    """Bubblewrap's arguments, in the order it carries them out. argv[0] included."""
-    return [
-        "bwrap",
-        # Namespaces. The user namespace is what makes all others possible without privilege.
-        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-        *(() if box.network else ("--unshare-net",)),
-        *("--uid", str(box.uid), "--gid", str(box.gid)),
-        # No terminal to push keys into; nothing outlives the broker unless it is meant to.
-        "--new-session",
-        *(() if box.detached else ("--die-with-parent",)),
-        *("--cap-drop", "ALL"),
-        # The finished tree, then the two file systems only the new namespaces can have.
-        *("--bind", TREE, "/", "--proc", "/proc", "--dev", "/dev"),
-        *("--size", str(box.limits.scratch_bytes), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
-        *("--remount-ro", "/dev"),
-        *("--chdir", box.cwd),
-        "--clearenv",
-        *(word for key, value in box.env for word in ("--setenv", key, value)),
-        *("--seccomp", str(SECCOMP_FD), "--json-status-fd", str(STATUS_FD)),
-        "--",
-        *box.argv,
-    ]
+# --- the plan ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlGroup:
+    """A group of its own, entered first, so that all memory of the call counts; then its cgroup namespace."""
+
+    memory_bytes: int
+    processes: int
+    cpus: float
+    needed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """`what` is one of host, devices, tmpfs, private, proc, terminals, granted, staged, masked.
+
+    The first two are prepared by the launcher (`template`).
+    """
+
+    point: str
+    what: str
+    num_bytes: int = 0
+    mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class NewRoot:
+    """The assembled tree becomes the root, and the host's is let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Private folders below /run."""
+
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserNamespace:
+    """`inside` becomes the one id there is, and no further user namespace can be made."""
+
+    inside: tuple[int, int]
+    outside: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Standard streams and the status socket, all else closed; unless detached, dead with the launcher."""
+
+    detached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoPrivileges:
+    """No capability in any set, no new privileges by exec, not to be looked into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landlock:
+    writable: tuple[str, ...]
+    network: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCalls:
+    """The filter that came with the job."""
+
+
+Step = (
+    Namespaces | ControlGroup | Mount | NewRoot | Identity | Runtime | Folder | UserNamespace | NoPrivileges
+    | Streams | Limits | Landlock | SystemCalls
+)  # fmt: skip
+
+
+def namespaces(*, network: bool) -> Namespaces:
+    """Made by the launcher, which for that has root or, without, a user namespace that it lives in itself."""
+    return Namespaces(("mount", "pid", "ipc", "uts", *(() if network else ("net",))))
+
+
+def plan(box: Box) -> tuple[Step, ...]:
+    """The layers around `box`, outermost first, in the order in which they are put up."""
+    limits, scratch = box.limits, box.limits.scratch_bytes
+    return (
+        namespaces(network=box.network),
+        ControlGroup(limits.memory_bytes, limits.processes, limits.cpus, limits.need_group),
+        Mount("/", "host"),
+        Mount("/dev", "devices"),
+        Mount("/run", "tmpfs", scratch),
+        *(Mount(folder, "private", scratch, 0o1777) for folder in box.private),
+        Mount("/proc", "proc"),
+        Mount("/dev/shm", "tmpfs", scratch, 0o1777),  # noqa: S108
+        Mount("/dev/pts", "terminals"),
+        *(Mount(root, "staged" if box.stage else "granted") for root in sorted(box.write_roots)),
+        *(Mount(path, "masked") for path in box.hidden),
+        NewRoot(),
+        Identity(box.host_uid, box.host_gid, box.groups),
+        Runtime((RUNTIME_TMP, "/run/lock", "/run/user", f"/run/user/{box.uid}")),
+        Folder(box.cwd),
+        UserNamespace((box.uid, box.gid), (box.host_uid, box.host_gid)),
+        NoPrivileges(),
+        Streams(box.detached),
+        limits,
+        Landlock((*sorted(box.write_roots), *box.private, "/run", "/dev"), box.network),
+        SystemCalls(),
+    )

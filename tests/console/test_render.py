@@ -168,10 +168,10 @@ def test_tools_and_history_listings() -> None:
 def test_findings_show_how_to_mend_only_what_is_not_well() -> None:
     found = [
         {"name": "kernel", "state": "ok", "detail": "6.1", "mend": "x"},
-        {"name": "bwrap", "state": "fail", "detail": "missing", "mend": "apt install bubblewrap"},
+        {"name": "filter", "state": "fail", "detail": "missing", "mend": "apt install libseccomp2"},
     ]
     assert listings.checks(found, PIPE).splitlines() == [
         "ok    kernel  6.1",
-        "FAIL  bwrap   missing",
-        "              mend it: apt install bubblewrap",
+        "FAIL  filter  missing",
+        "              mend it: apt install libseccomp2",
     ]

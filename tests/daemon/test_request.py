@@ -115,14 +115,14 @@ def test_the_planner_sees_a_short_printable_head_of_the_data() -> None:
 
 
 def test_the_folder_must_be_there_and_absolute(tmp_path: Path) -> None:
-    assert request.check_folder(str(tmp_path)) == str(tmp_path.resolve())
+    assert request.check_folder(str(tmp_path), ME) == str(tmp_path.resolve())
     for wrong, says in (
         ("here", "not absolute"),
         (f"{tmp_path}/none", "no folder"),
         ("/a\0b", "not absolute"),
     ):
         with pytest.raises(UsageError, match=says):
-            request.check_folder(wrong)
+            request.check_folder(wrong, ME)
 
 
 def test_entries_are_names_of_the_folder_newest_first_without_lying_ones(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_entries_are_names_of_the_folder_newest_first_without_lying_ones(tmp_pat
         file = tmp_path / name
         file.touch()
         os.utime(file, (number, number))
-    assert request.entries(str(tmp_path)) == ("new.txt", "old.txt")
-    assert request.entries(str(tmp_path / "none")) == ()
+    assert request.entries(str(tmp_path), ME) == ("new.txt", "old.txt")
+    assert request.entries(str(tmp_path / "none"), ME) == ()
 
 
 def test_a_typed_calls_text_is_not_a_sentence_and_not_judged_as_one(tmp_path: Path) -> None:

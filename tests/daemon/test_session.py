@@ -477,6 +477,33 @@ def test_a_manifest_broken_from_the_start_is_told_and_can_be_mended(
         wait_until(lambda: client.result("status")["state"] == "ready")
 
 
+def test_of_two_changes_the_newer_one_comes_into_force(start_daemon: Start, isolated_home: Path) -> None:
+    """Reading many rules takes longer than reading one; that must not make the older reading the last."""
+    policies = isolated_home / ".config/llmos/policies"
+    policies.mkdir(parents=True)
+    rule = """
+[[rule]]
+id = "own.{n}"
+decision = "deny"
+why = "not now, please"
+when = 'action == Action::"read" && context.path == "/{n}"'
+match = ["cat /{n}"]
+not_match = ["ls", "cat x"]
+"""
+    with start_daemon().connect() as client:
+        client.result("tools")
+        time.sleep(0.5)  # watching begins after the first load
+        (policies / "x.toml").write_text("".join(rule.replace("{n}", f"o{n}") for n in range(150)))
+        time.sleep(0.4)  # it is being read
+        (policies / "x.toml").write_text(rule.replace("{n}", "newer"))
+        check = lambda path: client.result("policy.check", command=f"cat {path}", cwd="/")["rule"]  # noqa: E731
+        wait_until(lambda: check("/newer") == "own.newer", 60)
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            assert check("/newer") == "own.newer" and check("/o7") != "own.o7"
+            time.sleep(0.2)
+
+
 # --- the planner dies under a request ---------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ def permit(
     data: bytes | None = None,
     caller: Caller | None = None,
     hidden: tuple[str, ...] = (),
+    stage: str = "",
 ) -> Permit:
     call = ToolCall(tool="shell.run")
     plan = Plan(call=call, command="a test", effects=Effects(), steps=steps, read_only=not write)
@@ -53,6 +54,7 @@ def permit(
         network=network,
         data=data,
         hidden=hidden,
+        stage=stage,
     )
 
 

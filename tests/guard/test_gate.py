@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from llmos.config import Settings
-from llmos.errors import Denied, DiskFull, NeedsApproval, UsageError
+from llmos.errors import CallFailed, ConfigError, Denied, NeedsApproval, UsageError
 from llmos.guard import programs
 from llmos.guard.audit import Audit
 from llmos.guard.gate import Gate
@@ -94,7 +95,7 @@ def test_a_forged_or_stale_verdict_lets_nothing_through(place: judging.Place) ->
 
 def test_the_decision_is_written_before_the_permit_is_there(place: judging.Place) -> None:
     granted = permit(place, "ls")
-    (line,) = place.gate.audit.tail(5)
+    line = place.gate.audit.tail(1)[0]
     assert (line["kind"], line["verdict"], line["command"]) == ("decided", "allow", "ls")
     place.gate.finished(granted, Outcome(exit_code=0), ok=True)
     assert place.gate.audit.history(5)[0]["status"] == "done"
@@ -106,11 +107,15 @@ def test_refusals_are_written_down_too(place: judging.Place) -> None:
     assert place.gate.audit.history(5)[0]["status"] == "denied"
 
 
-def test_a_full_disk_means_that_nothing_runs(place: judging.Place) -> None:
-    full = Gate(place.gate.policy, Audit(Path("/dev/full")), Settings(), place.gate.answers)
+def test_a_journal_that_cannot_be_written_means_that_nothing_runs(place: judging.Place) -> None:
+    (place.folder / "file").touch()
+    journal = Audit(place.folder / "file" / "audit.jsonl")
+    closed = Gate(place.gate.policy, journal, Settings(), place.gate.answers)
     plan = place.plan("ls")
-    with pytest.raises(DiskFull):
-        full.permit(plan, ALLOW, caller=judging.CALLER, request_id="r", cwd=str(place.folder), approved=True)
+    with pytest.raises(CallFailed, match="nothing is run"):
+        closed.permit(
+            plan, ALLOW, caller=judging.CALLER, request_id="r", cwd=str(place.folder), approved=True
+        )
 
 
 def test_policy_check_takes_text_and_argv(place: judging.Place) -> None:
@@ -158,10 +163,52 @@ def test_always_deletes_nothing_else(place: judging.Place) -> None:
         assert place.word(other) == "ask", other
 
 
-def test_always_for_an_opaque_command_is_for_exactly_that(place: judging.Place) -> None:
-    remember(place, "./build.sh --fast")
-    assert place.word("./build.sh --fast") == "allow"
-    assert place.word("./build.sh --fast x") == "ask"
+@pytest.mark.parametrize(
+    "command",
+    ["./build.sh --fast", "touch $(x)", "touch .git/hooks/pre-commit", "sort -o x.key notes.txt server.key"],
+)
+def test_always_is_no_answer_to_what_is_not_known_or_asked_every_time(
+    place: judging.Place, command: str
+) -> None:
+    with pytest.raises(UsageError, match="every time"):
+        remember(place, command)
+
+
+def test_always_does_not_reach_what_is_asked_every_time(place: judging.Place) -> None:
+    remember(place, "cp notes.txt x")
+    assert place.word("cp notes.txt src/y") == "allow"
+    for other in ("cp server.key x", "cp notes.txt .git/hooks/pre-commit", "cp notes.txt .git/config"):
+        assert place.word(other) == "ask", other
+
+
+def test_always_in_a_home_is_for_the_names_in_it_alone(tmp_path: Path, isolated_home: Path) -> None:
+    place = judging.make(tmp_path / "place")
+    (isolated_home / "deep").mkdir()
+
+    def word(command: str) -> str:
+        plan = place.plan(command)
+        return place.gate.judge(plan, judging.CALLER, cwd=str(isolated_home)).decision.word
+
+    place.gate.remember(place.plan(f"touch {isolated_home}/x"), judging.CALLER, cwd=str(isolated_home))
+    assert (word(f"touch {isolated_home}/y"), word(f"touch {isolated_home}/deep/y")) == ("allow", "ask")
+
+
+def test_answers_that_others_could_have_written_do_not_count(place: judging.Place) -> None:
+    remember(place, "touch x")
+    place.gate.answers.file.chmod(0o666)
+    with pytest.raises(ConfigError, match="others could have written"):
+        place.judge("touch y")
+
+
+def test_an_answer_is_for_one_user_and_comes_to_an_end(place: judging.Place) -> None:
+    remember(place, "touch x")
+    file = place.gate.answers.file
+    (rule,) = json.loads(file.read_text())
+    for change in ({"uid": 1}, {"expires": 1.0}):
+        file.write_text(json.dumps([rule | change]))
+        assert place.word("touch y") == "ask"
+    file.write_text(json.dumps([rule]))
+    assert place.word("touch y") == "allow"
 
 
 def test_an_answer_can_be_taken_back(place: judging.Place) -> None:

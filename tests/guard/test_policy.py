@@ -10,6 +10,7 @@ from llmos import paths
 from llmos.errors import ConfigError
 from llmos.guard.facts import Facts
 from llmos.guard.policy import Policy
+from llmos.guard.rulefile import Sheet
 from llmos.messages import Decision, Effects, Plan, ProgramUse, ToolCall
 from tests.guard import judging
 
@@ -135,7 +136,7 @@ def test_a_condition_cannot_break_out_of_its_rule(tmp_path: Path) -> None:
 def test_what_no_rule_speaks_of_is_asked(place: judging.Place) -> None:
     plan = Plan(call=ToolCall(tool="x"), command="x", effects=Effects(), steps=(), read_only=False)
     facts = Facts(1000, "/home/x", "/home/x")
-    bare = Policy(rules=(), engine=place.gate.policy.engine)
+    bare = Policy(sheet=Sheet(), engine=place.gate.policy.engine)
     verdict = bare.judge(plan, facts)
     assert (verdict.decision, verdict.rule) == (Decision.ASK, "unmatched")
 

@@ -137,7 +137,7 @@ def test_swapping_a_folder_for_a_link_while_commands_run_never_escapes(bench: Be
 
 
 def test_a_link_below_the_root_cannot_redirect_a_mount_point(bench: Bench) -> None:
-    """CVE-2026-87766: names bubblewrap mounts on, as links to a canary, below what is writable."""
+    """As in CVE-2026-87766: names that sandboxes mount on, as links to a canary, below what is writable."""
     outside = bench.folder.parent / "outside"
     outside.mkdir(mode=0o755)
     for name in ("proc", "dev", "run", "tmp", ".env", ".ssh", "newroot", "oldroot"):
@@ -206,7 +206,7 @@ def test_never_host_uid_0(bench: Bench) -> None:
             if entry.name.isdigit() and b"sleep-canary" in _cmdline(entry):
                 found.extend(re.findall(r"^[UG]id:\s.*$", (entry / "status").read_text(), re.MULTILINE))
 
-    bench.run(Shell(text="exec -a sleep-canary sleep 1 & echo up; wait"), on_output=look)
+    bench.run(Shell(text="exec -a sleep-canary sleep 3 & sleep 1; echo up; wait"), on_output=look)
     ids = {int(number) for line in found for number in line.split()[1:]}
     assert ids
     assert 0 not in ids
@@ -304,7 +304,7 @@ def test_keys_cannot_be_pushed_into_a_terminal(bench: Bench) -> None:
 
 
 def test_a_set_id_program_gives_nothing(bench: Bench) -> None:
-    """Every mount the program sees is nosuid, but for what bubblewrap made itself and holds no programs."""
+    """Every mount the program sees is nosuid."""
     outcome = bench.shell("cat /proc/self/mountinfo; su -c 'grep CapEff /proc/self/status' </dev/null")
     mounts = [line.split() for line in outcome.stdout.splitlines() if " - " in line]
     assert len(mounts) > 5
@@ -446,12 +446,19 @@ def test_a_fork_bomb_is_bounded(bench: Bench) -> None:
     """At most 40 processes, counted from outside; and when the time is over, none."""
     bench.limit(max_processes=40)
     seen: list[int] = []
-    text = "b() { b | b & }; echo up; b 2>/dev/null; sleep 1; : canary-bomb"
-    looker = threading.Timer(0.5, lambda: seen.append(len(_running("canary-bomb"))))
+    text = "b() { b | b & }; b 2>/dev/null; sleep 2; : canary-bomb"
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            seen.append(len(_running("canary-bomb")))
+
+    looker = threading.Thread(target=look)
     looker.start()
-    bench.run(Shell(text=text, timeout_s=1.5))
+    bench.run(Shell(text=text, timeout_s=3))
+    over.set()
     looker.join()
-    assert 1 <= seen[0] <= 42  # with bubblewrap, outside and as init
+    assert 2 <= max(seen) <= 41  # with the init
     assert not _running("canary-bomb")
 
 

