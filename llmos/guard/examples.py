@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmos.errors import ConfigError
 from llmos.guard import commandline, following
-from llmos.guard.facts import WEEKDAYS, Facts
+from llmos.guard.facts import MAX_JUDGED, WEEKDAYS, Facts
 from llmos.guard.rulefile import Example, Rule
 from llmos.messages import Effects, Plan, Shell, ToolCall
 
@@ -51,6 +51,9 @@ def as_plan(example: str | Example) -> tuple[Plan, Facts]:
         groups=example.groups, session=example.session, now=day, hosts=frozenset(example.granted_hosts),
     )  # fmt: skip
     plan = _of_command(example.command) if example.command else _of_effects(example)
+    if example.too_many:  # nobody looks at them
+        names = tuple(f"{CWD}/f{number}" for number in range(MAX_JUDGED + 1))
+        return plan.model_copy(update={"effects": Effects(reads=names)}), facts
     return plan.model_copy(update={"effects": following.resolved(plan.effects, CWD, HOME)}), facts
 
 

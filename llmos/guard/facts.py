@@ -18,7 +18,8 @@ from llmos.guard.hosts import split_port
 from llmos.guard.sandbox import is_within
 from llmos.messages import Effects, JsonObject, Plan, ProgramUse, Start
 
-MAX_EFFECTS = 2000  # more than that is judged as unknown
+MAX_EFFECTS = 2_000  # more than that is judged as unknown
+MAX_JUDGED = 20_000  # more than that is refused: judging it would hold up everybody else
 
 SCHEMA = """
 entity User; entity Path; entity Program; entity Host; entity Process; entity Tool;
@@ -29,7 +30,7 @@ type Facts = {
   effects: Long, reads: Long, writes: Long, deletes: Long, network_granted: Bool,
   path: String, in_write_roots: Bool, owner: String, secret: Bool, sensitive: Bool, device: Bool,
   kernel: Bool, own: Bool, foreign_home: Bool, boot: Bool, accounts: Bool, startup: Bool, control: Bool,
-  holds_protected: Bool,
+  holds_protected: Bool, dev: Bool, discards: Bool, too_many: Bool,
   program: String, described: Bool, options: Set<String>, subcommand: String,
   host: String, port: Long, own_process: Bool,
 };
@@ -43,7 +44,8 @@ action run, reply appliesTo { principal: User, resource: Tool, context: Facts };
 _NOTHING: JsonObject = {
     "path": "", "in_write_roots": False, "owner": "nobody", "secret": False, "sensitive": False,
     "device": False, "kernel": False, "own": False, "foreign_home": False, "boot": False,
-    "accounts": False, "startup": False, "control": False, "holds_protected": False, "program": "",
+    "accounts": False, "startup": False, "control": False, "holds_protected": False, "dev": False,
+    "discards": False, "too_many": False, "program": "",
     "described": False, "options": [], "subcommand": "", "host": "", "port": 0, "own_process": False,
 }  # fmt: skip
 
@@ -92,6 +94,8 @@ _RESOURCES = {
 def questions(plan: Plan, facts: Facts) -> list[Question]:
     """All that is to be judged of a plan; the first is always about the plan as a whole."""
     common = _common(plan, facts)
+    if common["effects"] > MAX_JUDGED:
+        return [Question("run", plan.call.tool, common | {"too_many": True})]
     whole = Question("reply" if plan.reply is not None else "run", plan.call.tool, common)
     return [whole, *_effects(plan, facts, common)]
 
@@ -149,6 +153,8 @@ def _path(path: str, facts: Facts) -> JsonObject:
         "path": _text(path),
         "in_write_roots": is_stream(path) or any(is_within(path, root) for root in facts.write_roots),
         "owner": places.owner_of(path, facts.uid),
+        "dev": is_within(path, "/dev"),
+        "discards": path == "/dev/null",
         **{name: getattr(kind, name) for name in _KINDS},
     }
 

@@ -86,6 +86,7 @@ class Landmarks:
     home: str
     real_home: str
     labels: dict[str, frozenset[str]]
+    below: dict[tuple[str, str], tuple[str, ...]]  # (label, folder): the landmarks somewhere below it
     patterns: tuple[str, ...]
     foreign: tuple[str, ...]
     inodes: list[tuple[float, frozenset[tuple[int, int]]]] = field(default_factory=list)  # and when looked up
@@ -162,9 +163,7 @@ def holds_protected(path: str, home: str) -> bool:
 
 
 def _holds(path: str, home: str, label: str) -> bool:
-    marks, folder = _landmarks(home), fold(path)
-    known = (place for place, labels in marks.labels.items() if label in labels)
-    return any(is_within(place, folder) and os.path.lexists(place) for place in known)
+    return any(map(os.path.lexists, _landmarks(home).below.get((label, fold(path)), ())))
 
 
 def home_of(uid: int) -> str:
@@ -204,11 +203,7 @@ def fold(path: str) -> str:
 def _labels(name: str, marks: Landmarks) -> frozenset[str]:
     folded = fold(name)
     found = frozenset({"secret"}) if _is_secret_name(folded, marks) else frozenset[str]()
-    place = folded
-    while place:
-        found |= marks.labels.get(place, frozenset())
-        place = place.rpartition("/")[0]
-    return found
+    return found.union(*(marks.labels.get(place, ()) for place in _upwards(folded)))
 
 
 def _is_secret_name(folded: str, marks: Landmarks) -> bool:
@@ -295,11 +290,12 @@ def _environment() -> tuple[str, ...]:
 @functools.lru_cache(maxsize=64)
 def _table(home: str, _env: tuple[str, ...], _euid: int, _age: int) -> Landmarks:
     labels: dict[str, frozenset[str]] = {}
+    below: dict[tuple[str, str], tuple[str, ...]] = {}
     for label, places in _labelled(home):
-        for place in places:
-            for name in (place, real(place)):
-                if name == place or not _is_harmless(name, home):
-                    labels[fold(name)] = labels.get(fold(name), frozenset()) | {label}
+        for name in (name for place in places for name in _names_of(place, home)):
+            labels[fold(name)] = labels.get(fold(name), frozenset()) | {label}
+            for folder in _upwards(fold(name)):
+                below[label, folder] = (*below.get((label, folder), ()), name)
     real_home = real(home)
     foreign = {
         fold(name)
@@ -308,7 +304,7 @@ def _table(home: str, _env: tuple[str, ...], _euid: int, _age: int) -> Landmarks
         if name != "/" and not (is_within(home, other) or is_within(real_home, name))
     }
     patterns = tuple(fold(pattern) for pattern in hidden.SYSTEM if "*" in pattern)
-    return Landmarks(home, real_home, labels, patterns, tuple(foreign))
+    return Landmarks(home, real_home, labels, below, patterns, tuple(foreign))
 
 
 def _labelled(home: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -323,6 +319,21 @@ def _labelled(home: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "accounts", landmarks.ACCOUNTS
     yield "control", landmarks.CONTROL
     yield "startup", (*landmarks.STARTUP, *below_home(landmarks.STARTUP_HOME))
+
+
+def _names_of(place: str, home: str) -> Iterator[str]:
+    """A landmark, and where it leads when it is a link."""
+    yield place
+    if (name := real(place)) != place and not _is_harmless(name, home):
+        yield name
+
+
+def _upwards(place: str) -> Iterator[str]:
+    """The place, and every folder that it lies in."""
+    while place:
+        yield place
+        place = place.rpartition("/")[0]
+    yield "/"
 
 
 def _is_harmless(place: str, home: str) -> bool:

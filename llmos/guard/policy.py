@@ -48,11 +48,11 @@ class Cedar:
         self._names_matter = any(_LOOKS_AT_NAMES.search(rule.when) for rule in rules)
 
     def matched(self, asked: Sequence[Question], uid: int) -> list[list[str] | None]:
-        requests: dict[str, Any] = {}
+        requests: dict[tuple[str, str, str], Any] = {}
         keys = []
         for question in asked:
             request = self._request(question, uid)
-            key = json.dumps(request, sort_keys=True)
+            key = (question.action, request["resource"]["id"], request["context"])
             requests[key] = request
             keys.append(key)
         # No schema here: the rules were checked against it, and `facts` makes contexts of its types.
@@ -61,10 +61,12 @@ class Cedar:
         return [found[key] for key in keys]
 
     def _request(self, question: Question, uid: int) -> dict[str, Any]:
-        request = question.request(uid)
+        """With the context as text, which Cedar takes as it is and equal ones are known by."""
+        request, context = question.request(uid), question.context
         if not self._names_matter:
-            request["resource"] = request["resource"] | {"id": ""}
-            request["context"] = request["context"] | {"path": ""}
+            request["resource"] = {**request["resource"], "id": ""}
+            context = {**context, "path": ""}
+        request["context"] = json.dumps(context)
         return request
 
     def _ids(self, answer: Any) -> list[str] | None:

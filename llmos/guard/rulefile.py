@@ -72,6 +72,7 @@ class Example(Message):
     hour: int = Field(default=12, ge=0, le=23)
     weekday: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] = "monday"
     granted_hosts: tuple[str, ...] = ()
+    too_many: bool = False  # as many files as are never judged
 
 
 class _RuleText(Message):
