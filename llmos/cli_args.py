@@ -148,7 +148,7 @@ def _policy(parser: Parser) -> None:
     parser.add_argument("--journal", metavar="FILE", help="replay: another journal than your own")
     parser.epilog = """example:
   llmos policy check -- rm -r build
-  llmos policy check --call file.delete '{"paths": ["build"]}'
+  llmos policy check --call file.delete '{"path": "build"}'
   llmos policy explain -- 'cat ~/.ssh/id_rsa'
   llmos policy test                      every example of every rule in force
   llmos policy test stricter.toml        a file before it is put into /etc/llmos/policies
