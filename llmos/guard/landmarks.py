@@ -54,6 +54,10 @@ CONTROL = (
     "/run/incus", "/var/lib/incus", "/run/buildkit", "/run/udev/control",
 )  # fmt: skip
 
+CONTROL += tuple(
+    f"/var{place}" for place in CONTROL if place.startswith("/run")
+)  # the older name, as it is typed
+
 # Keys and passwords beyond what the sandbox masks, by the folder they lie in, anywhere.
 SECRET_FOLDERS = frozenset(
     {".ssh", ".gnupg", ".aws", ".azure", ".kube", ".password-store", ".pki", ".oci", ".vault", ".credentials"}

@@ -315,6 +315,10 @@ def _labelled(home: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "secret", (*below_home(hidden.HOME), *system, *landmarks.SECRET_PLACES)
     own = (*hidden.own_places(), str(paths.runtime_dir() / "llmos.sock"))
     yield "own", (*own, "/run/llmos", "/var/lib/llmos", "/etc/llmos", "/usr/lib/llmos")
+    yield (
+        "own",
+        below_home((".config/llmos", ".local/state/llmos", ".local/share/llmos")),
+    )  # the caller's rules
     yield "boot", landmarks.BOOT
     yield "accounts", landmarks.ACCOUNTS
     yield "control", landmarks.CONTROL

@@ -110,6 +110,7 @@ def test_links_on_the_way_are_known(tmp_path: Path) -> None:
         ("/dev/kmsg", "kernel"),
         ("/etc/llmos/policies/x.toml", "own"),
         ("/run/llmos/llmos.sock", "own"),
+        (f"{HOME}/.config/llmos/policies/mine.toml", "own"),
         ("/home/other", "foreign_home"),
         ("/home/other/x", "foreign_home"),
         ("/root/x", "foreign_home"),
