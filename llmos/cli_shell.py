@@ -16,7 +16,9 @@ class _Actions:
 
     def __init__(self) -> None:
         self._session = client.new_id()
-        self._options = argparse.Namespace(json=False, yes=False, plan=False, write=[], timeout=0.0)
+        self._options = argparse.Namespace(
+            json=False, yes=False, plan=False, write=[], policy="", timeout=0.0
+        )
 
     def request(self, method: str, params: JsonObject) -> None:
         common = cli_input.common_params(self._options, None)
