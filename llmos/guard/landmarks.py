@@ -47,16 +47,14 @@ STARTUP_HOME = (
 STARTUP_ENDS = ("/.git/hooks", "/.git/config", "/.husky", "/.vscode/tasks.json", "/.github/workflows")
 
 # Speaking to one of these is speaking to a process that may do anything (an engine, a session, an agent).
-CONTROL = (
+_RUN_CONTROL = (
     "/run/docker.sock", "/run/containerd", "/run/podman", "/run/crio", "/run/dbus", "/run/systemd/private",
     "/run/systemd/notify", "/run/systemd/journal", "/run/user", "/run/libvirt", "/run/lxd",
     "/var/lib/lxd", "/var/snap/lxd", "/run/snapd.socket", "/run/snapd-snap.socket", "/run/cockpit",
     "/run/incus", "/var/lib/incus", "/run/buildkit", "/run/udev/control",
 )  # fmt: skip
-
-CONTROL += tuple(
-    f"/var{place}" for place in CONTROL if place.startswith("/run")
-)  # the older name, as it is typed
+# Each also by its older name under /var/run, as it is typed.
+CONTROL = _RUN_CONTROL + tuple(f"/var{place}" for place in _RUN_CONTROL if place.startswith("/run"))
 
 # Keys and passwords beyond what the sandbox masks, by the folder they lie in, anywhere.
 SECRET_FOLDERS = frozenset(
