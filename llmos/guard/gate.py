@@ -73,6 +73,8 @@ class Gate:
         with as_caller(caller) if caller else nullcontext():
             if any(isinstance(step, Shell) for step in plan.steps):
                 plan = _with_shell(plan, cwd, home)
+            else:
+                plan = plan.model_copy(update={"effects": following.matched(plan.effects, cwd)})
             return plan.model_copy(update={"effects": following.resolved(plan.effects, cwd, home)})
 
     # --- judge ---

@@ -9,7 +9,7 @@ import pytest
 
 from llmos.config import Settings
 from llmos.errors import CallFailed, ConfigError, Denied, NeedsApproval, UsageError
-from llmos.guard import programs
+from llmos.guard import following, programs
 from llmos.guard.audit import Audit
 from llmos.guard.gate import Gate
 from llmos.guard.permit import Permit
@@ -21,6 +21,7 @@ from llmos.messages import (
     Pipeline,
     Pipelines,
     Plan,
+    Run,
     Shell,
     Signal,
     ToolCall,
@@ -228,3 +229,47 @@ def test_signals_are_asked_about_every_time(place: judging.Place) -> None:
     )
     with pytest.raises(UsageError):
         place.gate.remember(plan, judging.CALLER, cwd=str(place.folder))
+
+
+# --- patterns that a tool hands on -------------------------------------------------------------------
+
+
+def pattern_plan(place: judging.Place, pattern: str) -> Plan:
+    """What file.delete makes of a pattern."""
+    effects = Effects(deletes=(f"{place.folder}/{pattern}",), programs=("/usr/bin/rm",))
+    call = ToolCall(tool="file.delete", args={"path": pattern})
+    step = Run(argv=("rm", "--", pattern))
+    plan = Plan(call=call, command=f"rm {pattern}", effects=effects, steps=(step,), read_only=False)
+    return place.gate.expand(plan, cwd=str(place.folder), home=str(place.folder))
+
+
+def verdict_on(place: judging.Place, plan: Plan) -> Verdict:
+    return place.gate.judge(plan, judging.CALLER, cwd=str(place.folder))
+
+
+def test_a_pattern_is_judged_by_what_it_matches(place: judging.Place) -> None:
+    """`.*` as such is no secret's name."""
+    for name in ("a.tmp", "b.tmp", ".env", "[x].tmp"):
+        (place.folder / name).touch()
+    plain = pattern_plan(place, "*.tmp")
+    assert [Path(path).name for path in plain.effects.deletes] == ["[x].tmp", "a.tmp", "b.tmp"]
+    assert verdict_on(place, plain).decision is Decision.ASK
+    assert verdict_on(place, pattern_plan(place, ".*")).decision is Decision.DENY
+    assert verdict_on(place, pattern_plan(place, ".e??")).decision is Decision.DENY
+    nothing = pattern_plan(place, "*.none")
+    assert nothing.effects.deletes == (f"{place.folder}/*.none",)
+
+
+def test_always_to_a_pattern_is_for_what_it_matched(place: judging.Place) -> None:
+    (place.folder / "a.tmp").touch()
+    place.gate.remember(pattern_plan(place, "*.tmp"), judging.CALLER, cwd=str(place.folder))
+    assert verdict_on(place, pattern_plan(place, "*.tmp")).decision is Decision.ALLOW
+    (place.folder / "b.tmp").touch()
+    assert verdict_on(place, pattern_plan(place, "*.tmp")).decision is Decision.ASK
+
+
+def test_a_pattern_that_matches_more_than_can_be_judged_is_not_known(place: judging.Place) -> None:
+    for number in range(following.MAX_MATCHES + 1):
+        (place.folder / f"{number}.log").touch()
+    plan = pattern_plan(place, "*.log")
+    assert len(plan.effects.deletes) == following.MAX_MATCHES and "more than" in plan.effects.opaque
