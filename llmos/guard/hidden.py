@@ -7,8 +7,12 @@ What it does not protect against: a secret under a name that is not in the table
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import fnmatch
+import functools
 import os
+import time
+from collections.abc import Iterable, Iterator
 
 from llmos import paths
 
@@ -58,21 +62,64 @@ def own_places() -> tuple[str, ...]:
 
 
 def candidates(home: str, folders: tuple[str, ...], *, more: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Every path to mask for a caller with this home, working in these folders; sorted, unexpanded absent.
+    """Every path to mask for a caller with this home, working in these folders; sorted, none that is absent.
 
     Only the names are looked up here. The launcher masks what exists at the moment of the call.
     """
-    found = {f"{home}/{name}" for name in HOME}
-    found.update(own_places())
-    found.update(more)
-    for pattern in SYSTEM:
-        found.update(_expand("/", pattern[1:]) if "*" in pattern else (pattern,))
+    found = {path for path in (*own_places(), *more) if os.path.lexists(path)}
+    for folder, patterns in _home_table():
+        found.update(_present(f"{home}/{folder}" if folder else home, patterns))
+    for folder, patterns in _system_table():
+        found.update(_present(folder, patterns))
     for folder in folders:
-        for pattern in PROJECT:
-            found.update(_expand(folder, pattern))
-    kept = (path for path in found if not path.endswith(PROJECT_OPEN))
-    return tuple(sorted(path for path in kept if os.path.lexists(path)))
+        found.update(_present(folder, PROJECT))
+    return tuple(sorted(path for path in found if not path.endswith(PROJECT_OPEN)))
 
 
-def _expand(folder: str, pattern: str) -> list[str]:
-    return glob.glob(f"{glob.escape(folder)}/{pattern}".replace("//", "/"))  # noqa: PTH207 - faster
+@functools.cache
+def _home_table() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return _by_folder(HOME)
+
+
+@functools.cache
+def _system_table() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return _by_folder(SYSTEM)
+
+
+def _by_folder(paths: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What to look for in which folder: one look at a folder serves all its names."""
+    table: dict[str, list[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        table.setdefault(folder, []).append(name)
+    return tuple((folder, tuple(names)) for folder, names in table.items())
+
+
+_MAX_REMEMBERED = 4096
+_SETTLED_NS = 50_000_000  # a folder that changed a moment ago may change again within one tick of its clock
+_looked: dict[tuple[str, tuple[str, ...]], tuple[int, tuple[str, ...]]] = {}
+
+
+def _present(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths in `folder` that one of the patterns matches; read again only when the folder has changed."""
+    try:
+        changed_ns = os.stat(folder or "/").st_mtime_ns  # noqa: PTH116 - one call, no object
+    except OSError:
+        return ()
+    known = _looked.get((folder, patterns))
+    if known is not None and known[0] == changed_ns:
+        return known[1]
+    found = tuple(f"{folder.rstrip('/')}/{name}" for name in _matching(folder or "/", patterns))
+    if time.time_ns() - changed_ns > _SETTLED_NS:
+        if len(_looked) > _MAX_REMEMBERED:
+            _looked.clear()
+        _looked[folder, patterns] = changed_ns, found
+    return found
+
+
+def _matching(folder: str, patterns: tuple[str, ...]) -> Iterator[str]:
+    with contextlib.suppress(OSError), os.scandir(folder) as listing:
+        names = [entry.name for entry in listing]
+        plain = frozenset(pattern for pattern in patterns if "*" not in pattern)
+        globs = tuple(pattern for pattern in patterns if "*" in pattern)
+        yield from (n for n in names if n in plain or any(fnmatch.fnmatchcase(n, glob) for glob in globs))

@@ -14,12 +14,15 @@ from __future__ import annotations
 import functools
 import os
 import pwd
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmos.errors import SandboxUnavailable
 from llmos.guard import sandbox
 from llmos.messages import Caller
+
+_ACCOUNT_KEPT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,18 @@ def identity(caller: Caller) -> Identity:
 
 def _account(uid: int) -> tuple[str, str]:
     own = os.environ.get("HOME", "") if uid == os.geteuid() else ""
+    name, home = _entry(uid, int(time.monotonic() / _ACCOUNT_KEPT_S))
+    return name, own or home
+
+
+@functools.lru_cache(maxsize=64)
+def _entry(uid: int, period: int) -> tuple[str, str]:
+    """Name and home. Looked up once a period: it may ask a server, and reads the whole file of accounts."""
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        return "", own or "/"
-    return entry.pw_name, own or entry.pw_dir
+        return "", "/"
+    return entry.pw_name, entry.pw_dir
 
 
 @functools.cache

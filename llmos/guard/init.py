@@ -34,6 +34,7 @@ def run(script: tuple[Pipe, ...], env: dict[str, str], cwd: str) -> int:
     """Carry out the whole script and return its exit code; everything it started is dead then."""
     code = 0
     here = {"PWD": cwd}
+    os.environ["PATH"] = env.get("PATH", "")  # where a program without a path is looked for
     for pipe in script:
         if (pipe.joiner == "&&" and code != 0) or (pipe.joiner == "||" and code == 0):
             continue
@@ -58,22 +59,29 @@ def _change_folder(target: str, here: dict[str, str]) -> int:
 
 
 def _start(commands: tuple[Command, ...], env: dict[str, str]) -> list[int]:
-    """Fork all of them, each with its end of the pipe on either side."""
-    pids, source = [], 0
+    """Start all of them, each with its end of the pipe on either side; the same as `_start_one` of each."""
+    started, source = [], 0
     for command in commands[:-1]:
         reader, writer = os.pipe()
-        pids.append(_fork(command, env, source, writer))
+        started.append(_start_one(command, env, source, writer))
         os.close(writer)
         if source:
             os.close(source)
         source = reader
-    pids.append(_fork(commands[-1], env, source, 1))
+    started.append(_start_one(commands[-1], env, source, 1))
     if source:
         os.close(source)
-    return pids
+    return started
 
 
-def _fork(command: Command, env: dict[str, str], stdin: int, stdout: int) -> int:
+def _start_one(command: Command, env: dict[str, str], stdin: int, stdout: int) -> int:
+    """A pid, or minus the exit code of what could not be started.
+
+    With redirections it takes a process of its own to open them in, since opening may wait; without, the
+    program is spawned, which copies nothing of us.
+    """
+    if not command.redirects:
+        return _spawn(command, env | _pairs(command.env), stdin, stdout)
     pid = os.fork()
     if pid == 0:
         try:
@@ -81,6 +89,25 @@ def _fork(command: Command, env: dict[str, str], stdin: int, stdout: int) -> int
         finally:  # whatever happens: the child is not a second init
             os._exit(NOT_EXECUTABLE)
     return pid
+
+
+def _spawn(command: Command, env: dict[str, str], stdin: int, stdout: int) -> int:
+    wires = ((stdin, 0), (stdout, 1))
+    actions = [(os.POSIX_SPAWN_DUP2, here, there) for here, there in wires if here != there]
+    program = command.program or command.argv[0]
+    try:
+        try:
+            return os.posix_spawnp(program, command.argv, env, file_actions=actions)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            return os.posix_spawn(_SHELL, ("sh", program, *command.argv[1:]), env, file_actions=actions)
+    except OSError as error:
+        return -_cannot_start(command, error)
+
+
+def _pairs(env: tuple[str, ...]) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in env)
 
 
 def _become(command: Command, env: dict[str, str], stdin: int, stdout: int) -> int:
@@ -94,7 +121,7 @@ def _become(command: Command, env: dict[str, str], stdin: int, stdout: int) -> i
     except OSError as error:
         _say(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
         return FAILED
-    return _execute(command, env | dict(pair.split("=", 1) for pair in command.env))
+    return _execute(command, env | _pairs(command.env))
 
 
 def _redirect(fd: int, op: str, target: str) -> None:
@@ -110,23 +137,28 @@ def _redirect(fd: int, op: str, target: str) -> None:
 
 
 def _execute(command: Command, env: dict[str, str]) -> int:
-    name, program = command.argv[0], command.program or command.argv[0]
+    program = command.program or command.argv[0]
     try:
         try:
             os.execvpe(program, command.argv, env)  # noqa: S606
         except OSError as error:
-            if error.errno != errno.ENOEXEC or "/" not in program:
+            if error.errno != errno.ENOEXEC:
                 raise
             os.execve(_SHELL, ("sh", program, *command.argv[1:]), env)  # noqa: S606
     except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        if missing and "/" not in name:
-            _say(f"{name}: command not found")
-        elif Path(program).is_dir():
-            _say(f"{name}: Is a directory")
-        else:
-            _say(f"{name}: {error.strerror}")
-        return NOT_FOUND if missing else NOT_EXECUTABLE
+        return _cannot_start(command, error)
+
+
+def _cannot_start(command: Command, error: OSError) -> int:
+    """Say why, as bash does; returns the exit code that stands for it."""
+    name, missing = command.argv[0], error.errno in (errno.ENOENT, errno.ENOTDIR)
+    if missing and "/" not in name:
+        _say(f"{name}: command not found")
+    elif Path(command.program or name).is_dir():
+        _say(f"{name}: Is a directory")
+    else:
+        _say(f"{name}: {os.strerror(error.errno or 0)}")
+    return NOT_FOUND if missing else NOT_EXECUTABLE
 
 
 def _say(text: str) -> None:
@@ -134,14 +166,14 @@ def _say(text: str) -> None:
         os.write(2, f"{text}\n".encode(errors="surrogateescape"))
 
 
-def _wait(pids: list[int]) -> int:
+def _wait(started: list[int]) -> int:
     """Until all of one pipeline have ended, whoever else ends meanwhile; the last one's exit code."""
-    codes: dict[int, int] = {}
-    while len(codes) < len(pids):
+    codes = {number: -number for number in started if number < 0}
+    while len(codes) < len(set(started)):
         pid, status = os.waitpid(-1, 0)
-        if pid in pids:
+        if pid in started:
             codes[pid] = os.waitstatus_to_exitcode(status)
-    code = codes[pids[-1]]
+    code = codes[started[-1]]
     if code < 0 and -code not in _UNSAID:
         _say(signal.strsignal(-code) or f"signal {-code}")
     return code if code >= 0 else 128 - code

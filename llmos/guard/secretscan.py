@@ -27,6 +27,7 @@ MAX_DEPTH = 8
 MAX_FOUND = 300
 MAX_SCAN_S = 0.4  # of processor time: a busy machine must not hide a secret from us
 _HEAD_BYTES = 1 << 14
+_SETTLED_NS = 50_000_000
 
 OPEN_ENDINGS = (".example", ".sample", ".template", ".dist", ".schema", ".defaults")
 _SECRET = re.compile(
@@ -114,7 +115,11 @@ class Scanner:
             changed_ns = os.lstat(path).st_mtime_ns
             known = self._folders.get(path)
             if known is None or known.changed_ns != changed_ns:
-                known = self._folders[path] = _read(path, changed_ns)
+                known = _read(path, changed_ns)
+                if (
+                    time.time_ns() - changed_ns > _SETTLED_NS
+                ):  # it may change again within one tick of its clock
+                    self._folders[path] = known
             return known
         except OSError:
             return _Folder(0, (), (), 1)

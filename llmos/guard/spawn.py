@@ -110,6 +110,8 @@ class Spawner:
         self._observers = observers or {}
         self._launcher = Launcher(stand_in_id())
         self._scanner = Scanner()
+        self._kept = contextlib.ExitStack()
+        self._filters: dict[bool, int] = {}
 
     async def run(
         self,
@@ -135,6 +137,8 @@ class Spawner:
 
     def close(self) -> None:
         self._launcher.close()
+        self._kept.close()
+        self._filters.clear()
 
     async def _step(self, step: Step, permit: Permit, tell: OnOutput, cancel: asyncio.Event) -> Outcome:
         match step:
@@ -207,6 +211,12 @@ class Spawner:
         tell("stdout", text)
         return Outcome(exit_code=0, stdout=text)
 
+    def _filter(self, network: bool) -> int:
+        """An open file with the system call filter, the same for all calls of a kind; read by offset."""
+        if network not in self._filters:
+            self._filters[network] = _memory_file(self._kept, seccomp.program(network))
+        return self._filters[network]
+
     async def _hidden(self, home: str, grants: _Grants) -> tuple[str, ...]:
         """What no command may read: known places, what a policy names, and what is found by looking."""
         tops = tuple(dict.fromkeys((grants.cwd, *grants.write_roots, *((home,) if home != "/" else ()))))
@@ -252,7 +262,7 @@ class Spawner:
         ours, theirs = socket.socketpair()
         held.enter_context(theirs)
         job = _memory_file(held, json.dumps(box.to_job()).encode())
-        filter_fd = _memory_file(held, seccomp.program(box.network))
+        filter_fd = self._filter(box.network)
         try:
             self._launcher.submit([job, stdin, out, err, theirs.fileno(), filter_fd], _flags(box))
         except OSError as error:
