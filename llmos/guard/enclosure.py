@@ -22,10 +22,12 @@ from llmos.guard import cgroups, init, kernel, landlock, mounts, sandbox
 from llmos.guard.cgroups import Hierarchy
 from llmos.guard.layering import LayerError, layer, map_ids, write_in
 from llmos.guard.sandbox import Box
+from llmos.guard.template import DEVICE
 from llmos.guard.tree import Ground, assemble
 
 STATUS_FD, KILLS_FD = 3, 4
 _FIRST_FREE_FD = 16
+_MAX_JOB_BYTES = 1 << 24
 _MAX_FILTER_BYTES = 8 * 4096  # BPF_MAXINSNS
 _LIMITS = {
     resource.RLIMIT_CORE: 0,
@@ -43,15 +45,43 @@ class Ready:
     launcher: int  # a pidfd of it
 
 
-def run_job(job_fd: int, fds: list[int], ready: Ready, ground: Ground, *, group: str) -> NoReturn:
-    """In the fork. `fds`: stdin, stdout, stderr, status, filter; `group`: the name for its control group."""
-    status = fds[3]
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a fork can make before it knows its job: file systems of its namespaces, mounted nowhere yet."""
+
+    own_proc: int  # writable, for ourselves
+    proc: int
+    terminals: int
+
+
+def prepare() -> Prepared:
+    """Raises LayerError."""
+    plain = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
+    with layer("proc"):
+        own, shown = mounts.proc(attrs=plain), mounts.proc(attrs=plain | mounts.ATTR_RDONLY)
+    with layer("mount-api"):
+        return Prepared(own, shown, mounts.devpts(attrs=DEVICE))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`fds`: job, stdin, stdout, stderr, status, filter; `group`: the name for the control group."""
+
+    fds: tuple[int, ...]
+    group: str
+    table: list[mounts.Mount]  # of the host
+    folder: str  # of the prepared tree
+    userns_fd: int | None
+
+
+def run(job: Job, ready: Ready, prepared: Prepared | None = None) -> NoReturn:
+    """In the fork: put up the layers, carry out the job, and end."""
+    status = job.fds[4]
     try:
-        _reset_signals()
+        reset_signals()
         os.setsid()
-        with os.fdopen(job_fd, "rb") as file:
-            box = sandbox.from_job(json.loads(file.read()))
-        _Enclosure(box, fds, ready, ground, group).put_up()
+        box = sandbox.from_job(json.loads(os.pread(job.fds[0], _MAX_JOB_BYTES, 0)))
+        _Enclosure(box, job, ready, prepared or prepare()).put_up()
         status = STATUS_FD
         if box.detached:
             tell(status, {"started": True})
@@ -79,7 +109,7 @@ def _memory_kills() -> dict[str, object]:
         return {}
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
     # Python ignores these two, and an ignored signal stays ignored across exec.
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -95,10 +125,10 @@ def refuse_host_root() -> None:
 class _Enclosure:
     """One sandbox being put up: what its steps hand on to one another."""
 
-    def __init__(self, box: Box, fds: list[int], ready: Ready, ground: Ground, group: str) -> None:
-        self._box, self._fds, self._ready, self._ground, self._group = box, fds, ready, ground, group
+    def __init__(self, box: Box, job: Job, ready: Ready, prepared: Prepared) -> None:
+        self._box, self._job, self._ready, self._prepared = box, job, ready, prepared
         self._plan = sandbox.plan(box)
-        self._own_proc = -1  # a writable /proc of this pid namespace, held only by us and mounted nowhere
+        self._assembled = False
         self._filter = b""
         self._kills: tuple[int, ...] = ()
 
@@ -112,22 +142,22 @@ class _Enclosure:
             raise LayerError("cgroup", hierarchy.missing)
         if hierarchy:
             with layer("cgroup"):
-                hierarchy.make(self._group, group)
-                hierarchy.enter(self._group)
-                self._kills = hierarchy.kills(self._group)
+                hierarchy.make(self._job.group, group)
+                hierarchy.enter(self._job.group)
+                self._kills = hierarchy.kills(self._job.group)
         with layer("namespaces"):
             kernel.unshare(kernel.CLONE_NEWCGROUP)
 
     def _tree(self) -> None:
         """All mounts of the plan at once, at the first of them."""
-        if self._own_proc >= 0:
+        if self._assembled:
             return
+        self._assembled = True
         with layer("mount-api"):
             mounts.make_private()
-        with layer("proc"):
-            self._own_proc = mounts.proc(attrs=mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC)
         wanted = (step for step in self._plan if isinstance(step, sandbox.Mount))
-        assemble(self._box, wanted, self._ground)
+        made = {"proc": self._prepared.proc, "terminals": self._prepared.terminals}
+        assemble(self._box, wanted, Ground(self._job.folder, self._job.table, self._job.userns_fd, made))
 
     def _do(self, step: sandbox.Step) -> None:  # noqa: PLR0912 - one line for each layer
         match step:
@@ -180,29 +210,31 @@ class _Enclosure:
         Where /proc/sys is read-only (a container, a hardened unit) the filter alone forbids a further one.
         """
         kernel.unshare(kernel.CLONE_NEWUSER)
-        map_ids(self._own_proc, step.inside, step.outside)
+        map_ids(self._prepared.own_proc, step.inside, step.outside)
         with contextlib.suppress(OSError):
-            write_in(self._own_proc, "sys/user/max_user_namespaces", "0")
+            write_in(self._prepared.own_proc, "sys/user/max_user_namespaces", "0")
         with contextlib.suppress(OSError):  # short of memory, the kernel takes the command before the broker
-            write_in(self._own_proc, "self/oom_score_adj", "500")
+            write_in(self._prepared.own_proc, "self/oom_score_adj", "500")
 
     def _wire(self, detached: bool) -> None:
         """Standard streams to 0..2, status to 3, the count of memory kills to 4, nothing else open."""
         if not detached:
-            self._die_with_launcher()
-        self._filter = os.pread(self._fds[4], _MAX_FILTER_BYTES, 0)
+            die_with(self._ready.launcher)
+        self._filter = os.pread(self._job.fds[5], _MAX_FILTER_BYTES, 0)
         high = [
-            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in (*self._fds[:4], *self._kills)
+            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
+            for fd in (*self._job.fds[1:5], *self._kills)
         ]
         for target, fd in enumerate(high):
             os.dup2(fd, target, inheritable=target < STATUS_FD)
         kernel.close_from(len(high))
 
-    def _die_with_launcher(self) -> None:
-        """From here on the kernel sees to it; the launcher may have ended before."""
-        kernel.die_with_parent()
-        if select.select([self._ready.launcher], [], [], 0)[0]:
-            os._exit(125)
+
+def die_with(launcher: int) -> None:
+    """From here on the kernel sees to it; the launcher may have ended before."""
+    kernel.die_with_parent()
+    if select.select([launcher], [], [], 0)[0]:
+        os._exit(125)
 
 
 def _renounce() -> None:

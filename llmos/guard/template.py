@@ -53,6 +53,7 @@ class Templates:
         self._error: LayerError | None = None
         self._built: set[str] = set()
         self.table: list[mounts.Mount] = []
+        self.generation = 0  # of what a fork finds in its copy of the namespace
         try:
             _own_namespace()
             self._events = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -72,22 +73,32 @@ class Templates:
             for name in self._built:
                 mounts.detach(f"{BASE}/{name}")
             self._built.clear()
+            self.generation += 1
             self._poll.poll(0)
 
-    def ready(self, *, mapped: bool) -> str:
-        """The folder that is to become a fork's root. Raises LayerError."""
+    def make(self, *, mapped: bool) -> None:
+        """See to it that `folder(mapped)` is there and up to date. Raises LayerError."""
         if self._error:
             raise self._error
         self.refresh()
-        name = "mapped" if mapped else "plain"
+        name = _name(mapped)
         if name not in self._built:
             self.table = mounts.mount_table(Path("/proc/self/mountinfo").read_bytes())
             userns_fd = self._id_map.fd() if self._id_map and mapped else None
             with layer("mount-api"):
                 _build(name, self.table, userns_fd)
             self._built.add(name)
+            self.generation += 1
             self._poll.poll(0)  # of what we mounted ourselves we need not hear
-        return f"{BASE}/{name}"
+
+
+def folder(*, mapped: bool) -> str:
+    """What is to become a fork's root."""
+    return f"{BASE}/{_name(mapped)}"
+
+
+def _name(mapped: bool) -> str:
+    return "mapped" if mapped else "plain"
 
 
 def _own_namespace() -> None:

@@ -12,14 +12,14 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from llmos.guard import mounts
 from llmos.guard.layering import LayerError, layer
 from llmos.guard.mounts import LITERALLY as _LITERALLY
 from llmos.guard.sandbox import Box, Mount
-from llmos.guard.template import DEVICE, EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, below
+from llmos.guard.template import EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, below
 
 _BUSY_S = 3.0
 _WRITABLE = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
@@ -34,6 +34,7 @@ class Ground:
     folder: str  # of the prepared tree
     table: list[mounts.Mount]  # of the host
     userns_fd: int | None  # of the ID map, for a root caller
+    made: Mapping[str, int]  # detached mounts that are there already, by what they are
 
 
 def assemble(box: Box, wanted: Iterable[Mount], ground: Ground) -> None:
@@ -67,12 +68,10 @@ def _take(mount: Mount, box: Box, ground: Ground) -> list[Part]:
     parts: list[Part] = []
     with layer(_LAYER.get(mount.what, "mount-api")):
         match mount.what:
+            case "proc" | "terminals":
+                parts = [(mount.point, ground.made[mount.what])]
             case "tmpfs" | "private":
                 parts = [(mount.point, _own_tmpfs(box, mount))]
-            case "proc":
-                parts = [(mount.point, mounts.proc(attrs=READ_ONLY | mounts.ATTR_NOEXEC))]
-            case "terminals":
-                parts = [(mount.point, mounts.devpts(attrs=DEVICE))]
             case "granted":
                 parts = _grant(mount.point, ground)
             case "staged":

@@ -28,12 +28,12 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from typing import NoReturn
 
 from llmos.guard import cgroups, enclosure, kernel, landlock, sandbox
 from llmos.guard.idmap import IdMap
 from llmos.guard.layering import LayerError
-from llmos.guard.template import Templates
-from llmos.guard.tree import Ground
+from llmos.guard.template import Templates, folder
 
 JOB_FDS = 6
 NETWORK, DETACHED, MAPPED = 1, 2, 4  # bits of a job's byte
@@ -47,6 +47,15 @@ _FLAGS = {
 }
 
 
+# What a spare reads in rehearsal: a job like any other.
+_SAMPLE = sandbox.Box(
+    script=(sandbox.Pipe((sandbox.Command(("true",)),)),), cwd="/", uid=1, gid=1, host_uid=1, host_gid=1,
+    groups=(), id_mapped=False, write_roots=("/tmp",), hidden=("/etc/shadow",) * 8, network=False,  # noqa: S108
+    env=sandbox.environment(uid=1, user="u", home="/", shell="/bin/sh", language="C"),  # noqa: S604
+    limits=sandbox.Limits(processes=1, data_bytes=1, file_bytes=1, cpu_s=1),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Fork:
     group: str
@@ -54,10 +63,20 @@ class Fork:
     detached: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A fork without network that waits for its job; `generation` is of the trees it has."""
+
+    pid: int
+    sock: socket.socket
+    generation: int
+
+
 class Zygote:
     """Forks, and clears away behind what it forked."""
 
-    def __init__(self, stand_in: int) -> None:
+    def __init__(self, sock: socket.socket, stand_in: int) -> None:
+        self._sock = sock
         self._id_map = IdMap(stand_in) if os.geteuid() == 0 else None
         self._hierarchy = cgroups.find(prepare=True)
         self._ready = enclosure.Ready(
@@ -68,29 +87,76 @@ class Zygote:
         self.templates = Templates(self._id_map)
         self._count = 0
         self._forks: dict[int, Fork] = {}  # by pid
+        self._spare: Spare | None = None
         self._leaving = self._hierarchy.sweep()
 
     def launch(self, fds: list[int], flags: int) -> None:
-        job_fd, streams, status, detached = fds[0], fds[1:], fds[4], bool(flags & DETACHED)
+        """Have one job done, by the spare where there is one that fits."""
+        status, detached = fds[4], bool(flags & DETACHED)
         self._count += 1
         group = cgroups.name(os.getpid(), self._count, stays=detached)
         try:
-            ground = self._ground(mapped=bool(flags & MAPPED))
-            pid = kernel.clone(_namespaces(network=bool(flags & NETWORK)))
+            self.templates.make(mapped=bool(flags & MAPPED))
+            pid = self._hand_over(fds, flags, group)
+            if not pid and (pid := kernel.clone(_namespaces(network=bool(flags & NETWORK)))) == 0:
+                enclosure.run(self._job(fds, flags, group), self._ready)
         except LayerError as error:
             enclosure.tell(status, {"layer": error.layer, "error": error.error})
             return
         except OSError as error:
             enclosure.tell(status, {"layer": "namespaces", "error": str(error)})
             return
-        if pid == 0:
-            enclosure.run_job(job_fd, streams, self._ready, ground, group=group)
         self._forks[pid] = Fork(group, os.dup(status), detached)
         _announce(status, pid)
 
-    def _ground(self, *, mapped: bool) -> Ground:
-        folder = self.templates.ready(mapped=mapped)
-        return Ground(folder, self.templates.table, self._id_map.fd() if self._id_map and mapped else None)
+    def _job(self, fds: list[int], flags: int, group: str) -> enclosure.Job:
+        mapped = bool(flags & MAPPED)
+        userns_fd = self._id_map.fd() if self._id_map and mapped else None
+        return enclosure.Job(tuple(fds), group, self.templates.table, folder(mapped=mapped), userns_fd)
+
+    def _hand_over(self, fds: list[int], flags: int, group: str) -> int:
+        """Give the job to the spare, if there is one that fits; its pid, or 0."""
+        spare = self._spare
+        if spare is None or flags & NETWORK:
+            return 0
+        self._spare = None
+        with spare.sock:
+            if spare.generation != self.templates.generation:
+                return 0  # with its socket closed it ends by itself
+            try:
+                socket.send_fds(spare.sock, [bytes([flags]) + group.encode()], fds)
+            except OSError:
+                return 0
+        return spare.pid
+
+    def make_spare(self) -> None:
+        """Fork in advance; most of what a fork costs is then paid while nobody waits."""
+        if self._spare is not None or not self.templates.generation:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, contextlib.suppress(OSError):
+            if (pid := kernel.clone(_namespaces(network=False))) == 0:
+                ours.close()
+                self._stand_by(theirs)
+            self._spare = Spare(pid, ours, self.templates.generation)
+
+    def _stand_by(self, sock: socket.socket) -> NoReturn:
+        """In the spare: hold nothing of others' calls, get ready, and wait for the job."""
+        enclosure.reset_signals()
+        enclosure.die_with(self._ready.launcher)
+        self._sock.close()
+        for fork in self._forks.values():
+            os.close(fork.status)
+        try:
+            prepared = enclosure.prepare()
+            # What is read and written here is copied from our parent now and not when the job is there.
+            sandbox.plan(sandbox.from_job(json.loads(json.dumps(_SAMPLE.to_job()))))
+            data, fds, _, _ = socket.recv_fds(sock, 256, JOB_FDS)
+        except (LayerError, OSError):
+            os._exit(125)
+        if len(fds) != JOB_FDS:
+            os._exit(0)
+        enclosure.run(self._job(fds, data[0], data[1:].decode()), self._ready, prepared)
 
     @property
     def patience_ms(self) -> float | None:
@@ -114,7 +180,7 @@ class Zygote:
         self._leaving.add(fork.group)
 
     def leave(self) -> None:
-        """End what is not to outlive us, and clear away behind it."""
+        """End what is not to outlive us, and clear away behind it. The spare ends with us."""
         for pid in self._ours():
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _LEAVE_S
@@ -147,7 +213,7 @@ def main() -> None:
     """Serve jobs until the broker closes its end. Arguments: the socket's descriptor, the stand-in's id."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.chdir("/")
-    zygote = Zygote(int(sys.argv[2]))
+    zygote = Zygote(sock, int(sys.argv[2]))
     gc.freeze()  # a collection in a fork would copy every page we share with it
     gc.disable()
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -178,4 +244,5 @@ def _serve(sock: socket.socket, zygote: Zygote) -> bool:
         zygote.launch(fds, data[0])
     for fd in fds:
         os.close(fd)
+    zygote.make_spare()  # not before: it must not hold what we have just closed
     return bool(data)
