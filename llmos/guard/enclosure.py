@@ -218,7 +218,9 @@ class _Enclosure:
 
     def _wire(self, detached: bool) -> None:
         """Standard streams to 0..2, status to 3, the count of memory kills to 4, nothing else open."""
-        if not detached:
+        if detached:
+            kernel.die_with_parent(False)  # as who stood by it would
+        else:
             die_with(self._ready.launcher)
         self._filter = os.pread(self._job.fds[5], _MAX_FILTER_BYTES, 0)
         high = [

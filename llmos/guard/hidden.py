@@ -97,23 +97,24 @@ def _by_folder(paths: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 _MAX_REMEMBERED = 4096
 _SETTLED_NS = 50_000_000  # a folder that changed a moment ago may change again within one tick of its clock
-_looked: dict[tuple[str, tuple[str, ...]], tuple[int, tuple[str, ...]]] = {}
+_looked: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, int], tuple[str, ...]]] = {}
 
 
 def _present(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
     """The paths in `folder` that one of the patterns matches; read again only when the folder has changed."""
     try:
-        changed_ns = os.stat(folder or "/").st_mtime_ns  # noqa: PTH116 - one call, no object
+        seen = os.stat(folder or "/")  # noqa: PTH116 - one call, no object
     except OSError:
         return ()
+    state = seen.st_ino, seen.st_ctime_ns  # not the time of modification, which a command can set back
     known = _looked.get((folder, patterns))
-    if known is not None and known[0] == changed_ns:
+    if known is not None and known[0] == state:
         return known[1]
     found = tuple(f"{folder.rstrip('/')}/{name}" for name in _matching(folder or "/", patterns))
-    if time.time_ns() - changed_ns > _SETTLED_NS:
+    if time.time_ns() - seen.st_ctime_ns > _SETTLED_NS:
         if len(_looked) > _MAX_REMEMBERED:
             _looked.clear()
-        _looked[folder, patterns] = changed_ns, found
+        _looked[folder, patterns] = state, found
     return found
 
 

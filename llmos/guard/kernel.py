@@ -97,9 +97,9 @@ def set_child_subreaper() -> None:
     prctl("child_subreaper", _PR_SET_CHILD_SUBREAPER, 1)
 
 
-def die_with_parent() -> None:
+def die_with_parent(wanted: bool = True) -> None:
     """The kernel kills us when our parent ends. A change of uid forgets it, so call it after that."""
-    prctl("pdeathsig", _PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl("pdeathsig", _PR_SET_PDEATHSIG, signal.SIGKILL if wanted else 0)
 
 
 def drop_capabilities() -> None:

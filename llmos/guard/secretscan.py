@@ -112,13 +112,13 @@ class Scanner:
 
     def _look(self, path: str) -> _Folder:
         try:
-            changed_ns = os.lstat(path).st_mtime_ns
+            # Not the time of modification: a command could set that back over a secret made since.
+            changed_ns = os.lstat(path).st_ctime_ns
             known = self._folders.get(path)
             if known is None or known.changed_ns != changed_ns:
                 known = _read(path, changed_ns)
-                if (
-                    time.time_ns() - changed_ns > _SETTLED_NS
-                ):  # it may change again within one tick of its clock
+                # A folder may change again within one tick of its clock.
+                if time.time_ns() - changed_ns > _SETTLED_NS:
                     self._folders[path] = known
             return known
         except OSError:

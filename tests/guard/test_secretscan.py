@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmos.guard import secretscan
+from llmos.guard import hidden, secretscan
 from llmos.guard.secretscan import Scanner
 from tests.guard.boxes import Bench
 
@@ -63,6 +63,18 @@ def test_a_new_secret_is_noticed_and_a_look_is_remembered(tmp_path: Path) -> Non
     fill(tmp_path, {"a/c/.env": "x"})
     assert found(tmp_path, scanner) == {"a/b/.env", "a/c/.env"}
     assert len(scanner.remembered([str(tmp_path)]) or ()) == 2
+
+
+def test_a_time_set_back_hides_no_new_secret(tmp_path: Path) -> None:
+    scanner, at = Scanner(), (10**18, 10**18)
+    os.utime(tmp_path, ns=at)
+    time.sleep(0.1)  # what changed a moment ago is not remembered
+    assert found(tmp_path, scanner) == set()
+    assert hidden.candidates("/", (str(tmp_path),)) == hidden.candidates("/", ())
+    fill(tmp_path, {".env": "x"})
+    os.utime(tmp_path, ns=at)
+    assert found(tmp_path, scanner) == {".env"}
+    assert str(tmp_path / ".env") in hidden.candidates("/", (str(tmp_path),))
 
 
 def test_a_large_tree_costs_a_bounded_time_and_near_things_are_found(tmp_path: Path) -> None:
