@@ -101,7 +101,7 @@ def _text(parser: Parser) -> None:
 def _ask(parser: Parser) -> None:
     _json(parser)
     _grants(parser)
-    parser.add_argument("--plan", action="store_true", help="show the calls and verdicts; run nothing")
+    parser.add_argument("--plan", action="store_true", help="show what it would change; change nothing")
     _text(parser)
 
 
@@ -119,7 +119,7 @@ def _translate(parser: Parser) -> None:
 def _call(parser: Parser) -> None:
     _json(parser)
     _grants(parser)
-    parser.add_argument("--plan", action="store_true", help="show the verdict and effects; run nothing")
+    parser.add_argument("--plan", action="store_true", help="show what it would change; change nothing")
     parser.add_argument("--args", metavar="JSON", default="{}", help="the arguments, one JSON object")
     parser.add_argument("tool", metavar="TOOL", help="a tool's name (llmos tools)")
 
@@ -209,7 +209,12 @@ def _daemon(parser: Parser) -> None:
 
 def _undo(parser: Parser) -> None:
     _json(parser)
-    parser.add_argument("undo_id", nargs="?", metavar="ID", help="the last one when left out")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("--plan", action="store_true", help="show what would come back; touch nothing")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=0.0, help="cancel the request after that long"
+    )
+    parser.add_argument("undo_id", nargs="?", metavar="ID", help="the newest change when left out")
 
 
 def _model(parser: Parser) -> None:
@@ -236,7 +241,7 @@ VERBS: dict[str, Verb] = {
     ),
     "history": Verb("what was done", "llmos history -n 5", _history),
     "audit": Verb("the journal: tail, show, verify, export, key", "llmos audit verify", _audit),
-    "undo": Verb("take back a change", "llmos undo", _undo),
+    "undo": Verb("take back a change, or have it again", "llmos undo", _undo),
     "tools": Verb("the tools, or one of them", "llmos tools file.find", _tools),
     "model": Verb("weights: list, pull, use, rm, show", "llmos model pull default", _model),
     "status": Verb("the running daemon", "llmos status --json", _json),
@@ -248,7 +253,7 @@ _OPTIONS_HELP = """\
 options of a request:
   --json            print exactly one JSON object on stdout
   -y, --yes         approve what the policy asks about (never what it denies)
-  --plan            show the calls and verdicts; run nothing
+  --plan            try it on a copy and show what would change; change nothing
   --write PATH      allow writing there too (repeatable)
   --policy FILE|SET further rules for this request: a policy file, or readonly, unattended
   --timeout SECONDS cancel the request after that long

@@ -71,6 +71,21 @@ def translate(options: argparse.Namespace) -> int:
     return guarded(options, lambda: perform("translate", params(), options, show=show_command))
 
 
+def undo(options: argparse.Namespace) -> int:
+    """`llmos undo [ID]`: take back a change, or have it again; shown and asked about first."""
+
+    def params() -> JsonObject:
+        made = {"id": client.new_id(), "consent": cli_input.consent_of(options)}
+        return made | undo_params(options.undo_id or "", plan=options.plan)
+
+    show = show_plan if options.plan else None
+    return guarded(options, lambda: perform("undo", params(), options, show=show))
+
+
+def undo_params(undo_id: str, *, plan: bool = False) -> JsonObject:
+    return {"undo_id": undo_id} | ({"mode": "plan"} if plan else {})
+
+
 def show_plan(result: JsonObject, turn: Turn) -> None:
     turn.stop()
     screen.write(sys.stdout, render.plan(result, screen.look_of(sys.stdout)))
@@ -117,7 +132,7 @@ def perform(
                 daemon,
                 asker,
                 interrupts,
-                needed=method != "call",
+                needed=method not in ("call", "undo"),
                 run=lambda: daemon.request(method, params, turn, interrupts, timeout_s=options.timeout),
             )
         finally:
@@ -196,4 +211,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": ask,
     "call": call,
     "translate": translate,
+    "undo": undo,
 }

@@ -21,6 +21,7 @@ from llmos import paths
 from llmos.cli_input import call_args, current_folder, policy_text
 from llmos.cli_requests import connected, print_json
 from llmos.console import listings, render, rules, screen
+from llmos.console.look import Look
 from llmos.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ def explain(options: argparse.Namespace) -> int:
     return _verdict(options, "policy.explain", rules.explained)
 
 
-def _verdict(
-    options: argparse.Namespace, method: str, shown: Callable[[JsonObject, render.Look], str]
-) -> int:
+def _verdict(options: argparse.Namespace, method: str, shown: Callable[[JsonObject, Look], str]) -> int:
     found = _ask_daemon(method, {**_subject(options), **_circumstances(options)})
     if options.json:
         print_json(found)

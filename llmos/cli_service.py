@@ -1,4 +1,4 @@
-"""The verbs about the service itself: status, tools, history, policy, audit, undo, model, daemon, doctor.
+"""The verbs about the service itself: status, tools, history, policy, audit, model, daemon, doctor.
 
 Short questions to the daemon, shown as tables or printed as the JSON the daemon gave.
 """
@@ -71,15 +71,6 @@ def history(options: argparse.Namespace) -> int:
         print_json(found)
     else:
         _show(listings.history(found, screen.look_of(sys.stdout), screen.width(sys.stdout)))
-    return 0
-
-
-def undo(options: argparse.Namespace) -> int:
-    found = _ask_daemon("undo", {"undo_id": options.undo_id} if options.undo_id else {})
-    if options.json:
-        print_json(found)
-    else:
-        _show(listings.facts(found, screen.look_of(sys.stdout)))
     return 0
 
 
@@ -168,7 +159,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "policy": policy,
     "history": history,
     "audit": audit,
-    "undo": undo,
     "tools": tools,
     "model": model,
     "status": status,

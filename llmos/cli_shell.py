@@ -26,6 +26,8 @@ class _Actions:
             common["consent"] = "none"
         if method == "translate":
             common = {"id": common["id"], "cwd": common["cwd"]}
+        elif method == "undo":
+            common = {"id": common["id"], "consent": common["consent"]}
         elif method != "call":
             common["session"] = self._session
         show = {"plan": cli_requests.show_plan, "translate": cli_requests.show_command}.get(method)

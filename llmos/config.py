@@ -59,11 +59,17 @@ class AuditSettings(_Section):
     journald: bool = True  # mirror the entries there, where it runs
 
 
+class UndoSettings(_Section):
+    max_bytes: int = Field(default=10 << 30, ge=0)  # of what changes displaced; oldest go first
+    max_age_days: float = Field(default=30.0, gt=0)
+
+
 class Settings(_Section):
     model: ModelSettings = ModelSettings()
     sandbox: SandboxSettings = SandboxSettings()
     server: ServerSettings = ServerSettings()
     audit: AuditSettings = AuditSettings()
+    undo: UndoSettings = UndoSettings()
     policy: Literal["default", "readonly", "unattended"] = "default"
 
 

@@ -15,6 +15,7 @@
     │   ├── WireError       7  the peer broke the protocol
     │   └── Overloaded      7  bounded queues are full; retry later
     ├── SandboxUnavailable  8  a layer of the sandbox cannot be had; never a weaker run instead
+    │   └── NoPreview       8  the effects of a call cannot be shown before it runs, nor be taken back
     └── OverBudget          9  a money or token cap was reached
 
 Each error says what happened (`str(error)`) and what to do next (`next_step`); the number is the
@@ -104,6 +105,10 @@ class Overloaded(DaemonUnreachable):
 
 class SandboxUnavailable(LlmosError):
     exit_code = 8
+
+
+class NoPreview(SandboxUnavailable):
+    pass
 
 
 class OverBudget(LlmosError):

@@ -293,12 +293,23 @@ class Event(Message):
     """Progress of one request, sent to the client that asked and to subscribers.
 
     kinds: queued, thinking, text (streamed model text), call (a judged call: tool, command, verdict),
-    approval (the client must answer with `approve`), running, output (a chunk), finished; notice
-    (a sentence for the person, beside the request).
+    rehearsing (on a copy-on-write view), approval (the client must answer with `approve`), running,
+    output (a chunk), finished; notice (a sentence for the person, beside the request).
     """
 
     id: str
-    kind: Literal["queued", "thinking", "text", "call", "approval", "running", "output", "finished", "notice"]
+    kind: Literal[
+        "queued",
+        "thinking",
+        "text",
+        "call",
+        "rehearsing",
+        "approval",
+        "running",
+        "output",
+        "finished",
+        "notice",
+    ]
     data: JsonObject = Field(default_factory=dict)
 
 

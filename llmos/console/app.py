@@ -37,6 +37,7 @@ HELP = {
     "/tools [NAME]": "the tools, or one of them",
     "/status": "the running daemon",
     "/history": "what was done",
+    "/undo [ID]": "take back the newest change, or that one",
     "/quit": "leave (or Ctrl-D)",
     "!COMMAND": "a shell command, through the same policy and sandbox",
     "cd [FOLDER]": "change the folder of what follows",
@@ -69,6 +70,7 @@ class Shell:
             "/tools": self._tools,
             "/status": self._status,
             "/history": self._history,
+            "/undo": lambda undo_id: self._actions.request("undo", {"undo_id": undo_id}),
         }
 
     def run(self) -> int:

@@ -22,6 +22,7 @@ from llmos.console.interrupts import Interrupts
 JsonObject = dict[str, Any]
 
 SHELL_TOOL = "shell.run"
+UNDO_TOOL = "undo"
 
 
 @functools.cache
@@ -52,10 +53,13 @@ class Asker:
     def ask(self, data: JsonObject, interrupts: Interrupts) -> JsonObject | None:
         """The decision on one `approval` event's data; None when Ctrl-C came instead of an answer."""
         self._say(render.approval(data, self._look))
+        fixed = data.get("tool") == UNDO_TOOL  # an undo is what it is: not to be edited, nor remembered
         while True:
-            key = self._key(interrupts)
+            key = self._key(interrupts, only_yes_or_no=fixed)
             if key is None:
                 return None
+            if fixed and key in "ea":
+                continue
             if key == "e" and (call := self._edit(data)) is not None:
                 return {"decision": "edit", "call": call}
             if key in "yna":
@@ -71,9 +75,10 @@ class Asker:
         self._say((key if key and key.isprintable() else "") + "\n")
         return key in ("y", "Y", "\r", "\n")
 
-    def _key(self, interrupts: Interrupts) -> str | None:
+    def _key(self, interrupts: Interrupts, *, only_yes_or_no: bool) -> str | None:
         """One of the choices; other keys are passed over, end of input is a no."""
-        key = _read_key(self._terminal, interrupts, lambda: self._say(render.choices(self._look)))
+        asked = render.choices(self._look, only_yes_or_no=only_yes_or_no)
+        key = _read_key(self._terminal, interrupts, lambda: self._say(asked))
         while key is not None:
             if key in ("\x04", ""):
                 key = "n"

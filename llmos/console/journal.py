@@ -7,7 +7,8 @@ from typing import Any
 
 from llmos.console import safetext
 from llmos.console.listings import moment
-from llmos.console.render import Look, effect_lines, table
+from llmos.console.look import Look
+from llmos.console.render import effect_lines, table
 
 JsonObject = dict[str, Any]
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmos.console import safetext
-from llmos.console.render import Look, table
+from llmos.console.look import Look
+from llmos.console.render import table
 
 JsonObject = dict[str, Any]
 
@@ -67,6 +68,7 @@ def _history_row(entry: JsonObject, look: Look) -> list[str]:
         moment(when),
         safetext.one_line(str(entry.get("id", ""))),
         look.style(_STATUS_STYLE.get(status, "dim"), safetext.one_line(status)),
+        {"committed": "undoable", "undone": "undone"}.get(str(entry.get("undo")), ""),
         safetext.one_line(what),
     ]
 

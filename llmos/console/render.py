@@ -12,28 +12,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llmos.console import safetext
+from llmos.console import changes, safetext
+from llmos.console.look import Look
 
 JsonObject = dict[str, Any]
 
 EFFECT_NAMES = ("reads", "writes", "deletes", "programs", "network", "signals", "opaque")
+EVERYTHING = 100_000  # lines
 _MAX_SHOWN = 12  # paths of one effect in a prompt; the rest is counted, and `x` shows all
-_STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _VERDICT_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a stream is to be written to: `terminal` makes text harmless, `colour` adds SGR codes."""
-
-    terminal: bool = False
-    colour: bool = False
-
-    def style(self, name: str, text: str) -> str:
-        return f"\x1b[{_STYLES[name]}m{text}\x1b[0m" if self.colour and text else text
-
-    def text(self, text: str) -> str:
-        return safetext.output(text) if self.terminal else text
 
 
 @dataclass(frozen=True)
@@ -70,14 +57,36 @@ def _indent(lines: Iterable[str], by: int = 4) -> str:
 
 
 def approval(data: JsonObject, look: Look) -> str:
-    """What is asked: the exact command, its effects, and the rule that wants a person's word."""
+    """What is asked: the exact command, what it changes, and the rule that wants a person's word."""
     call = data.get("call") or {}
     tool = str(call.get("tool", data.get("tool", "a tool")))
     command = safetext.exact(str(data.get("command") or invocation(tool, call.get("args") or {})))
     text = look.style("bold", f"{safetext.one_line(tool)} wants to run:") + "\n"
     text += _indent(look.style("cyan", line) for line in command.split("\n"))
-    text += _indent(effect_lines(data.get("effects") or {}, limit=_MAX_SHOWN), 2)
+    text += _indent(found_out(data, look), 2)
     return text + _indent([look.style("dim", because(data))], 2)
+
+
+def found_out(data: JsonObject, look: Look) -> list[str]:
+    """The exact changes, where the call was tried; else its effects as far as they are known."""
+    effects = dict(data.get("effects") or {})
+    told = data.get("changes") or effects.get("changes")
+    if told is None:
+        lines = effect_lines(effects, limit=_MAX_SHOWN)
+        why = data.get("no_preview") or effects.get("no_preview")
+        return [*lines, look.style("yellow", f"not tried  {safetext.one_line(str(why))}")] if why else lines
+    beside = {name: effects.get(name) for name in ("network", "signals", "opaque")}
+    return effect_lines(beside, limit=_MAX_SHOWN) + changes.lines(told, look) + _tried(data, look)
+
+
+def _tried(data: JsonObject, look: Look) -> list[str]:
+    """How the trial ended, when not well."""
+    ran = data.get("rehearsal") or {}
+    if ran.get("exit_code") in (0, None):
+        return []
+    said = safetext.exact(str(ran.get("stderr") or "").strip()).split("\n")[-3:]
+    head = look.style("red", f"it ended with exit code {ran['exit_code']}:")
+    return [head, *(f"  {line}" for line in said if line)]
 
 
 def because(judged: JsonObject) -> str:
@@ -89,6 +98,8 @@ def because(judged: JsonObject) -> str:
 def explanation(data: JsonObject, look: Look) -> str:
     """Everything known of a call that waits for approval: all effects, the rule, why it is asked."""
     lines = effect_lines(data.get("effects") or {}) or ["no effect on files, processes or network"]
+    if told := data.get("changes"):
+        lines += changes.lines(told, look, limit=EVERYTHING)
     call = data.get("call") or {}
     facts = [f"call      {safetext.one_line(invocation(str(call.get('tool', '?')), call.get('args') or {}))}"]
     why = [f"asked by  {because(data)}", "allowing it runs exactly this command in the sandbox, once"]
@@ -105,7 +116,9 @@ CHOICES = (
 )
 
 
-def choices(look: Look) -> str:
+def choices(look: Look, *, only_yes_or_no: bool = False) -> str:
+    if only_yes_or_no:
+        return look.style("bold", "[y]es  [n]o  e[x]plain  [?] ")
     return look.style("bold", "[y]es  [n]o  [e]dit  e[x]plain  [a]lways  [?] ")
 
 
@@ -143,13 +156,22 @@ def result(
     for index, call in enumerate(result.get("calls") or ()):
         shown_out += "" if index in streamed else _lines(out.text(str(call.get("stdout") or "")))
         shown_err += "" if index in streamed else _lines(err.text(str(call.get("stderr") or "")))
-        shown_err += call_trouble(call, err)
+        shown_err += call_trouble(call, err) + changed_line(call, err)
     answer = str(result.get("answer") or "")
     if result.get("status") in ("done", "needs_input"):
         shown_out += "" if answer.strip() == said.strip() else _lines(out.text(answer))
     elif answer not in shown_err:  # a denial's reason may stand there already
         shown_err += _lines(err.style("red", err.text(answer.rstrip("\n"))))
     return Shown(shown_out, shown_err + status_note(result, err) + footer(result, err))
+
+
+def changed_line(call: JsonObject, look: Look) -> str:
+    """One dim line for a call that changed something: how much, and how to take it back."""
+    told = (call.get("effects") or {}).get("changes")
+    if not told or not call.get("undo_id") or call.get("tool") == "undo":  # whose answer says it
+        return ""
+    line = f"{changes.totals(told)} · to take it back: llmos undo {call['undo_id']}"
+    return look.style("dim", safetext.one_line(line)) + "\n"
 
 
 def call_trouble(call: JsonObject, look: Look) -> str:
@@ -201,7 +223,7 @@ def plan(result: JsonObject, look: Look) -> str:
     for number, call in enumerate(calls, 1):
         line = safetext.exact(invocation(str(call.get("tool")), call.get("args") or {}))
         text += f"{number}. {line}\n     {_verdict(str(call.get('verdict')), look)}  {because(call)}\n"
-        text += _indent(effect_lines(call.get("effects") or {}), 5)
+        text += _indent(found_out(call, look), 5)
     if not calls:
         text += _lines(look.text(str(result.get("answer") or "no call")))
     return text

@@ -8,7 +8,8 @@ from typing import Any
 
 from llmos.console import safetext
 from llmos.console.listings import moment
-from llmos.console.render import Look, table, verdict
+from llmos.console.look import Look
+from llmos.console.render import table, verdict
 
 JsonObject = dict[str, Any]
 

@@ -13,7 +13,7 @@ import time
 from typing import TextIO
 
 from llmos.console import safetext
-from llmos.console.render import Look
+from llmos.console.look import Look
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _APPEAR_S = 0.3  # quick answers need no status line

@@ -131,6 +131,7 @@ def _label(kind: str, data: JsonObject) -> str:
     words = {
         "queued": "waiting for the model",
         "thinking": "thinking",
+        "rehearsing": "trying it on a copy",
         "running": "running",
         "text": "thinking",
     }

@@ -22,6 +22,7 @@ from llmos.daemon import hands, supervisor
 from llmos.daemon.hands import Hands
 from llmos.daemon.session import Session
 from llmos.daemon.thinking import Planner
+from llmos.daemon.undoing import Undoing
 from llmos.errors import CallFailed, Cancelled, LlmosError, Overloaded, UsageError
 from llmos.messages import Caller, Event, JsonObject
 
@@ -42,7 +43,7 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    session: Session
+    session: Session | Undoing
     owner: Client
     detached: bool
     since: float
@@ -55,6 +56,7 @@ class Broker:
         self.running: dict[str, Running] = {}
         self._watchers: set[Client] = set()
         self._hands: Hands | None = None
+        self._recovered = False
         self._broken: LlmosError | None = None  # why the newest manifests or policies are not in force
         self._loaded = asyncio.Event()
         self._loading = asyncio.Lock()
@@ -120,6 +122,9 @@ class Broker:
 
     async def _load_now(self) -> None:
         try:
+            if not self._recovered:
+                await asyncio.to_thread(_recover, self.settings)
+                self._recovered = True
             fresh = await asyncio.to_thread(hands.load, self.settings, self._hands)
         except LlmosError as error:
             log.error("not in force: %s %s", error, error.next_step)
@@ -132,7 +137,7 @@ class Broker:
 
     # --- requests ---
 
-    def admit(self, session: Session, owner: Client, *, detached: bool = False) -> None:
+    def admit(self, session: Session | Undoing, owner: Client, *, detached: bool = False) -> None:
         """Enter a request among the running; raises Overloaded, or UsageError for an id in use."""
         request_id = session.job.id
         if owner.gone:
@@ -146,7 +151,7 @@ class Broker:
         self.running[request_id] = Running(session, owner, detached, time.monotonic())
         self._idle.clear()
 
-    def release(self, session: Session) -> None:
+    def release(self, session: Session | Undoing) -> None:
         del self.running[session.job.id]
         if not self.running:
             self._idle.set()
@@ -216,6 +221,20 @@ class Broker:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _recover(settings: Settings) -> None:
+    """Finish changes that a crash cut off, before anybody is served. Raises CallFailed."""
+    from llmos.guard import commit, staging
+
+    try:
+        for undo_id in commit.recover(settings.undo):
+            log.warning("finished change %s, which had been cut off", undo_id)
+        staging.clear_forgotten()
+    except OSError as error:
+        raise CallFailed(
+            f"changes that were cut off cannot be finished: {error}", "Mend that, and start the daemon again."
+        ) from error
 
 
 def _watch(changed: Callable[[], None]) -> Watch:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from llmos import paths
 from llmos.config import Settings
+from llmos.daemon.rehearsal import Rehearser
 from llmos.daemon.request import Job
 from llmos.errors import CallFailed
 from llmos.messages import Caller, JsonObject, Outcome, Plan, ToolCall, Verdict
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llmos.guard.gate import Gate
     from llmos.guard.permit import Permit
     from llmos.guard.spawn import Spawner
+    from llmos.guard.staging import Stage
     from llmos.toolbox.catalog import Catalog
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Hands:
     def judge(self, call: ToolCall, job: Job) -> Judged:
         """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call."""
         plan = self._plan(call, job)
-        return Judged(plan, self._verdict(plan, job))
+        return Judged(plan, self.judge_plan(plan, job))
 
     def _plan(self, call: ToolCall, job: Job) -> Plan:
         from llmos.guard.caller import as_caller
@@ -60,7 +62,8 @@ class Hands:
     def _expand(self, plan: Plan, job: Job) -> Plan:
         return self.gate.expand(plan, cwd=job.cwd, home=job.home, caller=job.caller)
 
-    def _verdict(self, plan: Plan, job: Job) -> Verdict:
+    def judge_plan(self, plan: Plan, job: Job) -> Verdict:
+        """The verdict on a plan that has been made already."""
         return self.gate.judge(
             plan,
             job.caller,
@@ -82,7 +85,7 @@ class Hands:
             if call.tool != SHELL_TOOL
             else self._expand(shell_plan(str(call.args.get("command", ""))), job)
         )
-        verdict = self._verdict(plan, job)
+        verdict = self.judge_plan(plan, job)
         judgements = self.gate.explain(
             plan,
             job.caller,
@@ -110,16 +113,16 @@ class Hands:
         cancel: asyncio.Event,
     ) -> Outcome:
         """Permit, run, write down, read. Raises Denied, NeedsApproval, SandboxUnavailable, DiskFull."""
-        permit = await asyncio.to_thread(self._permit, judged, job, approved)
+        permit = await asyncio.to_thread(self.permit, judged, job, approved)
         outcome, ok = Outcome(), False
         try:
             outcome = await self.spawner.run(permit, on_output=on_output, cancel=cancel)
             ok = not failure(judged.plan, outcome)
         finally:
-            await asyncio.to_thread(self._finished, permit, outcome, ok)
+            await asyncio.to_thread(self.finished, permit, outcome, ok)
         return self.catalog.read(judged.plan, outcome)
 
-    def _permit(self, judged: Judged, job: Job, approved: bool) -> Permit:
+    def permit(self, judged: Judged, job: Job, approved: bool, stage: Stage | None = None) -> Permit:
         return self.gate.permit(
             judged.plan,
             judged.verdict,
@@ -132,14 +135,20 @@ class Hands:
             unattended=job.unattended,
             session=job.session,
             rules=job.rules,
+            stage=stage,
         )
 
-    def _finished(self, permit: Permit, outcome: Outcome, ok: bool) -> None:
+    def finished(self, permit: Permit, outcome: Outcome, ok: bool) -> None:
         """The journal's second line. The first stands, so a full disk does not take the result away."""
         try:
             self.gate.finished(permit, outcome, ok=ok)
         except CallFailed as error:
             log.error("request %s is done, but: %s", permit.request_id, error)
+
+    @property
+    def rehearser(self) -> Rehearser:
+        """For calls whose effects can be seen first, and taken back."""
+        return Rehearser(self)
 
     def refused(self, judged: Judged, job: Job) -> None:
         """Write down a decision after which nothing runs."""
@@ -162,8 +171,15 @@ class Hands:
         self.gate.remember(judged.plan, job.caller, cwd=job.cwd, write_roots=job.write_roots, rules=job.rules)
 
     def history(self, caller: Caller, limit: int) -> list[JsonObject]:
-        """The caller's own decisions with what came of them, newest last."""
-        return self.gate.audit.history(limit, caller.uid)
+        """The caller's own decisions with what came of them, newest last; `undo_id` where that is kept."""
+        from llmos.guard import undostore
+
+        entries = self.gate.audit.history(limit, caller.uid)
+        kept = {entry.header.request_id: entry for entry in undostore.entries()}
+        for told in entries:
+            if found := kept.get(str(told["id"])):
+                told |= {"undo_id": found.header.request_id, "undo": found.state.settled}
+        return entries
 
 
 def failure(plan: Plan, outcome: Outcome) -> str:

@@ -18,6 +18,7 @@ from llmos.daemon import rpc
 from llmos.daemon.broker import Broker
 from llmos.daemon.connection import Connection, Method, Table
 from llmos.daemon.session import Answer, Session
+from llmos.daemon.undoing import Undoing
 from llmos.errors import UsageError
 from llmos.messages import Ask, Consent, Event, JsonObject, ToolCall, new_id
 
@@ -91,7 +92,10 @@ class HistoryParams(_Params):
 
 
 class UndoParams(_Params):
-    undo_id: str = ""
+    undo_id: str = Field(default="", max_length=80)
+    id: str = Field(default_factory=new_id, pattern=_ID)
+    consent: Consent = "none"
+    mode: Literal["do", "plan"] = "do"
 
 
 class NoParams(_Params):
@@ -245,8 +249,17 @@ class Methods:
         return {"entries": await asyncio.to_thread(hands.history, client.caller, read.limit)}
 
     async def undo(self, params: JsonObject, client: Connection) -> JsonObject:
-        _read(UndoParams, params)
-        raise UsageError("nothing is recorded that could be undone", "See what was done: llmos history")
+        """Take back a change, or have it again: previewed and asked about like any other."""
+        read = _read(UndoParams, params)
+        job = requests.undo_job(client.caller, read.id, read.consent, plan_only=read.mode == "plan")
+        hands = await self._broker.hands()
+        undoing = Undoing(job, read.undo_id, hands, lambda event: self._broker.emit(event, client))
+        self._broker.admit(undoing, client)
+        try:
+            result = await undoing.run()
+        finally:
+            self._broker.release(undoing)
+        return result.model_dump(mode="json")
 
 
 def _words(params: AskParams | CallParams) -> tuple[str, tuple[ToolCall, ...]]:

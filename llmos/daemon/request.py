@@ -75,6 +75,23 @@ def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] 
     )
 
 
+def undo_job(caller: Caller, request_id: str, consent: Consent, *, plan_only: bool) -> Job:
+    """The request to take a change back: it brings neither words nor a folder of its own."""
+    return Job(
+        id=request_id,
+        caller=caller,
+        cwd="/",
+        home=places.home_of(caller.uid),
+        text="undo",
+        calls=(),
+        plan_only=plan_only,
+        consent=consent,
+        data=None,
+        write_roots=(),
+        session="",
+    )
+
+
 def clean_text(text: str, max_chars: int) -> str:
     """The request's text, normalised; raises UsageError naming what is wrong and where."""
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n")).strip()

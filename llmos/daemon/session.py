@@ -1,77 +1,38 @@
 """One request from its words to its result; the order of this file is the order of the work.
 
-    think -> judge every call -> show -> consent -> (judge again) -> run, stopping at the first failure
+    think -> judge every call -> show -> rehearse -> consent -> (judge again) -> run or commit
 
-All calls are judged before the first one runs: a request with one denied call runs nothing, and a
-person sees the whole before saying yes. What the planner returns is a proposal; nothing in it can
-approve, widen or skip anything. Consent comes from the client that asked, through `approve`.
-The session runs nothing itself: `Hands` (catalog, gate and spawner) does.
+It stops at the first failure. All calls are judged before the first one runs: a request with one denied
+call runs nothing. A call that changes files and would be asked about runs first on a copy-on-write view,
+so that the person says yes to what it really does (`rehearsal`); a call that comes after one that changes
+something is asked about at its turn, when what it will find is there. What the planner returns is a
+proposal; nothing in it can approve, widen or skip anything. Consent comes from the client that asked,
+through `approve`. Consent, rehearsal and running are `carrying`'s; here are words, verdicts and the result.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeVar
+from typing import Literal
 
-from llmos.daemon import request, telling
-from llmos.daemon.clock import Clock
-from llmos.daemon.hands import Hands, Judged, failure
+from llmos.daemon import rehearsal, request, telling
+from llmos.daemon.carrying import Answer, Carrying, Ended, Item
+from llmos.daemon.hands import Hands, Judged
 from llmos.daemon.request import Job
 from llmos.daemon.thinking import Planner
-from llmos.daemon.waiting import done_or_set
 from llmos.errors import Cancelled, Denied, LlmosError, NeedsApproval, NotUnderstood, UsageError
-from llmos.messages import (
-    Decision,
-    Event,
-    Outcome,
-    Result,
-    Status,
-    Think,
-    Thought,
-    ToolCall,
-)
+from llmos.messages import Decision, Event, Result, Status, Think, Thought, ToolCall
 
-_T = TypeVar("_T")
-Answer = Literal["yes", "no", "always", "edit"]
+__all__ = ["Answer", "Session"]
 
 
-@dataclass(slots=True)
-class _Item:
-    """One call on its way through the session."""
-
-    judged: Judged
-    approved: bool = False
-    outcome: Outcome | None = None
-
-
-@dataclass(slots=True)
-class _Question:
-    """What the person is being asked: which call, and where their answer arrives."""
-
-    index: int
-    answered: asyncio.Future[tuple[Answer, Judged | None]]
-
-
-class _Ended(Exception):
-    """The request is over before its end: the status, and what to tell the person."""
-
-    def __init__(self, status: Status, answer: str) -> None:
-        super().__init__(answer)
-        self.status, self.answer = status, answer
-
-
-class Session:
+class Session(Carrying):
     """`run` it once; `cancel` and `approve` come from outside while it runs."""
 
     def __init__(self, job: Job, hands: Hands, planner: Planner, emit: Callable[[Event], None]) -> None:
-        self.job = job
-        self._hands, self._planner, self._emit = hands, planner, emit
-        self._cancelled = asyncio.Event()
-        self._question: _Question | None = None
-        self._items: list[_Item] = []
-        self._clock = Clock()
+        super().__init__(job, hands, emit)
+        self._planner = planner
         self._route = "local"
 
     async def run(self) -> Result:
@@ -87,7 +48,7 @@ class Session:
     async def _to_the_end(self) -> Result:
         try:
             return self._result("done", await self._work())
-        except _Ended as ended:
+        except Ended as ended:
             return self._result(ended.status, ended.answer)
         except Denied as error:  # the gate had the last word, between judging and running
             return self._result("denied", telling.sentences(error))
@@ -110,19 +71,32 @@ class Session:
     async def _work(self) -> str | None:
         calls = self.job.calls or await self._calls_of_model()
         for call in calls:
-            self._items.append(_Item(await self._judge_first(call)))
+            self._items.append(Item(await self._judge_first(call)))
         if (reply := self._reply()) is not None:
             return reply
         for index in range(len(self._items)):
             self._show(index)
         if self.job.plan_only:
+            await self._preview()
             self._end_at_verdicts()
             return None
-        for index in range(len(self._items)):
-            await self._consent(index)
-        for index in range(len(self._items)):
-            await self._run(index)
+        await self._refuse_at_once()
+        try:
+            for index in range(self._first_change() + 1):
+                await self._consent(index)
+            for index in range(len(self._items)):
+                await self._run(index)
+        finally:
+            for item in self._items:
+                await self._drop(item)
         return None
+
+    async def _refuse_at_once(self) -> None:
+        """Nothing runs of a request of which one call is denied, or nobody is there to be asked about."""
+        await self._refuse_denied()
+        for item in self._items:
+            if item.judged.verdict.decision is Decision.ASK and self.job.consent == "none":
+                await self._refuse(item, "needs_approval", item.judged.verdict.reason)
 
     # --- think ---
 
@@ -161,11 +135,6 @@ class Session:
 
     # --- judge ---
 
-    async def _judge(self, call: ToolCall) -> Judged:
-        """Plan and judge one call; raises UsageError when it is not a valid call."""
-        with self._clock.policy():
-            return await asyncio.to_thread(self._hands.judge, call, self.job)
-
     async def _judge_first(self, call: ToolCall) -> Judged:
         try:
             return await self._judge(call)
@@ -183,136 +152,40 @@ class Session:
         if not replies:
             return None
         if replies[0].call.tool == "ask":
-            raise _Ended("needs_input", replies[0].reply or "")
+            raise Ended("needs_input", replies[0].reply or "")
         return replies[0].reply
-
-    def _denied(self) -> _Item | None:
-        items = (item for item in self._items if item.judged.verdict.decision is Decision.DENY)
-        return next(items, None)
 
     def _end_at_verdicts(self) -> None:
         """A plan ends like the real request would, up to the first thing that would run."""
         if denied := self._denied():
-            raise _Ended("denied", denied.judged.verdict.reason)
+            raise Ended("denied", denied.judged.verdict.reason)
         for item in self._items:
             if item.judged.verdict.decision is Decision.ASK and self.job.consent != "yes":
-                raise _Ended("needs_approval", item.judged.verdict.reason)
+                raise Ended("needs_approval", item.judged.verdict.reason)
 
-    async def _refuse(self, item: _Item, status: Status, answer: str) -> NoReturn:
-        """End the request before this call, and have that written down."""
-        await asyncio.to_thread(self._hands.refused, item.judged, self.job)
-        raise _Ended(status, answer)
+    # --- plan ---
 
-    # --- consent ---
-
-    async def _consent(self, index: int) -> None:
-        """Return once the call may run; a denied, declined or unattended one ends the request."""
-        await self._refuse_denied()
-        item = self._items[index]
-        while item.judged.verdict.decision is Decision.ASK and not item.approved:
-            if self.job.consent == "none":
-                await self._refuse(item, "needs_approval", item.judged.verdict.reason)
-            if self.job.consent == "yes":
-                item.approved = True
-            else:
-                await self._ask_person(index)
-                await self._refuse_denied()  # an edit may have made it so
-
-    async def _refuse_denied(self) -> None:
-        if denied := self._denied():
-            await self._refuse(denied, "denied", denied.judged.verdict.reason)
-
-    async def _ask_person(self, index: int) -> None:
-        item = self._items[index]
-        self._question = _Question(index, asyncio.get_running_loop().create_future())
-        self._send("approval", index=index, **telling.facts(item.judged))
-        timeout_s = self._hands.gate.settings.server.approval_timeout_s
+    async def _preview(self) -> None:
+        """For a plan: try what can be tried, show it, and throw it away."""
+        if self._denied():
+            return
+        first = self._first_change()
         try:
-            async with asyncio.timeout(timeout_s):
-                decision, edited = await self._unless_cancelled(self._question.answered)
-        except TimeoutError:
-            await self._refuse(item, "needs_approval", f"Nobody answered within {timeout_s:g} seconds.")
+            await self._rehearse(first)
         finally:
-            self._question = None
-        if decision == "no":
-            await self._refuse(item, "needs_approval", "You said no, so it was not run.")
-        if edited is None:
-            item.approved = True
-        else:
-            item.judged = edited
-            self._show(index)
-
-    async def approve(self, decision: Answer, call: ToolCall | None, index: int | None) -> None:
-        """The person's answer; raises UsageError when none is waited for, an edit is no valid call, or
-        "always" is not to be had. The question then still stands.
-        """
-        question = self._question
-        if question is None or question.answered.done():
-            raise UsageError(f"request {self.job.id} waits for no approval", "Wait for an `approval` event.")
-        if index is not None and index != question.index:
-            raise UsageError(f"call {question.index} is being asked about, not {index}", "Answer that one.")
-        edited = None
-        if decision == "edit":
-            if call is None:
-                raise UsageError("an edit needs `call`", 'Add "call": {"tool": …, "args": {…}}.')
-            edited = await self._judge(call)
-        if decision == "always":
-            await asyncio.to_thread(self._hands.remember, self._items[question.index].judged, self.job)
-        if not question.answered.done():
-            question.answered.set_result((decision, edited))
-
-    # --- run ---
-
-    async def _run(self, index: int) -> None:
-        item = self._items[index]
-        if index > 0:
-            await self._judge_again(index)
-        if self._cancelled.is_set():
-            raise Cancelled("the request was cancelled", "Nothing was run for it.")
-        self._send("running", index=index, tool=item.judged.plan.call.tool, command=item.judged.plan.command)
-        with self._clock.sandbox():
-            item.outcome = await self._hands.run(
-                item.judged,
-                self.job,
-                approved=item.approved,
-                on_output=lambda stream, text: self._send("output", index=index, stream=stream, text=text),
-                cancel=self._cancelled,
+            await self._drop(self._items[first])
+        for item in self._items[first + 1 :]:
+            item.preview = rehearsal.why_no_preview(item.judged.plan) or (
+                "" if item.judged.plan.read_only else "it comes after another change, and is tried after it"
             )
-        if why := failure(item.judged.plan, item.outcome):
-            raise _Ended("failed", why)
-
-    async def _judge_again(self, index: int) -> None:
-        """Earlier calls may have changed what this one does: approval holds for what was shown, only."""
-        item = self._items[index]
-        try:
-            fresh = await self._judge(item.judged.plan.call)
-        except UsageError as error:
-            raise _Ended("failed", f"{item.judged.plan.call.tool} can no longer be done: {error}") from error
-        if fresh.plan != item.judged.plan:
-            item.approved = False
-        item.judged = fresh
-        await self._consent(index)
 
     # --- cancel, events, result ---
 
-    def cancel(self) -> None:
-        """Stop at the next safe point: the planner at its next token, a running command at once."""
-        self._cancelled.set()
-
-    async def _unless_cancelled(self, future: asyncio.Future[_T]) -> _T:
-        if not await done_or_set(future, self._cancelled):
-            raise Cancelled("the request was cancelled", "Nothing was run for it.")
-        return future.result()
-
-    def _show(self, index: int) -> None:
-        self._send("call", index=index, **telling.facts(self._items[index].judged))
-
-    def _send(self, kind: str, **data: object) -> None:
-        self._emit(Event.model_validate({"id": self.job.id, "kind": kind, "data": data}))
-
     def _result(self, status: Status, answer: str | None) -> Result:
         calls = tuple(
-            telling.call_result(item.judged, item.outcome)
+            telling.call_result(
+                item.judged, item.outcome, changes=item.changes, preview=item.preview, undo_id=item.undo_id
+            )
             for item in self._items
             if item.judged.plan.reply is None
         )

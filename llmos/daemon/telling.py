@@ -21,10 +21,25 @@ def facts(judged: Judged) -> JsonObject:
     }
 
 
-def call_result(judged: Judged, outcome: Outcome | None) -> CallResult:
-    """One entry of `calls`; `exit_code` stays None for a call that did not run."""
+def call_result(
+    judged: Judged,
+    outcome: Outcome | None,
+    *,
+    changes: JsonObject | None = None,
+    preview: str = "",
+    undo_id: str = "",
+) -> CallResult:
+    """One entry of `calls`; `exit_code` stays None for a call that did not run.
+
+    `changes` is what it did or, in a plan, would do; `preview` says why that is not known.
+    """
     plan, verdict = judged.plan, judged.verdict
     ran = outcome or Outcome()
+    effects = plan.effects.model_dump(mode="json")
+    if changes is not None:
+        effects["changes"] = changes
+    if preview:
+        effects["no_preview"] = preview
     return CallResult(
         tool=plan.call.tool,
         args=plan.call.args,
@@ -34,7 +49,8 @@ def call_result(judged: Judged, outcome: Outcome | None) -> CallResult:
         exit_code=ran.exit_code,
         stdout=ran.stdout,
         stderr=ran.stderr,
-        effects=plan.effects.model_dump(mode="json"),
+        effects=effects,
+        undo_id=undo_id or None,
     )
 
 

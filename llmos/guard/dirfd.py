@@ -2,7 +2,7 @@
 
 What `changes` and `commit` are written in. Thin over the system calls; `OSError` on failure. Nothing here
 follows a symbolic link, and nothing is looked up by a path that a caller could have turned meanwhile.
-Sources: openat2(2), renameat2(2), ioctl_ficlone(2), lseek(2) SEEK_DATA, setfsuid(2), xattr(7).
+Sources: openat2(2), renameat2(2), ioctl_ficlone(2), lseek(2) SEEK_DATA, xattr(7).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmos.errors import DiskFull
@@ -30,7 +29,6 @@ _WHOLE = mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_MAGICLINKS
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _FICLONE = 0x40049409
 _BLOCK = 1 << 20
-_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 # The view's own marks, and what gives a file rights that its writer need not have had.
 OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 NOT_CARRIED = (*OVERLAY_XATTRS, "security.capability", "security.selinux", "security.ima", "security.evm")
@@ -221,41 +219,3 @@ def sync_file_system(fd: int) -> None:
     if _libc.syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-# --- in whose name -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def acting_as(uid: int, gid: int, groups: Sequence[int]) -> Iterator[None]:
-    """Touch files with this user's rights, in this thread alone: the kernel, not we, says what he may.
-
-    For a root broker that serves another user. Leaving uid 0 as the file system's user also lays down the
-    capabilities that override permissions (capabilities(7)). The C library's own calls would change every
-    thread's groups, so that one is made directly.
-    """
-    if os.geteuid() != 0 or uid == 0:
-        yield
-        return
-    before = os.getgroups()
-    _set_groups(groups)
-    _libc.setfsgid(gid)
-    _libc.setfsuid(uid)
-    try:
-        if _libc.setfsuid(-1) != uid or _libc.setfsgid(-1) != gid:
-            raise OSError(errno.EPERM, f"cannot act as uid {uid}")
-        yield
-    finally:
-        _libc.setfsuid(0)
-        _libc.setfsgid(0)
-        _set_groups(before)
-
-
-def _set_groups(groups: Sequence[int]) -> None:
-    number = _SETGROUPS.get(platform.machine())
-    if number is None:
-        raise OSError(errno.ENOSYS, f"acting as another user is not known on {platform.machine()}")
-    array = (ctypes.c_uint * len(groups))(*groups)
-    if _libc.syscall(ctypes.c_long(number), ctypes.c_long(len(groups)), array) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

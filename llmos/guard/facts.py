@@ -195,7 +195,7 @@ def _is_own_process(pid: int, uid: int) -> bool:
         return False
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - beside read_bytes
+        owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return True
     ours = b"python" in words[0] and any(_OURS.search(word) for word in words[1:5])

@@ -24,6 +24,8 @@ from llmos.guard.facts import Facts
 from llmos.guard.permit import Permit, mint
 from llmos.guard.policy import Judgement, Policy, answerable, strictest
 from llmos.guard.remembered import Remembered, Rule
+from llmos.guard.sandbox import is_within
+from llmos.guard.staging import Stage
 from llmos.guard.tiers import Tiers
 from llmos.messages import (
     Caller,
@@ -157,8 +159,11 @@ class Gate:
         unattended: bool = False,
         session: str = "",
         rules: str = "",
+        stage: Stage | None = None,
     ) -> Permit:
         """Leave to run, with its decision on disk. Raises Denied, NeedsApproval, DiskFull.
+
+        With a `stage` what it writes goes there, and a permit of that stage is what commits it.
 
         `verdict` is what the person was shown; the plan is judged again, by the rules the request started
         with and by those in force now, and the strictest counts: neither a stale verdict nor a policy that
@@ -190,11 +195,55 @@ class Gate:
             caller,
             request_id=request_id,
             cwd=cwd,
-            write_roots=() if plan.read_only else roots,
+            write_roots=() if plan.read_only else _staged(roots, stage),
             network=bool(plan.effects.network),
             data=data,
             hidden=hide,
+            stage="" if stage is None else str(stage.folder),
         )
+
+    def rehearse(
+        self,
+        plan: Plan,
+        verdict: Verdict,
+        *,
+        caller: Caller,
+        request_id: str,
+        cwd: str,
+        stage: Stage,
+        write_roots: Sequence[str] = (),
+        data: bytes | None = None,
+        rules: str = "",
+    ) -> Permit:
+        """Leave to run on a stage that is thrown away unless a permit says otherwise; without network.
+
+        For what would be asked about, so that the person sees what it does. Raises Denied, DiskFull.
+        """
+        self.audit.note("rehearsed", request_id, {
+            "uid": caller.uid, "cwd": cwd, "tool": plan.call.tool, "command": plan.command,
+            "verdict": verdict.decision.word, "rule": verdict.rule,
+        })  # fmt: skip
+        if verdict.decision is Decision.DENY:
+            raise Denied(verdict.reason, f"See why: llmos policy explain -- {plan.command}")
+        roots, hide = self._granted(caller, cwd, write_roots, rules)
+        return mint(
+            plan,
+            verdict,
+            caller,
+            request_id=request_id,
+            cwd=cwd,
+            write_roots=_staged(roots, stage),
+            network=False,
+            data=data,
+            hidden=hide,
+            stage=str(stage.folder),
+        )
+
+    def granted_roots(
+        self, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str = ""
+    ) -> tuple[str, ...]:
+        """The write roots a permit would have."""
+        return self._granted(caller, cwd, write_roots, rules)[0]
 
     def _granted(
         self, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str
@@ -269,6 +318,16 @@ def shell_plan(text: str) -> Plan:
     """Any text as a shell command to be judged, however odd; nothing of it is known yet."""
     call = ToolCall(tool=SHELL_TOOL, args={"command": text})
     return Plan(call=call, command=text, effects=Effects(), steps=(Shell(text=text),), read_only=False)
+
+
+def _staged(roots: tuple[str, ...], stage: Stage | None) -> tuple[str, ...]:
+    """The roots of the stage, each of which must still be granted."""
+    if stage is None:
+        return roots
+    lost = [path for path in stage.write_roots if not any(is_within(path, root) for root in roots)]
+    if lost:
+        raise Denied(f"{lost[0]} may not be written any more", "Make the request again.")
+    return stage.write_roots
 
 
 def _with_shell(plan: Plan, cwd: str, home: str) -> Plan:

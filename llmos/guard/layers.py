@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmos.errors import LlmosError, SandboxUnavailable, UsageError
+from llmos.errors import LlmosError, NoPreview, SandboxUnavailable, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +70,7 @@ def explain(layer: str, error: str) -> LlmosError:
             f"a folder cannot be made writable: {error}",
             "Name an existing folder by a path without symbolic links, and try again.",
         )
+    if layer == "stage":
+        return NoPreview(f"{LAYERS[layer].what} cannot be had ({error})", LAYERS[layer].mend)
     known = LAYERS.get(layer, LAYERS["launcher"])
     return SandboxUnavailable(f"no sandbox: {known.what} cannot be had ({error})", known.mend)

@@ -255,7 +255,7 @@ def _is_foreign(name: str, marks: Landmarks) -> bool:
 
 def _stat(path: str) -> os.stat_result | None:
     try:
-        return os.stat(path)  # noqa: PTH116 - faster, and it is called for every path
+        return os.stat(path)
     except (OSError, ValueError):
         return None
 

@@ -21,18 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmos import paths
-from llmos.guard import sandbox
+from llmos.errors import NoPreview
+from llmos.guard import nodes, sandbox
 from llmos.guard.dirfd import copy_attributes, explain_full_disk, fs_type, open_whole, xattr_path
+from llmos.guard.nodes import Node
 
 # statfs(2) f_type of file systems that can be a lower layer and exchange two names atomically.
 _KNOWN = {
     0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x01021994: "tmpfs", 0xF2F52010: "f2fs",
     0xCA451A4E: "bcachefs", 0x794C7630: "overlayfs",
 }  # fmt: skip
-
-
-class NoPreview(Exception):
-    """The effects of a call cannot be shown before it runs; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,7 @@ class Stage:
     folder: Path
     roots: tuple[Root, ...]
     lock_fd: int
+    root_nodes: tuple[Node, ...] = ()  # the folders as they were when the stage was made
 
     @property
     def write_roots(self) -> tuple[str, ...]:
@@ -86,8 +85,9 @@ def create(name: str, write_roots: Iterable[str]) -> Stage:
         stage = Stage(folder, roots, lock_fd)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX)
-            for number, root in enumerate(roots):
-                _make_layer(folder / str(number), root)
+            stage.root_nodes = tuple(
+                _make_layer(folder / str(number), root) for number, root in enumerate(roots)
+            )
         except BaseException:
             stage.discard()
             raise
@@ -108,13 +108,14 @@ def _root(path: str) -> Root:
     return root
 
 
-def _make_layer(place: Path, root: Root) -> None:
+def _make_layer(place: Path, root: Root) -> Node:
     """An empty layer whose top looks like the root's: that is what the view shows as the root itself."""
     for part in ("", "upper", "work", "lower"):
         (place / part).mkdir(mode=0o700)
     fd = open_whole(root.folder, os.O_PATH | os.O_DIRECTORY)
     try:
         copy_attributes(xattr_path(fd), place / "upper")
+        return nodes.read_fd(fd)
     except OSError as error:
         # Somebody else's folder, which we may write in and not make the like of.
         raise NoPreview(f"{root.folder} cannot be imitated: {error.strerror}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmos.console import listings, render
-from llmos.console.render import Look
+from llmos.console.look import Look
 
 PIPE, TERMINAL, COLOUR = Look(), Look(terminal=True), Look(terminal=True, colour=True)
 

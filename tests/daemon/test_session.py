@@ -397,9 +397,10 @@ def test_history_tells_what_was_done(client: Client, folder: Path) -> None:
 
 
 def test_undo_says_honestly_that_there_is_nothing(client: Client) -> None:
-    error = client.error("undo")
-    assert "undone" in error["message"]
-    assert error["data"]["next_step"]
+    for params in ({}, {"undo_id": "never"}):
+        error = client.error("undo", **params)
+        assert "nothing is" in error["message"]
+        assert "history" in error["data"]["next_step"]
 
 
 def test_tools_lists_the_manifests(client: Client) -> None:

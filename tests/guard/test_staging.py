@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from llmos.errors import NoPreview
 from llmos.guard import staging
 from llmos.guard.permit import mint
-from llmos.guard.staging import NoPreview, Stage
+from llmos.guard.staging import Stage
 from llmos.messages import Effects, Outcome, Plan, Shell, ToolCall, new_id
 from tests.guard.boxes import VERDICT, Bench
 

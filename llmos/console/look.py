@@ -1,0 +1,23 @@
+"""How text is written to a stream: harmless for a terminal, coloured where colours are welcome. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmos.console import safetext
+
+_STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a stream is to be written to: `terminal` makes text harmless, `colour` adds SGR codes."""
+
+    terminal: bool = False
+    colour: bool = False
+
+    def style(self, name: str, text: str) -> str:
+        return f"\x1b[{_STYLES[name]}m{text}\x1b[0m" if self.colour and text else text
+
+    def text(self, text: str) -> str:
+        return safetext.output(text) if self.terminal else text

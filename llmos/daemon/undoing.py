@@ -1,0 +1,224 @@
+"""`undo`: take back what a request changed, or have it again; itself judged, shown, asked and recorded.
+
+    choose the transactions -> look at what stands there now -> judge -> show -> consent -> turn, newest first
+
+It is refused, with the paths, when somebody has changed them since: nothing of theirs is overwritten, and
+nothing is half taken back. It has a `Session`'s verbs: `run` once, `approve` and `cancel` from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmos.daemon import telling
+from llmos.daemon.clock import Clock
+from llmos.daemon.hands import Hands, Judged
+from llmos.daemon.request import Job
+from llmos.daemon.waiting import done_or_set
+from llmos.errors import CallFailed, Cancelled, Denied, NeedsApproval, UsageError
+from llmos.guard.slots import Conflict
+from llmos.messages import (
+    CallResult,
+    Decision,
+    Effects,
+    Event,
+    JsonObject,
+    Outcome,
+    Plan,
+    Result,
+    Status,
+    ToolCall,
+)
+
+if TYPE_CHECKING:
+    from llmos.daemon.session import Answer
+    from llmos.guard.commit import Reversal
+    from llmos.guard.undostore import Entry
+
+UNDO_TOOL = "undo"
+MAX_NAMED = 10  # paths in the sentence that says what stands in the way
+
+
+class Undoing:
+    """One undo. `job` has neither words nor calls; `undo_id` may be empty for the newest change."""
+
+    def __init__(self, job: Job, undo_id: str, hands: Hands, emit: Callable[[Event], None]) -> None:
+        self.job = job
+        self._undo_id, self._hands, self._emit = undo_id, hands, emit
+        self._cancelled = asyncio.Event()
+        self._answer: asyncio.Future[str] | None = None
+        self._calls: list[CallResult] = []
+        self._clock = Clock()
+
+    async def run(self) -> Result:
+        status: Status = "failed"
+        try:
+            status, answer = await self._to_the_end()
+        finally:
+            self._send("finished", status=status)
+        return Result(
+            id=self.job.id,
+            status=status,
+            calls=tuple(self._calls),
+            answer=answer,
+            timing=self._clock.timing(),
+        )
+
+    async def _to_the_end(self) -> tuple[Status, str]:
+        entries = await asyncio.to_thread(choose, self._undo_id, self.job.caller.uid)
+        done: list[Entry] = []
+        for index, entry in enumerate(entries):
+            try:
+                if problem := await self._turn(index, entry):
+                    return problem
+            except Conflict as conflict:
+                return "failed", _moved_on([conflict.path])
+            except Denied as error:
+                return "denied", telling.sentences(error)
+            except NeedsApproval as error:
+                return "needs_approval", telling.sentences(error)
+            done.append(entry)
+        return ("done", "") if self.job.plan_only else ("done", _finished(done))
+
+    async def _turn(self, index: int, entry: Entry) -> tuple[Status, str] | None:
+        """One transaction; a status with its reason ends the request."""
+        from llmos.guard import commit
+
+        planned = await asyncio.to_thread(commit.reversal, entry)
+        judged, told = await asyncio.to_thread(self._judge, planned)
+        self._send("call", index=index, **telling.facts(judged), changes=told)
+        self._calls.append(telling.call_result(judged, None, changes=told))
+        if planned.moved_on:
+            return "failed", _moved_on(list(planned.moved_on))
+        verdict = judged.verdict
+        if verdict.decision is Decision.DENY:
+            await asyncio.to_thread(self._hands.refused, judged, self._as_of(entry))
+            return "denied", verdict.reason
+        if self.job.plan_only:
+            ask = verdict.decision is Decision.ASK and self.job.consent != "yes"
+            return ("needs_approval", verdict.reason) if ask else None
+        if not await self._consent(index, judged, told):
+            await asyncio.to_thread(self._hands.refused, judged, self._as_of(entry))
+            said = (
+                "You said no, so nothing was taken back."
+                if self.job.consent == "interactive"
+                else verdict.reason
+            )
+            return "needs_approval", said
+        if self._cancelled.is_set():
+            raise Cancelled("the request was cancelled", "Nothing was taken back.")
+        self._send("running", index=index, tool=UNDO_TOOL, command=judged.plan.command)
+        await asyncio.to_thread(self._do, planned, judged)
+        self._calls[-1] = telling.call_result(
+            judged, Outcome(exit_code=0), changes=told, undo_id=entry.header.id
+        )
+        return None
+
+    # --- judge, consent, do ---
+
+    def _as_of(self, entry: Entry) -> Job:
+        """The request as it stands in the folder of the change: its write roots count, not today's."""
+        from dataclasses import replace
+
+        return replace(self.job, cwd=entry.header.cwd, write_roots=entry.header.write_roots)
+
+    def _judge(self, planned: Reversal) -> tuple[Judged, JsonObject]:
+        from llmos.guard import reversing
+
+        header = planned.entry.header
+        writes, deletes = reversing.paths_of(planned)
+        plan = Plan(
+            call=ToolCall(tool=UNDO_TOOL, args={"undo_id": header.id}),
+            command=f"llmos undo {header.id} # {reversing.word(planned)}: {header.command}",
+            effects=Effects(writes=writes, deletes=deletes),
+            steps=(),
+            read_only=False,
+        )
+        verdict = self._hands.judge_plan(plan, self._as_of(planned.entry))
+        return Judged(plan, verdict), reversing.told(planned)
+
+    async def _consent(self, index: int, judged: Judged, told: JsonObject) -> bool:
+        if judged.verdict.decision is Decision.ALLOW or self.job.consent == "yes":
+            return True
+        if self.job.consent == "none":
+            return False
+        self._answer = asyncio.get_running_loop().create_future()
+        self._send("approval", index=index, **telling.facts(judged), changes=told)
+        if not await done_or_set(self._answer, self._cancelled):
+            raise Cancelled("the request was cancelled", "Nothing was taken back.")
+        return self._answer.result() == "yes"
+
+    def _do(self, planned: Reversal, judged: Judged) -> None:
+        from llmos.guard import commit
+
+        permit = self._hands.permit(judged, self._as_of(planned.entry), approved=True)
+        ok = False
+        try:
+            commit.turn(permit, planned)
+            ok = True
+        finally:
+            self._hands.finished(permit, Outcome(exit_code=0 if ok else 1), ok)
+            if ok:
+                self._note(planned)
+
+    def _note(self, planned: Reversal) -> None:
+        kind = "undone" if planned.direction == "back" else "redone"
+        facts = {"uid": self.job.caller.uid, "undo_id": planned.entry.header.id}
+        try:
+            self._hands.gate.audit.note(kind, self.job.id, facts)
+        except CallFailed:
+            return  # the decision and its end stand in the journal
+
+    # --- from outside ---
+
+    async def approve(self, decision: Answer, call: ToolCall | None, index: int | None) -> None:
+        if self._answer is None or self._answer.done():
+            raise UsageError(f"request {self.job.id} waits for no approval", "Wait for an `approval` event.")
+        if decision not in ("yes", "no"):
+            raise UsageError("an undo is asked about every time, as it is", "Answer yes or no.")
+        self._answer.set_result(decision)
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def _send(self, kind: str, **data: object) -> None:
+        self._emit(Event.model_validate({"id": self.job.id, "kind": kind, "data": data}))
+
+
+def choose(undo_id: str, uid: int) -> list[Entry]:
+    """The transactions meant, in the order they are turned. Raises UsageError when there are none."""
+    from llmos.guard import undostore
+
+    mine = [entry for entry in undostore.entries() if entry.header.uid == uid]
+    if not undo_id:
+        newest = next((entry for entry in reversed(mine) if entry.state.settled == "committed"), None)
+        if newest is None:
+            raise UsageError("nothing is recorded that could be undone", "See what was done: llmos history")
+        undo_id = newest.header.request_id
+    group = [entry for entry in mine if undo_id in (entry.header.id, entry.header.request_id)]
+    if exact := [entry for entry in group if entry.header.id == undo_id and "." in undo_id]:
+        group = exact
+    if not group:
+        raise UsageError(
+            f"nothing is kept that {undo_id} changed", "Changes expire: see what is kept in llmos history"
+        )
+    committed = [entry for entry in group if entry.state.settled == "committed"]
+    return list(reversed(committed)) if committed else group
+
+
+def _moved_on(paths: list[str]) -> str:
+    named = ", ".join(paths[:MAX_NAMED]) + (
+        f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
+    )
+    return f"Not taken back, because it was changed since: {named}. Nothing was touched."
+
+
+def _finished(done: list[Entry]) -> str:
+    """What to say at the end, and how to turn it once more."""
+    word = "Taken back" if done[0].state.settled == "committed" else "Done again"
+    opposite = "To have it again" if word == "Taken back" else "To take it back"
+    ids = {entry.header.request_id for entry in done}
+    undo_id = ids.pop() if len(done) > 1 else done[0].header.id
+    return f"{word}. {opposite}: llmos undo {undo_id}"

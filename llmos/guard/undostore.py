@@ -1,0 +1,231 @@
+"""What was changed, kept so that it can be taken back: one folder for each transaction.
+
+    undo/lock                 one transaction is worked on at a time, whichever daemon does it
+    undo/ID/header.json       who, when, which command, how much: what `history` needs
+    undo/ID/manifest.json     every change; once it is on disk the transaction will be finished, come what may
+    undo/ID/state.json        committed or undone, or on the way to one of them
+    undo/ID/left.json         what each name was when we left it: what `undo` compares with
+    undo/ID/objects/N         what the N-th change displaced, or is going to put in place
+
+A folder without a manifest is an attempt that never touched anything. The store has a quota and its
+entries expire, oldest first (`[undo]` in config.toml).
+Not protected against: its owner changing files in it; they are only his.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from llmos import paths
+from llmos.config import UndoSettings
+from llmos.guard import nodes
+from llmos.guard.changes import Change, Folder
+from llmos.guard.nodes import Node
+from llmos.guard.staging import Root, remove_tree
+
+Settled = Literal["committed", "undone", "removed"]
+Direction = Literal["forward", "back"]
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One transaction, in short. `id` is its request's, with a number after the first."""
+
+    id: str
+    request_id: str
+    uid: int
+    gid: int
+    time: float
+    cwd: str
+    tool: str
+    command: str
+    write_roots: tuple[str, ...]
+    created: int
+    modified: int
+    deleted: int
+    kept_bytes: int  # of what was displaced
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a transaction stands. While `doing` is set it is on its way to `settled`."""
+
+    settled: Settled
+    doing: Direction | Literal[""] = ""
+    time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Every change of a transaction, and the folders it is about as they were known then."""
+
+    roots: tuple[Root, ...]
+    root_nodes: tuple[Node, ...]
+    changes: tuple[Change, ...]
+    folders: tuple[Folder, ...]
+
+
+def undo_dir() -> Path:
+    return paths.state_dir() / "undo"
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[Path]:
+    """The store, with nobody else at work in it."""
+    folder = paths.ensure_private(undo_dir())
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(fd)
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def write_durably(folder: Path, name: str, value: Any) -> None:
+    """Replace a file as a whole; when this returns it survives a loss of power."""
+    fresh = folder / f"{name}.new"
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        json.dump(value, file, separators=(",", ":"))
+        file.flush()
+        os.fsync(fd)
+    fresh.replace(folder / name)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_durably(folder, "manifest.json", {
+        "roots": [[root.path, root.only] for root in manifest.roots],
+        "root_nodes": [node.to_json() for node in manifest.root_nodes],
+        "changes": [[c.root, c.path, c.how, c.before.to_json(), c.after.to_json()] for c in manifest.changes],
+        "folders": [[f.root, f.path, f.before.to_json(), f.after.to_json()] for f in manifest.folders],
+    })  # fmt: skip
+
+
+def read_manifest(folder: Path) -> Manifest:
+    found = _load(folder / "manifest.json")
+    node = nodes.from_json
+    return Manifest(
+        tuple(Root(path, only) for path, only in found["roots"]),
+        tuple(node(values) for values in found["root_nodes"]),
+        tuple(
+            Change(root, path, how, node(old), node(new)) for root, path, how, old, new in found["changes"]
+        ),
+        tuple(Folder(root, path, node(old), node(new)) for root, path, old, new in found["folders"]),
+    )
+
+
+def write_header(folder: Path, header: Header) -> None:
+    write_durably(folder, "header.json", asdict(header))
+
+
+def read_header(folder: Path) -> Header:
+    found = _load(folder / "header.json")
+    return Header(**{**found, "write_roots": tuple(found["write_roots"])})
+
+
+def write_state(folder: Path, state: State) -> None:
+    write_durably(folder, "state.json", asdict(replace(state, time=time.time())))
+
+
+def read_state(folder: Path) -> State:
+    return State(**_load(folder / "state.json"))
+
+
+def write_left(folder: Path, left: list[Node]) -> None:
+    write_durably(folder, "left.json", [node.to_json() for node in left])
+
+
+def read_left(folder: Path) -> list[Node]:
+    return [nodes.from_json(values) for values in _load(folder / "left.json")]
+
+
+def _load(file: Path) -> Any:
+    return json.loads(file.read_bytes())
+
+
+# --- the whole store ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    folder: Path
+    header: Header
+    state: State
+
+
+def entries() -> list[Entry]:
+    """Every transaction that took place, oldest first; what cannot be read is not one."""
+    found = []
+    for folder in _folders():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if (folder / "manifest.json").exists():
+                found.append(Entry(folder, read_header(folder), read_state(folder)))
+    return sorted(found, key=lambda entry: entry.header.time)
+
+
+def _folders() -> list[Path]:
+    try:
+        return [place for place in undo_dir().iterdir() if place.is_dir() and not place.is_symlink()]
+    except FileNotFoundError:
+        return []
+
+
+def new_folder(request_id: str) -> tuple[str, Path]:
+    """The id and the empty folder of a new transaction of this request."""
+    number = 1
+    while True:
+        name = request_id if number == 1 else f"{request_id}.{number}"
+        with contextlib.suppress(FileExistsError):
+            (undo_dir() / name).mkdir(mode=0o700)
+            return name, undo_dir() / name
+        number += 1
+
+
+def remove(folder: Path) -> None:
+    """Forget a transaction; its manifest goes first, so that half of one is never taken for one."""
+    for name in ("manifest.json", "state.json"):
+        (folder / name).unlink(missing_ok=True)
+    remove_tree(folder)
+
+
+def prune(settings: UndoSettings) -> list[str]:
+    """Remove what has expired and, oldest first, what is over the quota; the ids. Call it `locked`."""
+    kept = [entry for entry in entries() if not entry.state.doing]
+    oldest = time.time() - settings.max_age_days * DAY_S
+    total = sum(entry.header.kept_bytes for entry in kept)
+    gone = []
+    for entry in kept:
+        if total <= settings.max_bytes and max(entry.header.time, entry.state.time) >= oldest:
+            continue
+        total -= entry.header.kept_bytes
+        remove(entry.folder)
+        gone.append(entry.header.id)
+    return gone
+
+
+def remove_attempts() -> None:
+    """Folders of attempts that were cut off before they touched anything. Call it `locked`."""
+    for folder in _folders():
+        if not (folder / "manifest.json").exists():
+            remove_tree(folder)
