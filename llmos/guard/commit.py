@@ -286,6 +286,31 @@ def turn(permit: Permit, planned: Reversal, on_step: OnStep = slots.unheard) -> 
                     raise
                 raise _cannot(error) from error
             _settled(folder, drive, settled)
+            _relearn(folder, drive)
+
+
+def _relearn(folder: Path, drive: Drive) -> None:
+    """A file that came back is, for the change that had left it there, as it was, but for the time of that.
+
+    Without this, of two changes to one file only the newer could be taken back.
+    """
+    now = {
+        drive.shown(change): node for change, node in zip(drive.manifest.changes, drive.left(), strict=True)
+    }
+    for entry in undostore.entries():
+        if entry.folder == folder or entry.state.doing or entry.header.uid != drive.caller.uid:
+            continue
+        manifest, left = undostore.read_manifest(entry.folder), undostore.read_left(entry.folder)
+        fresh = [
+            _same_but_touched(now.get(manifest.shown(c)), n)
+            for c, n in zip(manifest.changes, left, strict=True)
+        ]
+        if fresh != left:
+            undostore.write_left(entry.folder, fresh)
+
+
+def _same_but_touched(now: Node | None, left: Node) -> Node:
+    return now if now is not None and now.kind != "absent" and nodes.same(now, left) else left
 
 
 def _turn_back(

@@ -219,7 +219,7 @@ class Drive:
     # --- looking ---
 
     def shown(self, change: Change) -> str:
-        return os.path.join(self.manifest.roots[change.root].folder, change.path)
+        return self.manifest.shown(change)
 
     def left(self) -> list[Node]:
         """What stands at the name of each change now."""

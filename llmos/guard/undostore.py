@@ -73,6 +73,10 @@ class Manifest:
     changes: tuple[Change, ...]
     folders: tuple[Folder, ...]
 
+    def shown(self, change: Change) -> str:
+        """The change's absolute path."""
+        return os.path.join(self.roots[change.root].folder, change.path)
+
 
 def undo_dir() -> Path:
     return paths.state_dir() / "undo"
