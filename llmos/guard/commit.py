@@ -48,6 +48,7 @@ from llmos.messages import Caller
 log = logging.getLogger(__name__)
 
 _CLOCK_REALTIME_COARSE = 5
+_MANY = 16  # files: from there on one call for the whole file system is cheaper
 Witnesses = dict[str, Node]
 
 
@@ -110,7 +111,7 @@ def commit(permit: Permit, rehearsed: Rehearsed, on_step: OnStep = slots.unheard
                 if moved := drive.moved_on({}):
                     raise Conflict(moved[0])
                 on_step("manifest")
-                undostore.write_state(folder, State("committed", "forward"))
+                undostore.write_state(folder, State("committed", "forward"), last=False)
                 undostore.write_manifest(folder, manifest)
                 _forward_or_not_at_all(folder, manifest, permit, drive)
         except BaseException:
@@ -182,8 +183,25 @@ def _move_objects(stage: Stage, found: Found, objects: Path) -> list[Change]:
         assert all(near), "stages and the store are on one mount"
         for number, change in enumerate(found.changes):
             changes.append(_move_object(change, str(number), uppers[change.root], objects_fd))
-        sync_file_system(objects_fd)
+        _sync_objects(objects_fd)
     return changes
+
+
+def _sync_objects(objects_fd: int) -> None:
+    """The new content onto the disk: a few files one by one, many with everything else there is."""
+    names = os.listdir(objects_fd)
+    try:
+        for name in names if len(names) <= _MANY else ():
+            if nodes.read(objects_fd, name).kind == "file":
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=objects_fd)
+                os.fsync(fd)
+                os.close(fd)
+    except PermissionError:  # a mode that keeps its owner out
+        names = []
+    if 0 < len(names) <= _MANY:
+        os.fsync(objects_fd)
+    else:
+        sync_file_system(objects_fd)
 
 
 def _move_object(change: Change, slot: str, upper: int, objects_fd: int) -> Change:

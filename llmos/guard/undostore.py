@@ -97,8 +97,8 @@ def locked() -> Iterator[Path]:
 # --- files -----------------------------------------------------------------------------------------
 
 
-def write_durably(folder: Path, name: str, value: Any) -> None:
-    """Replace a file as a whole; when this returns it survives a loss of power."""
+def write_durably(folder: Path, name: str, value: Any, *, last: bool = True) -> None:
+    """Replace a file as a whole; when the `last` of several is written, all survive a loss of power."""
     fresh = folder / f"{name}.new"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "w", encoding="ascii") as file:
@@ -106,7 +106,8 @@ def write_durably(folder: Path, name: str, value: Any) -> None:
         file.flush()
         os.fsync(fd)
     fresh.replace(folder / name)
-    sync_folder(folder)
+    if last:
+        sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -140,7 +141,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_header(folder: Path, header: Header) -> None:
-    write_durably(folder, "header.json", asdict(header))
+    write_durably(folder, "header.json", asdict(header), last=False)
 
 
 def read_header(folder: Path) -> Header:
@@ -148,8 +149,8 @@ def read_header(folder: Path) -> Header:
     return Header(**{**found, "write_roots": tuple(found["write_roots"])})
 
 
-def write_state(folder: Path, state: State) -> None:
-    write_durably(folder, "state.json", asdict(replace(state, time=time.time())))
+def write_state(folder: Path, state: State, *, last: bool = True) -> None:
+    write_durably(folder, "state.json", asdict(replace(state, time=time.time())), last=last)
 
 
 def read_state(folder: Path) -> State:
@@ -157,7 +158,7 @@ def read_state(folder: Path) -> State:
 
 
 def write_left(folder: Path, left: list[Node]) -> None:
-    write_durably(folder, "left.json", [node.to_json() for node in left])
+    write_durably(folder, "left.json", [node.to_json() for node in left], last=False)
 
 
 def read_left(folder: Path) -> list[Node]:
