@@ -102,6 +102,9 @@ def daemon(options: argparse.Namespace) -> int:
     """Serve in the foreground until a signal, or stop the one that runs."""
     if options.action == "stop":
         return stop_daemon(Path(options.socket) if options.socket else None)
+    from llmos.daemon import lean
+
+    lean.leave_out_openssl()
     from llmos.daemon import server
 
     return server.run(Path(options.socket).absolute() if options.socket else None)

@@ -86,7 +86,7 @@ def _names(pattern: str) -> list[str]:
     """As find -name sees them; hidden ones only for a pattern that says so."""
     folder, name = os.path.split(pattern)
     try:
-        there = os.listdir(folder)  # noqa: PTH208 - names are wanted, not paths
+        there = os.listdir(folder)
     except OSError:
         return []
     hidden, expression = name.startswith("."), re.compile(fnmatch.translate(name.replace("[", "[[]")))

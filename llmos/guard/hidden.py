@@ -103,7 +103,7 @@ _looked: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, int], tuple[str, ...
 def _present(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
     """The paths in `folder` that one of the patterns matches; read again only when the folder has changed."""
     try:
-        seen = os.stat(folder or "/")  # noqa: PTH116 - one call, no object
+        seen = os.stat(folder or "/")
     except OSError:
         return ()
     state = seen.st_ino, seen.st_ctime_ns  # not the time of modification, which a command can set back

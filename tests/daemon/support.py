@@ -19,6 +19,8 @@ from llmos.wire import FrameBuffer
 MAIN = """
 import json, sys
 from pathlib import Path
+from llmos.daemon import lean
+lean.leave_out_openssl()
 from llmos.config import Settings
 from llmos.daemon import server
 settings = Settings.model_validate(json.loads(sys.argv[2]))
