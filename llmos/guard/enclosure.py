@@ -30,7 +30,8 @@ _FIRST_FREE_FD = 16
 _MAX_JOB_BYTES = 1 << 24
 _MAX_FILTER_BYTES = 8 * 4096  # BPF_MAXINSNS
 _LIMITS = {
-    resource.RLIMIT_CORE: 0,
+    # 1, not 0: a core_pattern that names a program is started, by host root, for 0 too; 1 stops it (core(5)).
+    resource.RLIMIT_CORE: 1,
     resource.RLIMIT_MEMLOCK: 8 << 20,
     resource.RLIMIT_MSGQUEUE: 0,
 }

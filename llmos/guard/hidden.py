@@ -34,6 +34,15 @@ HOME = (
     ".cache/google-chrome", ".cache/chromium", ".local/share/containers/storage",
     ".claude", ".claude.json", ".codex", ".gemini", ".config/github-copilot",
     ".local/share/evolution", ".config/Signal", ".config/Slack", ".config/discord",
+    ".cursor", ".config/goose", ".local/share/opencode", ".openai", ".config/openai", ".config/anthropic",
+    ".bundle/config", ".composer/auth.json", ".config/composer/auth.json", ".nuget/NuGet/NuGet.Config",
+    ".config/containers/auth.json", ".config/helm/registry", ".huggingface/token", ".cache/huggingface/token",
+    ".databrickscfg", ".snowsql", ".dbt/profiles.yml", ".config/configstore", ".config/stripe",
+    ".config/ngrok", ".ngrok2", ".config/fly", ".fly", ".config/heroku", ".config/netlify", ".vercel",
+    ".circleci/cli.yml", ".tsh", ".vault_pass", ".config/solana", ".ethereum/keystore", ".bitcoin/wallet.dat",
+    ".electrum", ".subversion/auth", ".cvspass", ".msmtprc", ".fetchmailrc", ".mutt", ".purple", ".vnc",
+    ".config/filezilla", ".config/remmina", ".local/share/remmina", ".putty", ".gnome2/keyrings",
+    ".irb_history", ".dbshell", ".mongorc.js", ".wget-hsts", "snap/firefox", "snap/chromium", ".var/app",
 )  # fmt: skip
 
 # Files of the machine. An ID-mapped view shows root's own files to a root caller, so what only root
@@ -46,6 +55,11 @@ SYSTEM = (
     "/etc/docker/key.json", "/etc/security/opasswd", "/etc/crypttab", "/etc/mysql/debian.cnf",
     "/var/lib/sss", "/var/lib/NetworkManager", "/var/lib/bluetooth", "/var/lib/systemd/random-seed",
     "/var/lib/docker", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/llmos", "/etc/llmos",
+    "/etc/apt/auth.conf", "/etc/apt/auth.conf.d", "/etc/ppp/pap-secrets", "/etc/postfix/sasl_passwd",
+    "/etc/exim4/passwd.client", "/var/lib/samba/private", "/etc/credstore", "/etc/credstore.encrypted",
+    "/var/lib/systemd/credential.secret", "/var/lib/cloud", "/var/lib/tailscale", "/etc/cloudflared",
+    "/etc/vault.d", "/etc/salt/pki", "/etc/puppetlabs/puppet/ssl", "/etc/gitlab/gitlab-secrets.json",
+    "/var/lib/jenkins/secrets", "/var/lib/ipa/private", "/etc/ceph", "/etc/boto.cfg",
     "/var/spool/cron", "/var/backups", "/boot/efi", "/swapfile", "/swap.img",
     "/run/secrets", "/var/run/secrets",
     *(f"/tmp/{name}" for name in (".X11-unix", ".ICE-unix", "ssh-*", "tmux-*", "screen*", ".docker*")),  # noqa: S108

@@ -62,6 +62,7 @@ _NAMESPACE_FLAGS = (
     0x00000080, 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_F_SETLEASE, _F_NOTIFY = 1024, 1026
 _QUERY_PERSONALITY = 0xFFFFFFFF
 _MAX_FAMILY = 45  # AF_MAX - 1 of Linux 6.x; what lies above is refused too
 _SOCK_TYPE_MASK = 0xF
@@ -122,6 +123,9 @@ def _deny_arguments(rules: Any, seccomp: Any) -> None:
     for request in (_TIOCSTI, _TIOCLINUX):
         # The kernel looks at the lower half alone, so the filter must too.
         _deny(rules, seccomp, "ioctl", arg(1, masked, 0xFFFFFFFF, request))
+    for command in (_F_SETLEASE, _F_NOTIFY):
+        # A lease on a file makes whoever opens it wait, a program outside too.
+        _deny(rules, seccomp, "fcntl", arg(1, masked, 0xFFFFFFFF, command))
     _deny(rules, seccomp, "personality", arg(0, seccomp.NE, _QUERY_PERSONALITY))
     _deny(rules, seccomp, "prlimit64", arg(0, seccomp.NE, 0))  # others' limits, the init's among them
     for name, position in _DEVICE_ARGUMENTS.items():

@@ -255,6 +255,8 @@ class Spawner:
                 memory_bytes=self._settings.max_memory_bytes,
                 cpus=self._settings.max_cpus,
                 need_group=self._settings.require_cgroup,
+                # A file in memory is memory, also where no control group counts it.
+                scratch_bytes=min(1 << 30, self._settings.max_memory_bytes),
             ),
         )
 

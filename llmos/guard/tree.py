@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from llmos.guard import mounts
 from llmos.guard.layering import LayerError, layer
 from llmos.guard.mounts import LITERALLY as _LITERALLY
-from llmos.guard.sandbox import Box, Mount
+from llmos.guard.sandbox import Box, Mount, is_within
 from llmos.guard.template import EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, below
 
 _BUSY_S = 3.0
@@ -50,6 +50,7 @@ def assemble(box: Box, wanted: Iterable[Mount], ground: Ground) -> None:
         with layer(_LAYER.get(what, "mount-api")), _where_there(what):
             _attach(tree, point, fd)
     with layer("mask"):
+        _pin(tree, box.hidden, box.write_roots)
         _mask(tree, box.hidden)
 
 
@@ -180,6 +181,30 @@ def _own_tmpfs(box: Box, mount: Mount) -> int:
 def _attach(tree: int, point: str, fd: int) -> None:
     target = mounts.open_path(point.lstrip("/"), dir_fd=tree, resolve=_LITERALLY | mounts.RESOLVE_BENEATH)
     mounts.attach(fd, target)
+
+
+def _ways(hidden: tuple[str, ...], write_roots: tuple[str, ...]) -> list[str]:
+    """The folders between a write root and what is hidden in it, parents first."""
+    found = set()
+    for path in hidden:
+        for root in write_roots:
+            folder = os.path.dirname(path)
+            while is_within(folder, root) and folder != root:
+                found.add(folder)
+                folder = os.path.dirname(folder)
+    return sorted(found)
+
+
+def _pin(tree: int, hidden: tuple[str, ...], write_roots: tuple[str, ...]) -> None:
+    """Make the way to a mask of mount points: what is one cannot be renamed.
+
+    Otherwise a command could rename ~/.config, and the next one read ~/x/gh/hosts.yml, which no table names.
+    """
+    for folder in _ways(hidden, write_roots):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            place = mounts.open_path(folder.lstrip("/"), dir_fd=tree, resolve=mounts.RESOLVE_IN_ROOT)
+            mounts.attach(mounts.open_tree(place), place)
+            os.close(place)
 
 
 def _mask(tree: int, hidden: tuple[str, ...]) -> None:
