@@ -1,7 +1,8 @@
-"""10,000 and more tamperings, every one found: whoever takes the machine has all of it but the first key.
+"""Tamperings, every one found: whoever takes the machine has all of it but the first key.
 
 The tamperer knows every line, the running key of this moment and how the journal works, and makes state
-and hashes fit as well as that allows. Small journals, changed in memory, so that it takes seconds.
+and hashes fit as well as that allows. Small journals, changed in memory, so that it takes seconds. Here
+2,000 of them; `python -m tests.bench.audit --campaign` does tens of thousands.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from llmos.guard.audit_key import State, VerificationKey
 from llmos.guard.audit_ledger import MAX_GROUP
 from tests.guard.test_audit import decide
 
-PER_KIND = 650
+PER_KIND = 120
 BOOT = audit_key.boot_id()
 Dice = random.Random
 
@@ -280,22 +281,24 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize(("tamper", "names"), CASES, ids=[tamper.__name__ for tamper, _ in CASES])
-def test_every_tampering_is_found(tamper: Tamper, names: tuple[str, ...]) -> None:
-    dice = random.Random(tamper.__name__)
+def unseen(tamper: Tamper, names: Sequence[str], count: int, seed: str) -> list[Copy]:
+    """Tamper so many times; what was not found."""
+    dice = random.Random(seed)
+    missed: list[Copy] = []
     done = 0
-    while done < PER_KIND:
+    while done < count:
         whole = journal(dice.choice(names))
         changed = tamper(whole, dice)
         if (changed.files, changed.state) == (whole.files, whole.state):
             continue
         done += 1
-        found = changed.verify()
-        assert found.problem, (tamper.__name__, done, changed.state)
+        missed += [] if changed.verify().problem else [changed]
+    return missed
 
 
-def test_that_is_more_than_ten_thousand() -> None:
-    assert len(CASES) * PER_KIND >= 10_000
+@pytest.mark.parametrize(("tamper", "names"), CASES, ids=[tamper.__name__ for tamper, _ in CASES])
+def test_every_tampering_is_found(tamper: Tamper, names: tuple[str, ...]) -> None:
+    assert not unseen(tamper, names, PER_KIND, seed=tamper.__name__)
 
 
 @pytest.mark.parametrize("name", ["plain", "rotated", "adopted", "long"])
