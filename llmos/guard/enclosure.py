@@ -14,11 +14,12 @@ import os
 import resource
 import select
 import signal
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from llmos.guard import cgroups, init, kernel, landlock, mounts, sandbox
+from llmos.guard import cgroups, init, kernel, landlock, mounts, reach, sandbox
 from llmos.guard.cgroups import Hierarchy
 from llmos.guard.layering import LayerError, layer, map_ids, write_in
 from llmos.guard.sandbox import Box
@@ -166,6 +167,9 @@ class _Enclosure:
                 pass  # made with the process
             case sandbox.ControlGroup():
                 self._enter_group(step)
+            case sandbox.Reach(routes):
+                with layer("reach"):
+                    self._listen(routes)
             case sandbox.Mount():
                 self._tree()
             case sandbox.NewRoot():
@@ -195,6 +199,14 @@ class _Enclosure:
             case sandbox.SystemCalls():
                 with layer("seccomp"):
                     kernel.install_filter(self._filter)
+
+    def _listen(self, routes: tuple[reach.Route, ...]) -> None:
+        """The sockets go to the broker; of ours nothing is left open (`_wire`)."""
+        listeners = reach.listen(routes)
+        with socket.socket(fileno=os.dup(self._job.fds[4])) as status:
+            socket.send_fds(status, [b'{"listening": true}\n'], [each.fileno() for each in listeners])
+        for each in listeners:
+            each.close()
 
     def _make_runtime(self, folders: tuple[str, ...]) -> None:
         os.umask(0o022)

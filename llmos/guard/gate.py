@@ -21,6 +21,7 @@ from llmos.guard import commandline, following, hiding, places, replay
 from llmos.guard.audit import Audit
 from llmos.guard.caller import account, as_caller
 from llmos.guard.facts import Facts
+from llmos.guard.hosts import named
 from llmos.guard.permit import Permit, mint
 from llmos.guard.policy import Judgement, Policy, answerable, strictest
 from llmos.guard.remembered import Remembered, Rule
@@ -197,6 +198,7 @@ class Gate:
             cwd=cwd,
             write_roots=() if plan.read_only else _staged(roots, stage),
             network=bool(plan.effects.network),
+            hosts=named(plan.effects.network),
             data=data,
             hidden=hide,
             stage="" if stage is None else str(stage.folder),

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _WITH_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
+
+
+def named(network: Iterable[str]) -> tuple[str, ...]:
+    """The machines that a plan's network effects name; none when one of them is not known."""
+    found = tuple(dict.fromkeys(network))
+    return () if any("*" in target for target in found) else found
 
 
 def split_port(target: str) -> tuple[str, int]:

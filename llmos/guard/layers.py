@@ -49,6 +49,10 @@ LAYERS = {
         " systemd-run --user --unit=llmos -p Delegate=yes llmos daemon. Without require_cgroup in"
         " config.toml, the limits of each process stand alone.",
     ),
+    "reach": Layer(
+        "a network of its own that leads to the granted machines alone",
+        "Grant the port that is meant (HOST:PORT), or run the command outside llmos.",
+    ),
     "privileges": Layer("a process without privileges", "Run: llmos doctor"),
     "landlock": Layer(
         "the Landlock fence", "In a container start it with --security-opt seccomp=unconfined."

@@ -24,10 +24,11 @@ class Permit:
     request_id: str
     cwd: str
     write_roots: tuple[str, ...]  # what the sandbox may make writable; empty for a read-only plan
-    network: bool
+    network: bool  # all of it, unless `hosts` names
     data: bytes | None = None
     stage: str = ""  # write on copy-on-write views kept in this folder, not on the write roots themselves
     hidden: tuple[str, ...] = ()  # further places no command may see, named by a policy; absolute
+    hosts: tuple[str, ...] = ()  # the only machines the network leads to
     seal: object = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,6 +47,9 @@ def mint(
     data: bytes | None = None,
     stage: str = "",
     hidden: tuple[str, ...] = (),
+    hosts: tuple[str, ...] = (),
 ) -> Permit:
     """Mint a permit. For `guard.gate` alone."""
-    return Permit(plan, verdict, caller, request_id, cwd, write_roots, network, data, stage, hidden, _SEAL)
+    return Permit(
+        plan, verdict, caller, request_id, cwd, write_roots, network, data, stage, hidden, hosts, _SEAL
+    )

@@ -27,6 +27,7 @@ from llmos.guard import layers
 OnOutput = Callable[[str, str], None]
 
 _CHUNK_BYTES = 1 << 16
+_MAX_FDS = 253  # SCM_MAX_FD
 _DEATH_TIMEOUT_S = 10.0
 _OUT_OF_MEMORY = (
     "[the call needed more memory than it may use and was ended in part; the bound is max_memory_bytes in the"
@@ -94,29 +95,34 @@ class Status:
         self.failure: tuple[str, str] | None = None
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = loop.create_future()
+        self.listeners: asyncio.Future[list[int]] = loop.create_future()  # of a call held to named machines
         self.ended: asyncio.Future[None] = loop.create_future()
         sock.setblocking(False)
         loop.add_reader(sock.fileno(), self._readable)
 
     def _readable(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK_BYTES, 1)
+            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK_BYTES, _MAX_FDS)
         except BlockingIOError:
             return
         except OSError:
             data, fds = b"", []
-        if fds:
-            self._pidfd = fds[0]
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in filter(None, lines):
-            self._told(json.loads(line))
+            self._told(json.loads(line), fds)
         if self._doomed:
             self.kill()
         if not data:
             self._end()
 
-    def _told(self, message: dict[str, Any]) -> None:
-        self.init_pid = message.get("pid", self.init_pid)
+    def _told(self, message: dict[str, Any], fds: list[int]) -> None:
+        """One line, and the descriptors that came with it: one read never brings those of two messages."""
+        if "pid" in message:
+            self.init_pid = message["pid"]
+            if fds:
+                self._pidfd = fds[0]
+        if "listening" in message:
+            self.listeners.set_result(fds)
         if "layer" in message:
             self.failure = (message["layer"], message["error"])
         if "started" in message:
@@ -152,6 +158,8 @@ class Status:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+        while self.listeners.done() and self.listeners.result():  # what nobody has taken
+            os.close(self.listeners.result().pop())
 
 
 def _first_child(init_pid: int) -> int:

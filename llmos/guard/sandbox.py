@@ -96,10 +96,17 @@ class Box:
         "",
         "",
     )  # resolv.conf and its text: it often lies in /run, which is empty
+    routes: tuple[tuple[str, int], ...] = ()  # with `network`: the only addresses and ports it reaches
+    hosts_file: str = ""  # what /etc/hosts says then
     detached: bool = False  # outlives the request and the broker
 
     def __post_init__(self) -> None:
         assert self.host_uid != 0, "a sandbox never runs as host uid 0"
+
+    @property
+    def hosts_network(self) -> bool:
+        """Whether it stands in the host's network, and not in one of its own."""
+        return self.network and not self.routes
 
     def to_job(self) -> dict[str, Any]:
         """Plain data. By hand: `asdict` copies every string and takes a hundred times as long."""
@@ -120,6 +127,7 @@ def from_job(job: dict[str, Any]) -> Box:
         for commands, joiner, cd in job["script"]
     )
     fields["env"] = tuple((key, value) for key, value in job["env"])
+    fields["routes"] = tuple((address, port) for address, port in job["routes"])
     return Box(**fields)
 
 
@@ -217,7 +225,7 @@ class ControlGroup:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """`what` is one of host, devices, tmpfs, private, proc, terminals, granted, staged, masked.
+    """`what` is one of host, devices, tmpfs, private, proc, terminals, granted, staged, names, masked.
 
     The first two are prepared by the launcher (`template`).
     """
@@ -226,6 +234,13 @@ class Mount:
     what: str
     num_bytes: int = 0
     mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The only machines there are: listened for here, carried on by the broker (`relay`)."""
+
+    routes: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +299,8 @@ class SystemCalls:
 
 
 Step = (
-    Namespaces | ControlGroup | Mount | NewRoot | Identity | Runtime | Folder | UserNamespace | NoPrivileges
-    | Streams | Limits | Landlock | SystemCalls
+    Namespaces | ControlGroup | Reach | Mount | NewRoot | Identity | Runtime | Folder | UserNamespace
+    | NoPrivileges | Streams | Limits | Landlock | SystemCalls
 )  # fmt: skip
 
 
@@ -298,8 +313,9 @@ def plan(box: Box) -> tuple[Step, ...]:
     """The layers around `box`, outermost first, in the order in which they are put up."""
     limits, scratch = box.limits, box.limits.scratch_bytes
     return (
-        namespaces(network=box.network),
+        namespaces(network=box.hosts_network),
         ControlGroup(limits.memory_bytes, limits.processes, limits.cpus, limits.need_group),
+        *((Reach(box.routes),) if box.routes else ()),
         Mount("/", "host"),
         Mount("/dev", "devices"),
         Mount("/run", "tmpfs", scratch),
@@ -308,6 +324,7 @@ def plan(box: Box) -> tuple[Step, ...]:
         Mount("/dev/shm", "tmpfs", scratch, 0o1777),  # noqa: S108
         Mount("/dev/pts", "terminals"),
         *(Mount(root, "staged" if box.stage else "granted") for root in sorted(box.write_roots)),
+        *((Mount("/etc/hosts", "names"),) if box.routes else ()),
         *(Mount(path, "masked") for path in box.hidden),
         NewRoot(),
         Identity(box.host_uid, box.host_gid, box.groups),

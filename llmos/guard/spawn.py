@@ -24,7 +24,7 @@ from pathlib import Path
 from llmos import paths
 from llmos.config import SandboxSettings
 from llmos.errors import CallFailed
-from llmos.guard import hidden, layers, sandbox, seccomp, signals, zygote
+from llmos.guard import hidden, layers, relay, sandbox, seccomp, signals, zygote
 from llmos.guard.identity import identity, stand_in_id
 from llmos.guard.launcher import Launcher
 from llmos.guard.permit import Permit
@@ -85,6 +85,7 @@ class _Grants:
     write_roots: tuple[str, ...]
     network: bool
     hidden: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     stage: str = ""
     touches: tuple[str, ...] = ()  # what the plan says it reads and changes
 
@@ -97,6 +98,7 @@ def _grants(permit: Permit) -> _Grants:
         permit.write_roots,
         permit.network,
         permit.hidden,
+        permit.hosts,
         permit.stage,
         (*effects.reads, *effects.writes, *effects.deletes),
     )
@@ -169,6 +171,9 @@ class Spawner:
 
     async def _run(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:
         box = await self._box(job.script, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
+        reach = await relay.look_up(grants.hosts) if grants.network and grants.hosts else None
+        if reach is not None:
+            box = replace(box, routes=reach.routes, hosts_file=reach.hosts_file, name_servers=("", ""))
         with contextlib.ExitStack() as held:
             out_r, out_w = _pipe_ends(held)
             err_r, err_w = _pipe_ends(held)
@@ -176,7 +181,8 @@ class Spawner:
             cap = self._settings.max_output_bytes
             program = Program(status, os.dup(out_r), os.dup(err_r), cap=cap, tell=tell)
         with contextlib.closing(program), self._quota(grants).watch(program):
-            return await program.wait(job.timeout_s, cancel)
+            async with relay.carried(reach, program.status):
+                return await program.wait(job.timeout_s, cancel)
 
     def _quota(self, grants: _Grants) -> Quota:
         bounds = self._settings
@@ -275,7 +281,7 @@ class Spawner:
 
 def _flags(box: Box) -> int:
     """What the launcher must know before it reads the job."""
-    return box.network * zygote.NETWORK | box.detached * zygote.DETACHED | box.id_mapped * zygote.MAPPED
+    return box.hosts_network * zygote.NETWORK | box.detached * zygote.DETACHED | box.id_mapped * zygote.MAPPED
 
 
 # --- what the init is to do ---------------------------------------------------------------------------

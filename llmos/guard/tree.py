@@ -49,6 +49,9 @@ def assemble(box: Box, wanted: Iterable[Mount], ground: Ground) -> None:
     for what, (point, fd) in parts:
         with layer(_LAYER.get(what, "mount-api")), _where_there(what):
             _attach(tree, point, fd)
+    if box.routes:
+        with layer("reach"):
+            _name_hosts(tree, box.hosts_file)
     with layer("mask"):
         _pin(tree, box.hidden, box.write_roots)
         _mask(tree, box.hidden)
@@ -205,6 +208,17 @@ def _pin(tree: int, hidden: tuple[str, ...], write_roots: tuple[str, ...]) -> No
             place = mounts.open_path(folder.lstrip("/"), dir_fd=tree, resolve=mounts.RESOLVE_IN_ROOT)
             mounts.attach(mounts.open_tree(place), place)
             os.close(place)
+
+
+def _name_hosts(tree: int, text: str) -> None:
+    """Another /etc/hosts over the machine's own."""
+    place = os.open("run/hosts", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=tree)
+    with os.fdopen(place, "w") as file:
+        os.fchmod(place, 0o444)
+        file.write(text)
+    shown = mounts.open_tree(tree, "run/hosts", recursive=False)
+    mounts.set_attr(shown, attrs=READ_ONLY)
+    _attach(tree, "/etc/hosts", shown)
 
 
 def _mask(tree: int, hidden: tuple[str, ...]) -> None:

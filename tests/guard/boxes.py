@@ -41,6 +41,7 @@ def permit(
     caller: Caller | None = None,
     hidden: tuple[str, ...] = (),
     stage: str = "",
+    hosts: tuple[str, ...] = (),
 ) -> Permit:
     call = ToolCall(tool="shell.run")
     plan = Plan(call=call, command="a test", effects=Effects(), steps=steps, read_only=not write)
@@ -55,6 +56,7 @@ def permit(
         data=data,
         hidden=hidden,
         stage=stage,
+        hosts=hosts,
     )
 
 
