@@ -1,0 +1,19 @@
+"""A slice of the race (race.py has all of it): twenty seconds of swapping, and nothing gets out."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.redteam import race
+
+pytestmark = pytest.mark.sandbox
+
+
+def test_a_swap_between_judgement_and_use_never_escapes() -> None:
+    result = race.run(seconds=20)
+    assert result.escapes == ()
+    assert result.tries >= 1000 and result.swaps >= 1000
+
+
+def test_without_a_sandbox_it_escapes_at_once() -> None:
+    assert race.run(tries=5 * race.PER_CALL, sandboxed=False).escapes
