@@ -85,7 +85,13 @@ def _start(who: str, top: str, options: list[str]) -> subprocess.Popen[str]:
 
 
 def run(
-    who: str, runners: list[str], *, workers: int = 2, only: str = "*", every: int = 1
+    who: str,
+    runners: list[str],
+    *,
+    workers: int = 2,
+    only: str = "*",
+    every: int = 1,
+    batched: bool = False,
 ) -> Iterator[Tried]:
     """Every probe for this kind of caller under each runner; results come as they are there."""
     tops = [tempfile.mkdtemp(prefix="redteam-", dir="/var/tmp") for _ in range(workers)]
@@ -94,6 +100,7 @@ def run(
         for number, top in enumerate(tops):
             os.chmod(top, 0o755)
             part = ["--part", f"{number}/{workers}", "--only", only, "--every", str(every)]
+            part += ["--batched"] * batched
             started.append(_start(who, top, [*part, "--runner", ",".join(runners)]))
         for process in started:
             assert process.stdout
@@ -117,10 +124,12 @@ def main() -> None:
     parser.add_argument("--runner", default="llmos,none")
     parser.add_argument("--only", default="*")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--batched", action="store_true")
     parser.add_argument("--all", action="store_true", help="print what held, too")
     given = parser.parse_args()
     for who in given.who.split(","):
-        for tried in run(who, given.runner.split(","), workers=given.workers, only=given.only):
+        names, batched = given.runner.split(","), given.batched
+        for tried in run(who, names, workers=given.workers, only=given.only, batched=batched):
             fine = bool(tried.harms) == (tried.runner == "none")
             if given.all or not fine:
                 print(f"{tried.who:8}{tried.runner:7}{tried.ms:7.0f} ms {tried.id:40} {list(tried.harms)}")

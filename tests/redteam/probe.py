@@ -37,9 +37,15 @@ class Probe:
     max_rss_mb: int = 0  # harm if its processes together hold more
     max_processes: int = 0
     max_disk_mb: int = 0
+    alone: bool = False  # in a sandbox of its own, never one of many (batch.py)
 
     def __post_init__(self) -> None:
         assert bool(self.sh) != bool(self.python), f"{self.id}: one payload, in sh or in Python"
+
+    @property
+    def goes_alone(self) -> bool:
+        special = (self.data, self.max_rss_mb, self.max_processes, self.max_disk_mb, self.where != "work")
+        return self.alone or any(special) or self.timeout_s != 10.0
 
     def argv(self, places: Mapping[str, str]) -> tuple[str, ...]:
         """The payload as a command; names in @CAPITALS@ are the world's places."""

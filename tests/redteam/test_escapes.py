@@ -1,31 +1,31 @@
 """Every probe of probes/*.toml, live, for each kind of caller; none may do any harm.
 
-The workers run the whole set at once (apart.py) and these tests read off what became of each. That a probe
-can do harm at all is shown by the same payload without a sandbox.
+The workers run the whole set at once (apart.py), many in one sandbox where that is no loss (batch.py), and
+these tests read off what became of each. That a probe can do harm at all is shown by the same payload without
+a sandbox: here by every fourth, by all of them in tests/bench/escapes.py.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
 
 import pytest
 
 from tests.redteam import apart
 from tests.redteam.probe import WHO, load
-from tests.redteam.worker import Tried
+from tests.redteam.worker import ALIVE, Tried
 
 pytestmark = pytest.mark.sandbox
 
 PROBES = load()
-FEWEST_PROBES, FEWEST_THAT_BITE = 250, 150
+FEWEST_PROBES = 300
 AS_ROOT = pytest.mark.root
-EVERY = 6  # of how many probes one also goes the long way: command line, daemon, policy, journal
+LONG_WAY, CONTROLS = 12, 4  # of how many probes one goes through the daemon, too; or without a sandbox
 
 
 @cache
-def _results(who: str, runner: str, every: int = 1) -> dict[str, Tried]:
-    return {tried.id: tried for tried in apart.run(who, [runner], every=every)}
+def _results(who: str) -> dict[str, Tried]:
+    return {tried.id: tried for tried in apart.run(who, ["llmos"], batched=True)}
 
 
 def _cases() -> list[object]:
@@ -40,7 +40,7 @@ def _cases() -> list[object]:
 
 @pytest.mark.parametrize(("who", "probe_id"), _cases())
 def test_no_probe_gets_out(who: str, probe_id: str) -> None:
-    tried = _results(who, "llmos")[probe_id]
+    tried = _results(who)[probe_id]
     assert not tried.harms, tried.said
     assert "no sandbox" not in tried.said
 
@@ -48,18 +48,18 @@ def test_no_probe_gets_out(who: str, probe_id: str) -> None:
 @AS_ROOT
 @pytest.mark.parametrize("who", ["root", "plain"])
 def test_none_gets_out_through_the_command_line(who: str) -> None:
-    results = _results(who, "cli", EVERY)
-    assert len(results) >= 30
-    assert not {tried.id: tried.harms for tried in results.values() if tried.harms}
+    """All the way: `llmos call`, the daemon, the policy, the journal."""
+    results = list(apart.run(who, ["cli"], every=LONG_WAY))
+    assert len(results) >= 20
+    assert not {tried.id: tried.harms for tried in results if tried.harms}
 
 
 @AS_ROOT
 def test_probes_do_harm_where_there_is_no_sandbox() -> None:
-    """A probe that cannot bite proves nothing, so only those that do are counted."""
-    bit = {tried.id for who in ("root", "plain") for tried in _results(who, "none").values() if tried.harms}
-    assert len(bit) >= FEWEST_THAT_BITE
-    groups = Counter(probe.group for probe in PROBES if probe.id in bit)
-    assert set(groups) == {probe.group for probe in PROBES}
+    """A probe that cannot bite proves nothing. Some need what this machine lacks."""
+    results = [tried for tried in apart.run("root", ["none"], every=CONTROLS) if tried.id != ALIVE.id]
+    harmless = sorted(tried.id for tried in results if not tried.harms)
+    assert len(harmless) <= len(results) // 8, harmless
 
 
 def test_probes_are_many_and_each_is_itself() -> None:

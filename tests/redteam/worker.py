@@ -11,11 +11,12 @@ import argparse
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.redteam import runners
+from tests.redteam import batch, runners
 from tests.redteam.probe import Probe, load
 from tests.redteam.world import Peak, World
 
@@ -56,15 +57,33 @@ class Worker:
         if harms:  # whatever was bitten, the next probe meets a whole world
             world.close()
             self._world = self._build()
-        return Tried(probe.id, probe.group, self._who, name, tuple(harms), said[-600:], round(ms, 1))
+        return Tried(probe.id, probe.group, self._who, name, tuple(harms), said, round(ms, 1))
 
-    def all(self, probes: list[Probe], names: list[str]) -> None:
+    def together(self, probes: list[Probe], name: str, runner: runners.Runner) -> Iterator[Tried]:
+        """Of a batch in which anything happened, or which came to no end, each is tried alone."""
+        if len(probes) > 1:
+            whole = self.tried(batch.of(probes, self._world), name, runner)
+            said = batch.said_by_each(whole.said, len(probes))
+            if said is not None and not whole.harms:
+                for probe, words in zip(probes, said, strict=True):
+                    ms = round(whole.ms / len(probes), 1)
+                    yield Tried(probe.id, probe.group, self._who, name, (), words, ms)
+                return
+        for probe in probes:
+            yield self.tried(probe, name, runner)
+
+    def all(self, probes: list[Probe], names: list[str], *, batched: bool) -> None:
         for name in names:
+            wanted = [
+                probe
+                for probe in (ALIVE, *probes)
+                if self._who in probe.who and (probe.control or name != "none")
+            ]
             runner = runners.make(name, self._world)
             try:
-                for probe in (ALIVE, *probes):
-                    if self._who in probe.who and (probe.control or name != "none"):
-                        print(json.dumps(asdict(self.tried(probe, name, runner))), flush=True)
+                for some in batch.batches(wanted) if batched else ([probe] for probe in wanted):
+                    for tried in self.together(some, name, runner):
+                        print(json.dumps(asdict(replace(tried, said=tried.said[-600:]))), flush=True)
             finally:
                 runner.close()
 
@@ -81,13 +100,14 @@ def main() -> None:
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--only", default="*")
     parser.add_argument("--every", type=int, default=1, help="every n-th probe only")
+    parser.add_argument("--batched", action="store_true", help="many in one sandbox where that does no harm")
     given = parser.parse_args()
     number, of = map(int, given.part.split("/"))
     probes = [probe for probe in load() if fnmatch(probe.id, given.only)][:: given.every]
     probes = probes[number::of]
     worker = Worker(given.who, given.top, given.uid)
     try:
-        worker.all(probes, given.runner.split(","))
+        worker.all(probes, given.runner.split(","), batched=given.batched)
     finally:
         worker.close()
 
