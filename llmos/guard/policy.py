@@ -4,7 +4,7 @@ A plan becomes questions (`facts`), one for each effect. Every rule is a Cedar `
 rule's id; the policies that determine Cedar's answer are the rules that matched, and the strictest of
 their decisions counts. What no rule of the shipped set matches is asked. The tiers after it (system,
 user, session) may only ask or deny, so they can only tighten: an `allow` there is an error in the file.
-An evaluation error never allows.
+What cannot be evaluated is refused: a rule that fails (an overflow) may be the one that denies.
 
 Source: Cedar policy language 4 (https://docs.cedarpolicy.com), through cedarpy.
 """
@@ -138,14 +138,14 @@ class Policy:
         asked = questions(plan, facts)
         try:
             answers = self.engine.matched(asked, facts.uid)
-        except Exception:  # whatever Cedar could not take: an error never allows
+        except Exception:  # whatever Cedar could not take
             answers = [None] * len(asked)
         return tuple(self._judgement(question, ids) for question, ids in zip(asked, answers, strict=True))
 
     def _judgement(self, question: Question, ids: list[str] | None) -> Judgement:
         if ids is None:
-            reason = "The policy could not be evaluated here."
-            return Judgement(question, (), Verdict(decision=Decision.ASK, rule="error", reason=reason))
+            reason = f"The rules could not be evaluated here ({question.action} {question.subject})."
+            return Judgement(question, (), Verdict(decision=Decision.DENY, rule="error", reason=reason))
         matched = tuple(rule for rule in self.rules if rule.id in ids)
         return Judgement(question, matched, _verdict(question, matched))
 
@@ -173,7 +173,7 @@ def answerable(judgements: Sequence[Judgement]) -> bool:
     """Whether a remembered answer may stand in for the person: nothing is asked that is asked every time."""
     asked = [judgement for judgement in judgements if judgement.verdict.decision is Decision.ASK]
     rules = [rule for judgement in asked for rule in judgement.matched]
-    return all(judgement.verdict.rule not in (UNMATCHED, "error") for judgement in asked) and not any(
+    return all(judgement.verdict.rule != UNMATCHED for judgement in asked) and not any(
         rule.every_time for rule in rules if rule.decision is Decision.ASK
     )
 

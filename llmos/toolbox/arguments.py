@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from llmos.toolbox import values
 from llmos.toolbox.manifest import Arg, Manifest
 
 _MAX_CHARS = 1 << 20
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half a character; the rest stands for odd bytes
 
 
 def schema(manifest: Manifest) -> JsonObject:
@@ -89,7 +91,7 @@ def _refuse(manifest: Manifest, name: str, problem: str) -> UsageError:
 
 
 def _string(value: Any, arg: Arg) -> str:
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str) or "\0" in value or _HALF.search(value):
         raise ValueError("text")
     if len(value) > _MAX_CHARS:
         raise ValueError(f"at most {_MAX_CHARS} characters")
@@ -97,7 +99,7 @@ def _string(value: Any, arg: Arg) -> str:
 
 
 def _path(value: Any, arg: Arg) -> str:
-    if not isinstance(value, str) or not value or "\0" in value or len(value) > 4096:
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > 4096 or _HALF.search(value):
         raise ValueError("a path")
     return value
 

@@ -137,7 +137,7 @@ def test_an_engine_that_fails_allows_nothing(plan: Plan, facts: Facts) -> None:
             raise RuntimeError("no answer")
 
     verdict = Policy(Sheet(), Broken()).judge(plan, facts)
-    assert (verdict.decision, verdict.rule) == (Decision.ASK, "error")
+    assert (verdict.decision, verdict.rule) == (Decision.DENY, "error")
 
 
 def test_questions_that_no_rule_tells_apart_are_answered_alike() -> None:

@@ -234,6 +234,21 @@ def test_rules_that_come_with_a_request_tighten_it_alone(place: judging.Place) -
         )  # fmt: skip
 
 
+def test_a_rule_that_cannot_be_evaluated_lifts_no_denial(place: judging.Place) -> None:
+    """Cedar's integers overflow at run time, which its type check does not see."""
+    rules = """
+[[rule]]
+id = "overflow"
+decision = "ask"
+why = "it fails for two files"
+when = 'action == Action::"read" && context.reads * 9223372036854775807 > 0'
+match = [{ reads = ["/etc/x"] }]
+"""
+    for command in ("cat .env notes.txt", "cat notes.txt data.csv"):
+        verdict = place.gate.judge(place.plan(command), judging.CALLER, cwd=str(place.folder), rules=rules)
+        assert verdict.decision is Decision.DENY, command
+
+
 @pytest.mark.parametrize("set_name", ["readonly", "unattended"])
 def test_a_shipped_set_may_be_laid_over_a_request(place: judging.Place, set_name: str) -> None:
     tiers = Tiers(place.gate.policy)

@@ -100,6 +100,8 @@ def test_the_page_of_tools_is_up_to_date() -> None:
         ("file.delete", {"path": "a\0b"}, "a path"),
         ("file.delete", {"path": ""}, "a path"),
         ("file.delete", {"path": "a" * 5000}, "a path"),
+        ("file.delete", {"path": "a\ud800"}, "a path"),
+        ("file.write", {"path": "a", "content": "\udfff"}, "text"),
         ("file.write", {"path": "a", "content": "x" * (1 << 21)}, "at most"),
         ("file.delete", {"path": "*/a*"}, "only the last part"),
         ("file.archive", {"action": "create", "archive": "a.rar", "path": "b"}, "no archive that is known"),
