@@ -179,14 +179,30 @@ def answerable(judgements: Sequence[Judgement]) -> bool:
 
 
 def check_condition(rule: Rule) -> None:
-    """Cedar's own type check of `when`; raises ConfigError with its message."""
+    """Cedar's own type check of `when`, and that it is one condition: raises ConfigError with the reason."""
     import cedarpy
 
-    found = cedarpy.validate_policies(rulefile.to_cedar(rule), SCHEMA)
+    text, step = rulefile.to_cedar(rule), "See docs/policy.md for the facts a rule may use."
+    found = cedarpy.validate_policies(text, SCHEMA)
     if not found.validation_passed:
         message = " ".join(error.error for error in found.errors) or "it is not a Cedar condition"
-        step = "See docs/policy.md for the facts a rule may use."
         raise ConfigError(" ".join(message.split()), step, where=f"{rule.where}: when")
+    if not _is_one_condition(cedarpy.policies_to_json_str(text), rule.id):
+        message = "it ends its condition and goes on with policies of its own"
+        raise ConfigError(message, "Write one condition, without `}` and `;`.", where=f"{rule.where}: when")
+
+
+def _is_one_condition(parsed: str, rule_id: str) -> bool:
+    """`true }; forbid (...) when { true` would be two policies, and one of them could say anything."""
+    found = json.loads(parsed)
+    policies = [*found["staticPolicies"].values()]
+    return (
+        not found["templates"]
+        and len(policies) == 1
+        and policies[0]["effect"] == "permit"
+        and policies[0]["annotations"] == {"id": rule_id}
+        and [condition["kind"] for condition in policies[0]["conditions"]] == ["when"]
+    )
 
 
 def _sentence(text: str) -> str:

@@ -291,4 +291,4 @@ def _line(text: str, number: int) -> int:
 
 def to_cedar(rule: Rule) -> str:
     """A permit with the rule's id: which permits determine the answer tells which rules match."""
-    return f"@id({json.dumps(rule.id)})\npermit (principal, action, resource) when {{ {rule.when} }};"
+    return f"@id({json.dumps(rule.id)})\npermit (principal, action, resource) when {{ {rule.when}\n}};"

@@ -234,6 +234,31 @@ def test_rules_that_come_with_a_request_tighten_it_alone(place: judging.Place) -
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        '@id("look") forbid (principal, action, resource) when { context.path != "/etc/x"',
+        '@id("look") permit (principal, action, resource) when { true',
+        "//",
+    ],
+)
+def test_a_condition_is_one_condition(place: judging.Place, goes_on: str) -> None:
+    """Cedar would read what follows as policies of their own, with any id: a denial could be put aside."""
+    rules = f'''
+[[rule]]
+id = "goes-on"
+decision = "deny"
+why = "it looks harmless"
+when = """context.path == "/etc/x" }}; {goes_on} """
+match = [{{ reads = ["/etc/x"] }}]
+'''
+    with pytest.raises(ConfigError):
+        place.gate.judge(place.plan("cat .env"), judging.CALLER, cwd=str(place.folder), rules=rules)
+    unless = rules.replace(f"}}; {goes_on}", '} unless { context.path == "/x"')
+    with pytest.raises(ConfigError, match="ends its condition"):
+        place.gate.judge(place.plan("cat .env"), judging.CALLER, cwd=str(place.folder), rules=unless)
+
+
 def test_a_rule_that_cannot_be_evaluated_lifts_no_denial(place: judging.Place) -> None:
     """Cedar's integers overflow at run time, which its type check does not see."""
     rules = """
