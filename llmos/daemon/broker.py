@@ -225,10 +225,10 @@ class Broker:
 
 def _recover(settings: Settings) -> None:
     """Finish changes that a crash cut off, before anybody is served. Raises CallFailed."""
-    from llmos.guard import commit, staging
+    from llmos.guard import staging, turning
 
     try:
-        for undo_id in commit.recover(settings.undo):
+        for undo_id in turning.recover(settings.undo):
             log.warning("finished change %s, which had been cut off", undo_id)
         staging.clear_forgotten()
     except OSError as error:

@@ -34,7 +34,7 @@ from llmos.messages import (
 
 if TYPE_CHECKING:
     from llmos.daemon.session import Answer
-    from llmos.guard.commit import Reversal
+    from llmos.guard.turning import Reversal
     from llmos.guard.undostore import Entry
 
 UNDO_TOOL = "undo"
@@ -84,9 +84,9 @@ class Undoing:
 
     async def _turn(self, index: int, entry: Entry) -> tuple[Status, str] | None:
         """One transaction; a status with its reason ends the request."""
-        from llmos.guard import commit
+        from llmos.guard import turning
 
-        planned = await asyncio.to_thread(commit.reversal, entry)
+        planned = await asyncio.to_thread(turning.reversal, entry)
         judged, told = await asyncio.to_thread(self._judge, planned)
         self._send("call", index=index, **telling.facts(judged), changes=told)
         self._calls.append(telling.call_result(judged, None, changes=told))
@@ -151,12 +151,13 @@ class Undoing:
         return self._answer.result() == "yes"
 
     def _do(self, planned: Reversal, judged: Judged) -> None:
-        from llmos.guard import commit
+
+        from llmos.guard import turning
 
         permit = self._hands.permit(judged, self._as_of(planned.entry), approved=True)
         ok = False
         try:
-            commit.turn(permit, planned)
+            turning.turn(permit, planned)
             ok = True
         finally:
             self._hands.finished(permit, Outcome(exit_code=0 if ok else 1), ok)

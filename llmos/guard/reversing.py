@@ -6,8 +6,8 @@ import contextlib
 import os
 
 from llmos.guard.changes import Change, Folder
-from llmos.guard.commit import Reversal
 from llmos.guard.summary import Sources, opened, read_text_fd, shown, summary, text_bytes
+from llmos.guard.turning import Reversal
 from llmos.messages import JsonObject
 
 

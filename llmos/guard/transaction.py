@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmos.guard import nodes, slots
@@ -23,7 +23,7 @@ from llmos.guard.slots import Conflict, OnStep, Place
 from llmos.guard.undostore import Direction, Manifest
 from llmos.messages import Caller
 
-_MARKS = {"forward": "before", "back": "after"}
+_MARKS: dict[Direction, slots.Mark] = {"forward": "before", "back": "after"}
 _MANY = 32  # from so many folders on, one call for the whole file system is cheaper
 _GONE = (FileNotFoundError, NotADirectoryError)
 
@@ -40,13 +40,15 @@ class Drive:
     caller: Caller
     on_step: OnStep
     tolerant: bool = False  # leave what something else has happened to, and go on
+    keep: bool = True  # what is displaced will be wanted again
+    left: tuple[Node, ...] = ()  # what each name was when the last transaction ended, where there was one
     conflicts: list[str] = field(default_factory=list)
     _parent: tuple[int, str, int] | None = None  # root, path, descriptor: changes come folder by folder
     _known: dict[tuple[int, str], Folder] = field(init=False)
     _last: dict[tuple[int, str], Node] = field(init=False)  # what is to stand at each name in the end
 
     def __post_init__(self) -> None:
-        self._last = {(change.root, change.path): change.after for _, change in self.changes()}
+        self._last = {(change.root, change.path): self._arrived(change) for _, change in self.changes()}
         self._known = {(folder.root, folder.path): folder for folder in self.manifest.folders}
 
     # --- in order ---
@@ -88,24 +90,44 @@ class Drive:
             if change.how == "delete":
                 return
             raise Conflict(self.shown(change)) from error
-        place = Place(
-            fd, name, self.shown(change), self.objects_fd, str(number), self.near[change.root], self.on_step
-        )
+        place = self._place(number, change, fd, name)
         if change.how == "write":
             self._write(place, change)
             return
         if change.how == "attributes":
             self._dress(place, change)
             return
-        seen = nodes.read(fd, name)
+        seen, start = nodes.read(fd, name), self._start(change)
         # Of a name that is freed and made anew, the first change is made when the last one is.
-        done = any(nodes.same(seen, after) for after in (change.after, self._last[change.root, change.path]))
-        slots.finish(place, done=done)
+        ends = (self._arrived(change), self._last[change.root, change.path])
+        done = any(nodes.same(seen, end) for end in ends) and not self._only_looks_done(seen, number, change)
+        slots.finish(place, done=done, untouched=not done and nodes.same(seen, start))
         if not done:
-            if not nodes.same(nodes.read(fd, name), change.before):
+            if not nodes.same(nodes.read(fd, name), start):
                 raise Conflict(place.path)
             with self._writable(fd):
-                self._move(place, change)
+                self._move(place, replace(change, before=start))
+
+    def _place(self, number: int, change: Change, folder_fd: int, name: str) -> Place:
+        return Place(
+            folder_fd, name, self.shown(change), self.objects_fd, str(number), self.near[change.root],
+            _MARKS[self.direction], self.keep, self.on_step,
+        )  # fmt: skip
+
+    def _arrived(self, change: Change) -> Node:
+        """What is to stand at the name. Between mounts it is a copy, with a number of its own."""
+        return change.after if self.near[change.root] else replace(change.after, dev=0)
+
+    def _start(self, change: Change) -> Node:
+        return change.before if self.near[change.root] else replace(change.before, dev=0)
+
+    def _only_looks_done(self, seen: Node, number: int, change: Change) -> bool:
+        """Between mounts a copy cannot be told by its number, and the two may look the same (`touch -r`)."""
+        if self.near[change.root] or seen.kind != "file":
+            return False
+        if not self.keep:  # giving up: it was never touched, or the old content is put in place (again)
+            return nodes.same(seen, self._start(change)) and not _is_very(seen, change.after)
+        return _is_very(seen, self.left[number] if self.left else change.before)
 
     def _move(self, place: Place, change: Change) -> None:
         match change.how, change.before.kind, change.after.kind:
@@ -131,12 +153,12 @@ class Drive:
             raise
 
     def _write(self, place: Place, change: Change) -> None:
-        mine = _MARKS[self.direction]
-        other = _MARKS["back" if self.direction == "forward" else "forward"]
-        if slots.kept(place, other):
-            slots.unwrite(place, change.after, other)
-        elif slots.kept(place, mine) or not nodes.same(nodes.read(place.folder_fd, place.name), change.after):
-            slots.rewrite(place, change.before, change.after, mine)
+        if slots.is_there(place, place.kept_by_other):
+            slots.unwrite(place, change.after)
+            return
+        begun = slots.is_there(place, place.kept)
+        if begun or not nodes.same(nodes.read(place.folder_fd, place.name), change.after):
+            slots.rewrite(place, change.before, change.after)
 
     def _dress(self, place: Place, change: Change) -> None:
         """Attributes alone: half done is no other than not done, so they are simply set."""
@@ -221,54 +243,13 @@ class Drive:
     def shown(self, change: Change) -> str:
         return self.manifest.shown(change)
 
-    def left(self) -> list[Node]:
-        """What stands at the name of each change now."""
-        with as_caller(self.caller):
-            return [self._look(change) for change in self.manifest.changes]
-
-    def _look(self, change: Change) -> Node:
+    def look(self, change: Change) -> Node:
+        """What stands at the name of a change now."""
         parent, name = os.path.split(change.path)
         try:
             return nodes.read(self._folder(change.root, parent), name)
         except _GONE:
             return ABSENT
-
-    def moved_on(self, expected: dict[int, Node]) -> list[str]:
-        """Paths at which something else stands than expected, by the number of the change."""
-        with as_caller(self.caller):
-            return self._moved_on(expected) + self._unexpected()
-
-    def _moved_on(self, expected: dict[int, Node]) -> list[str]:
-        seen: set[tuple[int, str]] = set()
-        found = []
-        for number, change in self.changes():
-            if (change.root, change.path) in seen:
-                continue  # of a name that is freed and made anew, the first change is the one to look at
-            seen.add((change.root, change.path))
-            if not nodes.same(self._look(change), expected.get(number, change.before), strict=True):
-                found.append(self.shown(change))
-        return found
-
-    def _unexpected(self) -> list[str]:
-        """What is new in folders that are to be removed."""
-        known: dict[tuple[int, str], set[str]] = {}
-        for _, change in self.changes():
-            if change.how == "delete":
-                parent, name = os.path.split(change.path)
-                known.setdefault((change.root, parent), set()).add(name)
-                if change.before.kind == "dir":
-                    known.setdefault((change.root, change.path), set())
-        removed = {
-            (c.root, c.path) for _, c in self.changes() if c.how == "delete" and c.before.kind == "dir"
-        }
-        found = []
-        for root, path in removed:
-            with contextlib.suppress(OSError):
-                fd = open_beneath(self.root_fds[root], path)
-                new = {*os.listdir(fd)} - known[root, path]
-                os.close(fd)
-                found += [os.path.join(self.manifest.roots[root].folder, path, name) for name in sorted(new)]
-        return found
 
     def close(self) -> None:
         if self._parent is not None:
@@ -284,6 +265,10 @@ def _is_known(seen: Node, folder: Folder) -> bool:
     return nodes.same_folder(seen, folder.before)
 
 
+def _is_very(seen: Node, node: Node) -> bool:
+    return (seen.kind, seen.dev, seen.ino) == (node.kind, node.dev, node.ino)
+
+
 def _acting_uid() -> int:
     return int(Path("/proc/thread-self/status").read_text(encoding="ascii").split("\nUid:")[1].split()[3])
 
@@ -297,6 +282,8 @@ def opened(
     on_step: OnStep = slots.unheard,
     *,
     tolerant: bool = False,
+    keep: bool = True,
+    left: Sequence[Node] = (),
 ) -> Iterator[Drive]:
     """Open what a transaction is about. Raises Conflict when a root is another folder by now."""
     objects = open_whole(str(folder / "objects"))
@@ -309,7 +296,9 @@ def opened(
         for fd in (*fds, objects):
             os.close(fd)
         raise
-    drive = Drive(manifest, direction, tuple(fds), near, objects, caller, on_step, tolerant)
+    drive = Drive(
+        manifest, direction, tuple(fds), near, objects, caller, on_step, tolerant, keep, tuple(left)
+    )
     try:
         yield drive
     finally:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from llmos.guard import changes, commit, staging, summary
+from llmos.guard import changes, commit, staging, summary, turning
 from llmos.guard.commit import Rehearsed
 from llmos.messages import Caller, new_id
 from tests.bench.report import report
@@ -67,7 +67,7 @@ def staged(bench: Bench, command: str, watch: Watch) -> None:
     rehearsed = Rehearsed(stage, found, started_ns, {})
     undo_id = watch.time("commit", lambda: commit.commit(granted, rehearsed))
     stage.discard()
-    watch.time("undo", lambda: commit.turn(permit(bench, None), commit.reversal(entry(undo_id))))
+    watch.time("undo", lambda: turning.turn(permit(bench, None), turning.reversal(entry(undo_id))))
 
 
 def measure(command: str, rounds: int, files: int) -> dict[str, float]:

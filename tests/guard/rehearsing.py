@@ -8,7 +8,7 @@ import stat
 import time
 from pathlib import Path
 
-from llmos.guard import changes, commit, staging, undostore
+from llmos.guard import changes, commit, staging, turning, undostore
 from llmos.guard.commit import Rehearsed
 from llmos.guard.permit import Permit, mint
 from llmos.guard.staging import Stage
@@ -55,7 +55,7 @@ def entry(undo_id: str) -> undostore.Entry:
 
 def turn(bench: Bench, undo_id: str) -> None:
     """Undo, or redo what was undone."""
-    commit.turn(permit(bench, None), commit.reversal(entry(undo_id)))
+    turning.turn(permit(bench, None), turning.reversal(entry(undo_id)))
 
 
 def picture(folder: Path, *, inodes: bool = True) -> Picture:

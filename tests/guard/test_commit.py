@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmos.errors import CallFailed
-from llmos.guard import commit, undostore
+from llmos.errors import CallFailed, DiskFull
+from llmos.guard import commit, turning, undostore
 from llmos.guard.slots import Conflict
 from tests.guard.boxes import Bench
 from tests.guard.rehearsing import change, entry, permit, picture, rehearse, turn
@@ -163,10 +167,10 @@ def test_undo_refuses_when_the_world_has_moved_on_and_names_what(bench: Bench, w
     else:
         MEANWHILE[what](bench.folder)
     before = picture(bench.folder)
-    planned = commit.reversal(entry(undo_id))
+    planned = turning.reversal(entry(undo_id))
     assert len(planned.moved_on) == 1
     with pytest.raises(Conflict):
-        commit.turn(permit(bench, None), planned)
+        turning.turn(permit(bench, None), planned)
     assert picture(bench.folder) == before
 
 
@@ -249,3 +253,86 @@ def test_files_of_other_owners_keep_them(bench: Bench) -> None:
     assert (shared.stat().st_uid, shared.read_text()) == (4242, "one\ntwo\n")
     turn(bench, undo_id)
     assert (shared.stat().st_uid, shared.read_text()) == (4242, "one\n")
+
+
+# --- between file systems -----------------------------------------------------------------------------
+
+FAR = r"""echo two >> notes.txt; rm plain.txt; mv tree wood; ln -sf elsewhere link; printf y > $'byte\377'
+touch -r "it's" stamp; printf "AB'c\n" > "it's"; touch -r stamp "it's"; rm stamp
+rm -- -dash; mkdir -- -dash; echo x > -dash/x
+truncate -s 50G holes; mkdir -p a/b; echo 1 > a/b/1"""
+
+
+@pytest.fixture
+def far_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The state folder on another file system than the work."""
+    state = Path(tempfile.mkdtemp(prefix="far-", dir="/dev/shm"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    yield state
+    shutil.rmtree(state)
+
+
+@pytest.fixture
+def small_store(far_store: Path) -> Iterator[Path]:
+    """As `far_store`, on a file system of its own with little room."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", far_store], check=True)
+    yield far_store
+    subprocess.run(["umount", far_store], check=True)
+
+
+def test_a_store_on_another_file_system_gives_all_back_as_often_as_asked(
+    far_store: Path, own_bench: Bench
+) -> None:
+    furnish(own_bench)
+    own_bench.limit(max_file_bytes=1 << 40)
+    assert os.stat(own_bench.folder).st_dev != os.stat(far_store).st_dev
+    before = picture(own_bench.folder, inodes=False)
+    undo_id = change(own_bench, FAR)
+    after = picture(own_bench.folder, inodes=False)
+    for wanted in (before, after, before, after, before):
+        turn(own_bench, undo_id)
+        assert picture(own_bench.folder, inodes=False) == wanted
+
+
+@pytest.mark.root
+def test_a_full_store_is_met_before_anything_is_touched(own_bench: Bench, small_store: Path) -> None:
+    own_bench.make("a", "a\n")
+    own_bench.make("big", "B" * 1_000_000)
+    before = picture(own_bench.folder)
+    for command in ("echo x > a; echo small > big", "echo x > a; rm big"):
+        with pytest.raises(DiskFull):
+            change(own_bench, command)
+        assert picture(own_bench.folder) == before
+    assert os.listdir(undostore.undo_dir()) == ["lock"]
+
+
+def test_giving_up_halfway_on_another_file_system_leaves_all_as_it_was(
+    far_store: Path, own_bench: Bench
+) -> None:
+    """A disk that fills up while names change: what was done is taken back without needing room."""
+    furnish(own_bench)
+    before = picture(own_bench.folder, inodes=False)
+    own_bench.limit(max_file_bytes=1 << 40)
+    granted, rehearsed, _ = rehearse(own_bench, FAR)
+    steps: list[str] = []
+    committed = commit.commit(granted, rehearsed, steps.append)
+    turn(own_bench, committed)
+    assert picture(own_bench.folder, inodes=False) == before
+    for at in [number for number, step in enumerate(steps) if step == "copied"][::3]:
+        granted, rehearsed, _ = rehearse(own_bench, FAR)
+        with pytest.raises(DiskFull):
+            commit.commit(granted, rehearsed, Failing(at))
+        rehearsed.stage.discard()
+        assert picture(own_bench.folder, inodes=False) == before, steps[:at]
+
+
+class Failing:
+    """A step listener at whose n-th step the disk is full."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.count = at, -1
+
+    def __call__(self, step: str) -> None:
+        self.count += 1
+        if self.count == self.at:
+            raise OSError(errno.ENOSPC, "No space left on device")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from llmos.config import UndoSettings
-from llmos.guard import changes, commit, slots, staging, undostore
+from llmos.guard import changes, commit, slots, staging, turning, undostore
 from llmos.guard.commit import Rehearsed
 from llmos.guard.permit import Permit
 from llmos.guard.slots import OnStep
@@ -128,8 +128,8 @@ def in_child(work: Callable[[], object]) -> int:
 
 def recover(kill_at: int) -> None:
     if kill_at:
-        assert in_child(lambda: commit.recover(UndoSettings(), Killer(kill_at))) in (0, KILLED)
-    commit.recover(UndoSettings())
+        assert in_child(lambda: turning.recover(UndoSettings(), Killer(kill_at))) in (0, KILLED)
+    turning.recover(UndoSettings())
 
 
 def look(lab: Lab) -> Picture:
@@ -142,7 +142,7 @@ def commit_it(lab: Lab, on_step: OnStep = slots.unheard) -> str:
 
 def undo_it(lab: Lab, on_step: OnStep) -> None:
     (entry,) = undostore.entries()
-    commit.turn(permit(lab.bench, None), commit.reversal(entry), on_step)
+    turning.turn(permit(lab.bench, None), turning.reversal(entry), on_step)
 
 
 def rounds(
