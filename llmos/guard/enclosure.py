@@ -76,26 +76,32 @@ class Job:
     userns_fd: int | None
 
 
+@dataclass(slots=True)
+class Wires:
+    """Where the status socket is: its number changes on the way, and what fails after that is told too."""
+
+    status: int
+
+
 def run(job: Job, ready: Ready, prepared: Prepared | None = None) -> NoReturn:
     """In the fork: put up the layers, carry out the job, and end."""
-    status = job.fds[4]
+    wires = Wires(job.fds[4])
     try:
         reset_signals()
         os.setsid()
         box = sandbox.from_job(json.loads(os.pread(job.fds[0], _MAX_JOB_BYTES, 0)))
-        _Enclosure(box, job, ready, prepared or prepare()).put_up()
-        status = STATUS_FD
+        _Enclosure(box, job, ready, prepared or prepare(), wires).put_up()
         if box.detached:
-            tell(status, {"started": True})
+            tell(wires.status, {"started": True})
         code = init.run(box.script, dict(box.env), box.cwd)
         for fd in range(STATUS_FD):
             os.close(fd)
-        tell(status, {"exit-code": code, **_memory_kills()})
+        tell(wires.status, {"exit-code": code, **_memory_kills()})
         os._exit(0)
     except LayerError as error:
-        tell(status, {"layer": error.layer, "error": error.error})
+        tell(wires.status, {"layer": error.layer, "error": error.error})
     except Exception as error:  # the fork must not fall back into the launcher's loop
-        tell(status, {"layer": "launcher", "error": repr(error)})
+        tell(wires.status, {"layer": "launcher", "error": repr(error)})
     os._exit(125)
 
 
@@ -127,8 +133,8 @@ def refuse_host_root() -> None:
 class _Enclosure:
     """One sandbox being put up: what its steps hand on to one another."""
 
-    def __init__(self, box: Box, job: Job, ready: Ready, prepared: Prepared) -> None:
-        self._box, self._job, self._ready, self._prepared = box, job, ready, prepared
+    def __init__(self, box: Box, job: Job, ready: Ready, prepared: Prepared, wires: Wires) -> None:
+        self._box, self._job, self._ready, self._prepared, self._wires = box, job, ready, prepared, wires
         self._plan = sandbox.plan(box)
         self._assembled = False
         self._filter = b""
@@ -243,6 +249,7 @@ class _Enclosure:
         for target, fd in enumerate(high):
             os.dup2(fd, target, inheritable=target < STATUS_FD)
         kernel.close_from(len(high))
+        self._wires.status = STATUS_FD
 
 
 def die_with(launcher: int) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from llmos.config import SandboxSettings
 from llmos.errors import LlmosError
-from llmos.guard import cgroups, landlock, layers, seccomp
+from llmos.guard import cgroups, landlock, layers, seccomp, staging
 from llmos.guard.identity import identity
 from llmos.guard.program import Ended
 from llmos.guard.spawn import Spawner
-from llmos.messages import Caller
+from llmos.messages import Caller, new_id
 
 _OLDEST_KERNEL = (5, 12)  # mount_setattr
 _APPARMOR_SWITCH = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
@@ -52,7 +52,7 @@ def _kernel() -> Check:
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     if version < _OLDEST_KERNEL:
         return _failed("kernel", "mount-api", f"Linux {release}; the mount API needs 5.12")
-    return Check("kernel", True, f"Linux {release}")
+    return Check("kernel", True, f"Linux {release}, its mount API is used directly (no bubblewrap)")
 
 
 def _user_namespaces() -> Check:
@@ -77,10 +77,10 @@ def _read(path: str) -> str:
 
 def _filter() -> Check:
     try:
-        size = len(seccomp.program(network=False)) // 8
+        size, version = len(seccomp.program(network=False)) // 8, seccomp.version()
     except LlmosError as error:
         return Check("seccomp", False, str(error), error.next_step)
-    return Check("seccomp", True, f"{size} instructions")
+    return Check("seccomp", True, f"libseccomp {version}, {size} instructions")
 
 
 def _landlock() -> Check:
@@ -129,13 +129,30 @@ def _live() -> list[Check]:
                 "a file outside changed",
             ),
             _owner(folder / "inside"),
+            _preview(str(folder)),
         ]
 
 
-async def _self_test(folder: str) -> Ended:
+def _preview(folder: str) -> Check:
+    """The same command on a copy-on-write view. Without it calls run, and are asked about on their plan."""
+    try:
+        stage = staging.create(new_id(), (folder,))
+        try:
+            asyncio.run(_self_test(folder, str(stage.folder)))
+            seen = (stage.upper(0) / "inside").exists()
+        finally:
+            stage.discard()
+    except (LlmosError, OSError) as error:
+        return Check("preview", True, f"not here: {error}", layers.LAYERS["stage"].mend)
+    return _judge(
+        "preview", seen, "overlayfs: effects are seen before they happen", "the view took no change"
+    )
+
+
+async def _self_test(folder: str, stage: str = "") -> Ended:
     spawner = Spawner(SandboxSettings())
     try:
-        return await spawner.self_test(folder)
+        return await spawner.self_test(folder, stage)
     finally:
         spawner.close()
 

@@ -10,6 +10,7 @@ Errors are chosen so that programs fall back: ENOSYS for calls libc tries first,
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import os
@@ -102,6 +103,13 @@ def _library() -> Any:
             "Install libseccomp: apt install libseccomp2 (Debian, Ubuntu) or dnf install libseccomp.",
         ) from error
     return pyseccomp
+
+
+def version() -> str:
+    """Of the libseccomp in use (seccomp_version(3)). Raises SandboxUnavailable when it is missing."""
+    library = _library()._libseccomp
+    library.seccomp_version.restype = ctypes.POINTER(ctypes.c_uint * 3)
+    return ".".join(map(str, library.seccomp_version().contents))
 
 
 def _deny(rules: Any, seccomp: Any, name: str, *conditions: Any, number: int = errno.EPERM) -> None:

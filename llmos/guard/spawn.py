@@ -164,9 +164,10 @@ class Spawner:
             case Start():
                 return await self._start(step, permit, tell)
 
-    async def self_test(self, folder: str) -> Ended:
+    async def self_test(self, folder: str, stage: str = "") -> Ended:
         """Run the one fixed command of `llmos doctor`, which may write in `folder` (a temporary one)."""
-        grants = _Grants(Caller(uid=os.geteuid(), gid=os.getegid()), folder, (folder,), network=False)
+        caller = Caller(uid=os.geteuid(), gid=os.getegid())
+        grants = _Grants(caller, folder, (folder,), network=False, stage=stage)
         return await self._run(_Job(_one(SELF_TEST), None, 10.0), grants, _unheard, asyncio.Event())
 
     async def _run(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:

@@ -103,7 +103,7 @@ def _name(mapped: bool) -> str:
 
 def _own_namespace() -> None:
     if os.geteuid() == 0:
-        with layer("mount-api"):
+        with layer("namespaces"):
             kernel.unshare(kernel.CLONE_NEWNS)
     else:
         uid, gid = os.geteuid(), os.getegid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,11 @@ def test_where_the_sandbox_runs_every_check_is_good() -> None:
     checks = {check.name: check for check in probe()}
     assert list(checks) == [
         *("kernel", "user namespaces", "seccomp", "landlock", "cgroup"),
-        *("sandbox", "canary", "ownership"),
+        *("sandbox", "canary", "ownership", "preview"),
     ]
     assert all(check.ok and check.detail and not check.mend for check in checks.values()), checks
+    assert re.match(r"libseccomp 2\.\d+\.\d+, \d+ instructions", checks["seccomp"].detail)
+    assert "overlayfs" in checks["preview"].detail
     if os.geteuid() == 0:
         assert "as uid 61000" in checks["ownership"].detail
 
