@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from llmos.guard.program import Program
 
 _LOOK_S = 0.25
+_BYTES_PER_FILE = (
+    4096  # at least: an empty file takes room in its folder and one of the disk's numbered places
+)
 _SHARE = 20  # at most one part in this many of the time goes into looking
 
 
@@ -78,7 +81,7 @@ def written_bytes(folder: str, enough: int) -> int:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as listing:
             for entry in listing:
                 with contextlib.suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    total += max(entry.stat(follow_symlinks=False).st_blocks * 512, _BYTES_PER_FILE)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
     return total
@@ -89,7 +92,8 @@ def _free(place: str) -> int:
         found = os.statvfs(place)
     except OSError:
         return 1 << 62
-    return found.f_bavail * found.f_frsize
+    free = found.f_bavail * found.f_frsize
+    return min(free, found.f_favail * _BYTES_PER_FILE) if found.f_files else free
 
 
 def _mib(num_bytes: int) -> str:

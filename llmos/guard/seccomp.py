@@ -62,7 +62,8 @@ NUMBERS = {
 _NAMESPACE_FLAGS = (
     0x00000080, 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# Keys pushed into a terminal; the console's paste; the console taken over; drivers loaded for a terminal.
+_TERMINAL_REQUESTS = (0x5412, 0x541C, 0x541D, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD
 _F_SETLEASE, _F_NOTIFY = 1024, 1026
 _QUERY_PERSONALITY = 0xFFFFFFFF
 _MAX_FAMILY = 45  # AF_MAX - 1 of Linux 6.x; what lies above is refused too
@@ -128,7 +129,7 @@ def _deny_arguments(rules: Any, seccomp: Any) -> None:
     arg, masked = seccomp.Arg, seccomp.MASKED_EQ
     for flag in _NAMESPACE_FLAGS:
         _deny(rules, seccomp, "clone", arg(0, masked, flag, flag))
-    for request in (_TIOCSTI, _TIOCLINUX):
+    for request in _TERMINAL_REQUESTS:
         # The kernel looks at the lower half alone, so the filter must too.
         _deny(rules, seccomp, "ioctl", arg(1, masked, 0xFFFFFFFF, request))
     for command in (_F_SETLEASE, _F_NOTIFY):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from llmos import paths
 from llmos.config import SandboxSettings
-from llmos.errors import CallFailed
+from llmos.errors import CallFailed, LlmosError
 from llmos.guard import hidden, layers, relay, sandbox, seccomp, signals, zygote
 from llmos.guard.identity import identity, stand_in_id
 from llmos.guard.launcher import Launcher
@@ -114,6 +114,10 @@ class Spawner:
         self._scanner = Scanner()
         self._kept = contextlib.ExitStack()
         self._filters: dict[bool, int] = {}
+        for folder in (paths.config_dir(), paths.state_dir()):
+            # What is not there cannot be covered: a command whose write root is the home would make it.
+            with contextlib.suppress(LlmosError):
+                paths.ensure_private(folder)
 
     async def run(
         self,

@@ -66,6 +66,12 @@ def test_what_is_counted_is_what_the_disk_gives(tmp_path: Path) -> None:
     assert 100_000 <= written_bytes(str(tmp_path), 1 << 40) < 200_000
 
 
+def test_empty_files_count_too(tmp_path: Path) -> None:
+    for number in range(1000):
+        (tmp_path / str(number)).touch()
+    assert written_bytes(str(tmp_path), 1 << 40) >= 1000 * 4096
+
+
 @pytest.mark.sandbox
 def test_tmp_is_its_own_for_a_call_that_works_elsewhere(own_bench: Bench) -> None:
     canary = own_bench.folder / "canary"

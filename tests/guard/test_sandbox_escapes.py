@@ -194,6 +194,18 @@ def test_the_daemons_own_files_are_not_there(own_bench: Bench, monkeypatch: pyte
     assert (state / "audit.jsonl").read_text() == "SECRET\n"
 
 
+def test_the_daemons_own_folders_cannot_be_made_for_it(
+    own_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no settings yet, a command in the home could write some for the next start."""
+    for name, place in (("XDG_CONFIG_HOME", ".config"), ("XDG_STATE_HOME", ".local/state")):
+        monkeypatch.setenv(name, str(own_bench.folder / place))
+    own_bench.limit()  # a daemon that starts in this home
+    outcome = own_bench.shell("mkdir -p .config/llmos/tools; echo x > .config/llmos/tools/x.toml; ls -A")
+    assert ".config" in outcome.stdout
+    assert os.listdir(own_bench.folder / ".config/llmos") == []
+
+
 # --- kernel ----------------------------------------------------------------------------------------
 
 

@@ -282,7 +282,7 @@ class World:
         yield from (self.outside, *sorted(below(self.outside)), self.home)
         for name in (*SECRET_FILES, *CHANGE_FILES, ".ssh", ".config", "other"):
             yield self.home / name
-        for name in (*OWN_FILES, ".config/llmos/policies"):
+        for name in (*OWN_FILES, ".config/llmos", ".config/llmos/policies"):
             yield self.broker_home / name
         yield self.posix_shm
         yield Path("/run")
