@@ -20,6 +20,7 @@ from llmos.errors import ConfigError
 from llmos.guard.resolve import real
 
 MAX_SEEN = 20_000
+MAX_STARS = 2  # of each kind: with more of them, a long path can take hours to match
 _PIECES = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
 
 
@@ -33,6 +34,14 @@ def check(pattern: str, where: str) -> None:
         )
     if not pattern.strip("/*~"):
         raise ConfigError(f"{pattern!r} would hide everything", "Name a place.", where=f"{where}: hide")
+    pieces = _PIECES.findall(pattern)
+    deep = sum(piece.startswith("**") for piece in pieces)
+    if deep > MAX_STARS or pieces.count("*") > MAX_STARS:
+        raise ConfigError(
+            f"{pattern!r} has more than {MAX_STARS} `**` or `*`",
+            "Write two patterns.",
+            where=f"{where}: hide",
+        )
 
 
 @functools.lru_cache(maxsize=256)

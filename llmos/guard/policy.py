@@ -188,13 +188,16 @@ def check_condition(rule: Rule) -> None:
         message = " ".join(error.error for error in found.errors) or "it is not a Cedar condition"
         raise ConfigError(" ".join(message.split()), step, where=f"{rule.where}: when")
     if not _is_one_condition(cedarpy.policies_to_json_str(text), rule.id):
-        message = "it ends its condition and goes on with policies of its own"
-        raise ConfigError(message, "Write one condition, without `}` and `;`.", where=f"{rule.where}: when")
+        message = "it is not one condition: it ends and goes on, or is too long"
+        raise ConfigError(message, "Write one expression.", where=f"{rule.where}: when")
 
 
 def _is_one_condition(parsed: str, rule_id: str) -> bool:
     """`true }; forbid (...) when { true` would be two policies, and one of them could say anything."""
-    found = json.loads(parsed)
+    try:
+        found = json.loads(parsed)
+    except RecursionError:  # a thousand operators
+        return False
     policies = [*found["staticPolicies"].values()]
     return (
         not found["templates"]

@@ -17,6 +17,8 @@ A file that others could have written is not read at all.
 from __future__ import annotations
 
 import enum
+import errno
+import itertools
 import json
 import os
 import re
@@ -34,7 +36,13 @@ from llmos.guard import hiding
 from llmos.messages import Decision, Message, ProgramUse
 
 SETS = ("builtin", "default", "readonly", "unattended")
-MAX_BYTES = 1 << 20
+# What a file may hold, so that no caller's file holds the others up, or brings down a parser. A request's own
+# rules are read while the request waits, so they are few.
+MAX_BYTES = 1 << 18
+MAX_LINE = 2500  # tomllib takes the square of a dotted key's length
+MAX_NESTING = 64  # of brackets in a condition: Cedar's parser uses the stack for each
+MAX_RULES = {"builtin": 512, "system": 512, "user": 256, "session": 32}
+MAX_EXAMPLES = 4  # for each of that many rules, on the average
 
 
 class Tier(enum.IntEnum):
@@ -92,7 +100,7 @@ class _Grants(Message):
 
 class _File(Message):
     extends: Literal["default"] | None = None
-    hide: tuple[str, ...] = ()
+    hide: tuple[str, ...] = Field(default=(), max_length=256)
     grants: _Grants = _Grants()
     rule: tuple[_RuleText, ...] = ()
 
@@ -193,12 +201,26 @@ def of_file(file: Path, tier: Tier, owners: tuple[int, ...] | None = None) -> Sh
 
 def _text(file: Path, owners: tuple[int, ...] | None) -> str:
     try:
-        with file.open("rb") as opened:
+        with open(file, "rb", opener=_without_waiting) as opened:
+            status = os.fstat(opened.fileno())
             if owners is not None:
-                _check_trust(os.fstat(opened.fileno()), str(file), owners)
-            return opened.read(MAX_BYTES).decode("utf-8")
+                _check_trust(status, str(file), owners)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+            return _whole(opened.read(MAX_BYTES + 1), file)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(error), "Make it a readable UTF-8 file.", where=f"{file}:1") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A FIFO of that name would hold up whoever reads it, for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _whole(data: bytes, file: Path) -> str:
+    if len(data) > MAX_BYTES:  # half a policy would be another policy
+        raise ConfigError(f"it is longer than {MAX_BYTES} bytes", "Make it shorter.", where=str(file))
+    return data.decode("utf-8")
 
 
 def _check_trust(found: os.stat_result, place: str, owners: tuple[int, ...]) -> None:
@@ -222,6 +244,7 @@ def _check_trust(found: os.stat_result, place: str, owners: tuple[int, ...]) -> 
 def of_text(text: str, name: str, tier: Tier, *, extends: bool = True) -> Sheet:
     """The text of a policy file called `name`. Raises ConfigError naming line and key."""
     parsed = _parse(text, name)
+    _check_size(parsed, name, tier)
     base = Sheet()
     if parsed.extends and extends:
         if tier is not Tier.BUILTIN:
@@ -268,9 +291,29 @@ def _check_grants(grants: _Grants, name: str, tier: Tier) -> None:
             raise ConfigError(message, "Write HOST or HOST:PORT.", where=f"{name}: grants.network")
 
 
+def _check_size(parsed: _File, name: str, tier: Tier) -> None:
+    """Every example is judged by every rule: their product is what a file costs."""
+    most = MAX_RULES[tier.word]
+    examples = sum(len(rule.match) + len(rule.not_match) for rule in parsed.rule)
+    if len(parsed.rule) > most or examples > most * MAX_EXAMPLES:
+        message = f"it has {len(parsed.rule)} rules with {examples} examples, which takes too long to check"
+        raise ConfigError(message, f"At most {most} and {most * MAX_EXAMPLES} are read.", where=name)
+    for number, rule in enumerate(parsed.rule):
+        depths = itertools.accumulate((char in "([{") - (char in ")]}") for char in rule.when)
+        if max(depths, default=0) > MAX_NESTING:
+            where = f"{name}: rule.{number}.when"
+            raise ConfigError(
+                f"it has more than {MAX_NESTING} brackets in brackets", "Unfold it.", where=where
+            )
+
+
 def _parse(text: str, name: str) -> _File:
+    if max(map(len, text.splitlines()), default=0) > MAX_LINE:
+        raise ConfigError(f"a line has more than {MAX_LINE} characters", "Break it.", where=name)
     try:
         return _File.model_validate(tomllib.loads(text))
+    except RecursionError as error:
+        raise ConfigError("it is nested too deeply", f"Mend {name}.", where=name) from error
     except tomllib.TOMLDecodeError as error:
         line = found[1] if (found := re.search(r"at line (\d+)", str(error))) else "1"
         raise ConfigError(str(error), f"Mend the TOML syntax of {name}.", where=f"{name}:{line}") from error

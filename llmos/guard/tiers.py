@@ -44,7 +44,7 @@ class Tiers:
     def __init__(self, own: Policy, others: Policy | None = None) -> None:
         self.own, self.others = own, others or own
         self._known: dict[int, _Known] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}  # one for each caller: nobody waits for another's files
 
     def of(self, caller: Caller, home: str, session: str = "") -> Policy:
         """The rules in force for a request. Raises ConfigError."""
@@ -58,7 +58,7 @@ class Tiers:
 
     def _of_other(self, caller: Caller, home: str) -> Policy:
         folder = Path(home, _BELOW_HOME)
-        with self._lock:
+        with self._locks.setdefault(caller.uid, threading.Lock()):
             with as_caller(caller):
                 signature = _signature(folder)
             known = self._known.get(caller.uid)

@@ -14,7 +14,9 @@ right for any manifest written the usual way, a near miss for one that is not.
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -85,8 +87,10 @@ _MIN_EXAMPLES = 8
 def read(file: Path, *, shipped: bool) -> Manifest:
     """Read and check one manifest; raises ConfigError naming file, line and key."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = _text(file, shipped=shipped)
         values = tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigError("it is nested too deeply", f"Mend {file}.", where=f"{file}:1") from error
     except tomllib.TOMLDecodeError as error:
         line = match[1] if (match := re.search(r"at line (\d+)", str(error))) else "1"
         raise ConfigError(str(error), f"Mend the TOML syntax of {file}.", where=f"{file}:{line}") from error
@@ -99,6 +103,24 @@ def read(file: Path, *, shipped: bool) -> Manifest:
     for key, problem in problems(manifest, shipped=shipped):
         raise ConfigError(problem, "Correct that key.", where=where(file, text, key))
     return manifest
+
+
+def _text(file: Path, *, shipped: bool) -> str:
+    """Raises ConfigError for a file that anybody could have written: a tool that only reads runs unasked.
+
+    A group may write it: on many systems that is the group of the person alone.
+    """
+    for place in () if shipped else (file.parent, file):
+        found = place.stat()
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+            raise ConfigError(
+                f"others than root and you can write {place}, so its tools are not trusted",
+                f"Look at it, then: chown {os.geteuid()} {place}; chmod o-w {place}",
+                where=f"{file}:1",
+            )
+    if not file.is_file():  # a FIFO would be waited for
+        raise OSError(f"{file} is not a regular file")
+    return file.read_text(encoding="utf-8")
 
 
 def _explain(error: ValidationError, text: str, file: Path) -> ConfigError:

@@ -71,6 +71,37 @@ def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
         Policy.load("default", (BUILTIN, made))
 
 
+def test_what_is_no_file_holds_nobody_up(tmp_path: Path) -> None:
+    made = folder(tmp_path, "user", RULE)
+    os.mkfifo(made / "a.toml", 0o600)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        Policy.load("default", (BUILTIN, made))
+
+
+def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    made = folder(tmp_path, "user", "#" * rulefile.MAX_BYTES + "\n" + RULE)
+    with pytest.raises(ConfigError, match="longer than"):
+        Policy.load("default", (BUILTIN, made))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 2000,
+        "a" + ".a" * 5000 + " = 1",
+        RULE * 33,
+        RULE.replace('["grep x y"]', "[" + '"grep x y",\n' * 200 + "]"),
+        RULE.replace("'action ==", "'" + "(" * 900 + "true" + ")" * 900 + " && action =="),
+        RULE.replace("'action ==", "'" + "1+" * 900 + "1 > 0 && action =="),
+    ],
+    ids=["nested", "dotted", "rules", "examples", "brackets", "operators"],
+)
+def test_rules_that_would_hold_everybody_up_are_refused(place: judging.Place, text: str) -> None:
+    """Measured: minutes of work, or Cedar's parser out of its stack, which ends the process."""
+    with pytest.raises(ConfigError):
+        place.gate.judge(place.plan("ls"), judging.CALLER, cwd=str(place.folder), rules=text)
+
+
 def test_grants_are_the_systems_alone(tmp_path: Path) -> None:
     grants = '[grants]\nwrite = ["/srv/www"]\nnetwork = ["deb.example.org:443"]\n'
     system, user = folder(tmp_path, "system", grants), folder(tmp_path, "user", "")
@@ -180,7 +211,9 @@ def test_patterns_match_as_they_read(pattern: str, path: str, hidden: bool) -> N
     assert any(one.match(path) for one in hiding.compiled((pattern,), "/home/p")) is hidden
 
 
-@pytest.mark.parametrize("pattern", ["private", "*.kdbx", "/", "**/", "~/", "/a/../b", "**/**"])
+@pytest.mark.parametrize(
+    "pattern", ["private", "*.kdbx", "/", "**/", "~/", "/a/../b", "**/**", "**/a/**/b/**/c", "/*a*a*b"]
+)
 def test_a_pattern_that_is_no_place_is_an_error(pattern: str) -> None:
     with pytest.raises(ConfigError, match="hide"):
         rulefile.of_text(f'hide = ["{pattern}"]', "x.toml", Tier.USER)
@@ -255,7 +288,7 @@ match = [{{ reads = ["/etc/x"] }}]
     with pytest.raises(ConfigError):
         place.gate.judge(place.plan("cat .env"), judging.CALLER, cwd=str(place.folder), rules=rules)
     unless = rules.replace(f"}}; {goes_on}", '} unless { context.path == "/x"')
-    with pytest.raises(ConfigError, match="ends its condition"):
+    with pytest.raises(ConfigError, match="not one condition"):
         place.gate.judge(place.plan("cat .env"), judging.CALLER, cwd=str(place.folder), rules=unless)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -140,6 +141,19 @@ def own(tmp_path: Path) -> Path:
     (tmp_path / "own").mkdir()
     (tmp_path / "own/head.toml").write_text(GOOD)
     return tmp_path / "own"
+
+
+@pytest.mark.parametrize("place", ["", "head.toml"])
+def test_a_tool_that_others_could_write_is_not_trusted(own: Path, place: str) -> None:
+    (own / place).chmod(0o777)
+    with pytest.raises(ConfigError, match="not trusted"):
+        catalog.load([*paths.tool_dirs()[:1], own])
+
+
+def test_a_tool_that_is_no_file_is_not_waited_for(own: Path) -> None:
+    os.mkfifo(own / "fifo.toml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        catalog.load([*paths.tool_dirs()[:1], own])
 
 
 def load(own: Path) -> Catalog:
