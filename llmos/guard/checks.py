@@ -11,7 +11,13 @@ from collections.abc import Callable, Sequence
 
 from llmos.guard.shelltext import Opaque
 
-_COLUMNS = re.compile(r"(?:%?[a-z_0-9]+(?::\d+)?(?:=[\w %]*)?,?)+")
+_COLUMN = r"%?[a-z_0-9]+(?::\d+)?(?:=[\w %]*)?"
+_COLUMNS = re.compile(rf"{_COLUMN}(?:,{_COLUMN})*,?")
+# An escape character as programs write it, and what may follow it: a colour, or `\[` in a regular expression.
+_ESCAPE = re.compile(
+    r"(?:\\(?:[eE]|0?33|o33|x1[bB]|u0{0,2}1[bB]|U0{0,6}1[bB]|u\{1[bB]\}|c\[)|%x1[bB])(?!\\\[|\[[\d;]*m)"
+    r"|\\(?:0?23[35]|x9[bBdD]|u009[bBdD])|%x9[bBdD]"
+)
 _BSD_FLAGS = re.compile(r"[aAcdfghHjlmnrSTuvwxX]+o?")
 
 
@@ -47,6 +53,20 @@ def _is_value(words: Sequence[str], word: str) -> bool:
     return bool(re.fullmatch(r"-[A-Za-z]*[opCutUGgskL]|--(?:pid|user|sort|ppid|format|columns|cols)", before))
 
 
+def terminal(words: Sequence[str]) -> None:
+    """Words that print what moves the cursor, retitles the window or fills the clipboard."""
+    if any(_ESCAPE.search(word) for word in words):
+        raise Opaque("it prints characters that control the terminal")
+
+
+def one_task(words: Sequence[str]) -> None:
+    """gzip and its like: of -l, -t and -d some obey the last one, and -d replaces the file."""
+    letters = {letter for word in words if re.match(r"-[^-]", word) for letter in word}
+    tasks = (("l", "--list"), ("t", "--test"), ("d", "--decompress", "--uncompress"))
+    if sum(bool({*words, *letters} & set(task)) for task in tasks) > 1:
+        raise Opaque("it says more than one thing to do, of which programs do one")
+
+
 def end(words: Sequence[str]) -> None:
     """Programs that go on until stopped unless told how often: `vmstat 1 3`, `sar -u 1 1`."""
     if sum(word.isdigit() for word in words) == 1:
@@ -72,5 +92,5 @@ def sysctl(words: Sequence[str]) -> None:
 
 
 CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
-    "ps": ps, "end": end, "no-lists": no_lists, "list-only": list_only, "sysctl": sysctl,
+    "ps": ps, "one-task": one_task, "end": end, "no-lists": no_lists, "list-only": list_only, "sysctl": sysctl,
 }  # fmt: skip

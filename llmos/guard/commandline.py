@@ -15,15 +15,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from llmos.guard import places, programs, shelltext, wiring
+from llmos.guard import checks, places, programs, shelltext, wiring
 from llmos.guard.found import Found
 from llmos.guard.shelltext import Command, Opaque, Pipeline, Redirect, Word
 from llmos.messages import Effects, Exec
 from llmos.messages import Pipeline as Wired
 
 MAX_MATCHES = 500  # of one glob
+MAX_SIGNS = 32  # `*`, `?` and `[` in one glob
 _UNSEEN_NAMES = "xargs takes file names from what another command prints"
 _MENTION = re.compile(r"(?:~|/)[^\s'\"`;&|<>(){}$*?,=]*")
+_GLOB_SIGN = re.compile(r"[*?[]")
 _STDOUT_OR_NULL = "/dev/null"
 
 
@@ -91,7 +93,10 @@ def _judge_all(
             _check_xargs(pipeline)
         except Opaque as why:
             reason = reason or str(why)
-        commands = [_judge_command(command, found) for command in pipeline.commands]
+        commands = []
+        for place, command in enumerate(pipeline.commands):
+            found.piped = place > 0
+            commands.append(_judge_command(command, found))
         reason = reason or next((why for _, _, why in commands if why), "")
         judged.append(replace(pipeline, commands=tuple(command for command, _, _ in commands)))
         wired.append(wiring.piped(pipeline.joiner, [execs for _, execs, _ in commands]))
@@ -107,6 +112,7 @@ def _judge_command(command: Command, found: Found) -> tuple[Command, Exec, str]:
         expanded, reason = command, str(why)
     try:
         argv = programs.judge(wiring.without_shell(expanded.argv), found)
+        checks.terminal(argv[1:])
     except Opaque as why:
         argv, reason = list(expanded.argv), reason or str(why)
     for redirect in command.redirects:
@@ -221,6 +227,8 @@ def expand(words: tuple[Word, ...], found: Found) -> tuple[Word, ...]:
 def _expand_word(word: Word, found: Found) -> list[Word]:
     if word.pattern is None:
         return [word]
+    if len(_GLOB_SIGN.findall(word.pattern)) > MAX_SIGNS:
+        raise Opaque(f"a pattern in it has more than {MAX_SIGNS} signs")
     absolute = word.pattern.startswith("/")
     matches = glob.iglob(word.pattern, root_dir=None if absolute else found.cwd)  # noqa: PTH207 - root_dir
     names = list(islice(matches, MAX_MATCHES + 1))
@@ -230,6 +238,8 @@ def _expand_word(word: Word, found: Found) -> list[Word]:
         if not name.isprintable():
             raise Opaque(f"the pattern {word.text} matches a name with characters that cannot be seen")
         shelltext.check_characters(name)
+    if not names and places.may_name_secret(word.pattern):
+        raise Opaque(f"the pattern {word.text} is made to match a place of keys and passwords")
     return [Word(f"./{name}" if name.startswith("-") else name) for name in sorted(names)] or [
         Word(word.text)
     ]

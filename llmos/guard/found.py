@@ -23,6 +23,10 @@ _SHAPES = {
     "key": re.compile(r"[\w-]+\..+"),
     "item": re.compile(r"\+[dD]|[\w.@:=/*\[\]][\w.@:=/,+*\[\]-]*"),
     "selector": re.compile(r"\.[\w.\[\]\"-]*"),
+    "count": re.compile(r"[+-]?\d{1,8}(?:\.\d+)?"),
+    "few": re.compile(r"\d{1,2}"),
+    "size": re.compile(r"\d{1,4}[KM%]|[1-4]G"),
+    "short": re.compile(r"\d{1,3}(?:\.\d+)?s?|[1-9]m"),  # seconds, or some minutes
     "stdout": re.compile(r"-"),
 }
 _DIRECT = {"read", "write", "delete"}
@@ -34,6 +38,7 @@ class Found:
 
     cwd: str
     home: str = "/"
+    piped: bool = False  # what is read now stands behind a `|`
     reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     deletes: list[str] = field(default_factory=list)

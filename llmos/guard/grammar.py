@@ -42,6 +42,7 @@ class Grammar(Message):
     numeric: bool = False  # head -5
     args: tuple[str, ...] = ()
     default: tuple[str, ...] = ()  # read when no file is named
+    piped: bool = False  # what is piped to it stands in for that
     unless: tuple[str, ...] = ()  # options that stand in for the first argument
     writes: tuple[str, ...] = ()
     mode: tuple[Mode, ...] = ()

@@ -75,7 +75,7 @@ SECRET_NAMES = frozenset(
 _WORDS = r"(?:secrets?|passwords?|credentials?|tokens?|api[_-]?keys?|private[_-]?keys?|service[_-]?accounts?)"
 _DATA = r"(?:json|ya?ml|toml|ini|txt|conf|cfg|properties|xml|csv|db|sqlite3?|bak|old|enc|env|kdbx?)"
 SENSITIVE = re.compile(
-    rf"(?:[\w.-]*[._-])?{_WORDS}(?:[_-][\w-]+)*(?:(?:\.[\w-]+)*\.{_DATA})?"
+    rf"(?:[\w.-]*[._-])?{_WORDS}(?:[_-][\w-]+)?(?:(?:\.[\w-]+)*\.{_DATA})?"
     r"|.+\.(?:key|pem|p12|pfx|p8|ppk|jks|keystore|kdbx?|ovpn|tfstate|tfvars|keytab|agekey|jwk|wallet|env)"
     r"(?:\.(?:bak|backup|old|orig|save|\d+))?"
     r"|id_(?:rsa|dsa|ecdsa|ed25519)[\w.-]*|kubeconfig|.+\.kubeconfig|wp-config\.php|database\.ya?ml"

@@ -54,6 +54,7 @@ _KERNEL_SECRETS = ("/proc/kcore", "/proc/kmsg", "/proc/kallsyms", "/proc/sysrq-t
                    "/sys/kernel/tracing", "/sys/kernel/security", "/sys/firmware/efi/efivars",
                    "/sys/fs/bpf", "/sys/fs/pstore", "/sys/kernel/boot_params")  # fmt: skip
 _MAX_SECRET_FILES = 4000  # whose inodes are known, to find hard links to them
+_MAX_NAME = 255  # of a file; longer ones are not there, and patterns take long over them
 _LANDMARKS_LIVE_S = 2
 _CLOCK_TICK_S = 0.02  # ctime is as coarse as the kernel's tick
 
@@ -220,12 +221,22 @@ def _is_secret_name(folded: str, marks: Landmarks) -> bool:
     return folded.startswith(_KERNEL_SECRETS) or (match is not None and match[1] not in _PROCESS_OPEN)
 
 
+def may_name_secret(pattern: str) -> bool:
+    """Whether a part of this glob is made to match a name that secrets go by; `*` alone is not."""
+    return any(
+        fnmatchcase(name, part) and (part[:1] == "." or name[:1] != ".")
+        for part in fold(pattern).split("/")
+        if set(part) & set("*?[") and set(part) - set("*?")
+        for name in (*landmarks.SECRET_NAMES, *landmarks.SECRET_FOLDERS, ".env")
+    )
+
+
 def _is_sensitive(name: str) -> bool:
     folded = fold(name)
     if any(is_within(folded, place) for place in landmarks.SENSITIVE_OPEN_PLACES):
         return False
     *folders, last = folded.split("/")
-    if landmarks.SENSITIVE.fullmatch(last):
+    if len(last) <= _MAX_NAME and landmarks.SENSITIVE.fullmatch(last):
         return not landmarks.SENSITIVE_OPEN.fullmatch(last)
     return not landmarks.SENSITIVE_FOLDERS.isdisjoint(folders)
 

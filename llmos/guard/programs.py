@@ -187,16 +187,25 @@ def _apply(name: str, parsed: Parsed, grammar: Grammar, found: Found) -> None:
     _positional(name, parsed.args, (*args[:-1], "into=" + into) if into else args, found)
     for path in mode.writes if mode and mode.writes is not None else grammar.writes:
         found.add("write", path)
-    if not parsed.args:
-        for path in grammar.default:
-            found.add("read", path)
-    if "*" in grammar.deep or parsed.names() & set(grammar.deep):
-        found.check_depth(parsed.args or grammar.default)
+    _whole_folders(parsed, grammar, args, found)
     found.cwd = before
     if lacking := [option for option in grammar.needs if option not in parsed.names()]:
         raise Opaque(f"{name} without -{lacking[0]} goes on until it is stopped")
     if grammar.opaque or (mode and mode.opaque):
         raise Opaque((mode.opaque if mode else "") or grammar.opaque)
+
+
+def _whole_folders(parsed: Parsed, grammar: Grammar, args: Sequence[str], found: Found) -> None:
+    """What it reads when no file is named; and whether it goes through all below what it reads."""
+    deep = "*" in grammar.deep or bool(parsed.names() & set(grammar.deep))
+    before_files = sum(not kind.endswith(("*", "?")) and kind != "read" for kind in args)
+    named: Sequence[str] = parsed.args[before_files:]
+    if not named and (deep or not grammar.deep) and not (grammar.piped and found.piped):
+        named = grammar.default
+        for path in named:
+            found.add("read", path)
+    if deep:
+        found.check_depth(named)
 
 
 def _mode(parsed: Parsed, grammar: Grammar) -> Mode | None:

@@ -13,27 +13,38 @@ from llmos.guard import checks
 from llmos.guard.shelltext import Opaque
 
 MAX_CHARS = 2000
-_ADDRESS = r"(?:\d+(?:~\d+)?|\$|/(?:[^/\\\n]|\\[^\n])*/I?)"
-_RANGE = rf"(?:{_ADDRESS}(?:\s*,\s*(?:{_ADDRESS}|\+\d+|~\d+))?)?\s*!?\s*"
-_TEXT = r"(?:(?!{n})[^\\\n]|\\[^\n])*"
+# In brackets a delimiter is a plain character to sed. What a backslash does there differs: few are taken.
+_BRACKET = r"\[\^?+\]?+(?:[^\]\\\n[]|\[:[a-z]+:\]|\[(?![.=:])|\\[^\]\\\n])*+\]"
+_ADDRESS = rf"(?:\d+(?:~\d+)?|\$|/(?:[^/\\\n[]|{_BRACKET}|\\[^\n])*+/I?)"
+_RANGE = rf"(?:{_ADDRESS}(?:\s*+,\s*+(?:{_ADDRESS}|\+\d+|~\d+))?)?\s*+!?\s*+"
 
 
-def _delimited(number: int) -> str:
+def _delimited(number: int, *, pattern: bool) -> str:
     """Two texts between three equal delimiters: the part of `s` and `y` behind the letter."""
-    text = _TEXT.replace("{n}", rf"\{number}")
-    return rf"([/|#,:@%!_]){text}\{number}{text}\{number}"
+    text = rf"(?:(?!\{number})[^\\\n]|\\[^\n])*+"
+    first = rf"(?:(?!\{number})[^\\\n[]|{_BRACKET}|\\[^\n])*+" if pattern else text
+    return rf"([/|#,:@%!_]){first}\{number}{text}\{number}"
 
 
-_COMMAND = rf"(?:[{{}}]|[pdnNhHgGxDP=]|[qQ]\d*|s{_delimited(1)}[gpiIM0-9]*|y{_delimited(2)})"
-_SED = re.compile(rf"\s*{_RANGE}{_COMMAND}\s*(?:;|\n|$|(?=\}})|(?<=[{{}}]))")
+_COMMAND = (
+    rf"(?:[{{}}]|[pdnNhHgGxDP=]|[qQ]\d*|s{_delimited(1, pattern=True)}[gpiIM0-9]*"
+    rf"|y{_delimited(2, pattern=False)}|:\w+|(?P<branch>[bt][ ]*\w*))"
+)
+_END = r"(?:(?<=[{}])|[ \t]*+(?:;|\n|\Z|(?=\})))"
+_SED = re.compile(rf"\s*+{_RANGE}(?:{_COMMAND}{_END}|[aic]\\?[ \t]*+[^\n\\]++(?:\n|\Z))")
 # Anywhere in the text, strings and comments included: what could hide is not looked for.
 _AWK_WORDS = re.compile(
     r"system|getline|close|fflush|nextfile|ARG[CVI]|ENVIRON|PROCINFO|inet|[@`]|(?<!\|)\|(?!\|)"
 )
+# Loops that come to an end: over an array, or counting up to something.
+_AWK_LOOP = re.compile(r"\b(?:for|while|do|func(?:tion)?)\b")
+_AWK_BOUNDED = re.compile(r"\bfor\s*\(\s*(?:\w+\s+in\s+\w+\s*\)|\w+\s*=[^;()]*;[^;()]*[<>][^;()]*;[^;()]*\))")
+_JQ_ENDLESS = re.compile(r"\b(?:def|repeat|while|until|infinite)\b|\brange\([^)]*(?:\d{7}|\d[eE])")
+_JQ_ENVIRONMENT = re.compile(r"\$ENV\b|(?<![.\w\"])env\b")
 
 
 def check_sed(text: str) -> None:
-    """Raise Opaque unless the script is addresses, p d q = n N h H g G x D P, s and y alone."""
+    """Raise Opaque unless the script is addresses and commands that edit text: a branch must read on."""
     at = 0
     if len(text) > MAX_CHARS:
         raise Opaque("its sed script is very long")
@@ -41,15 +52,19 @@ def check_sed(text: str) -> None:
         match = _SED.match(text, at)
         if match is None or match.end() == at:
             raise Opaque("its sed script may do more than edit text")
+        if match["branch"] and not (text.startswith("$!", match.start("branch") - 2) and "N" in text):
+            raise Opaque("its sed script may go on until it is stopped")
         at = match.end()
 
 
 def check_awk(text: str) -> None:
-    """Raise Opaque if the script could write a file, start a program or read one that is not named."""
+    """Raise Opaque if the script could write a file, start a program, read one unnamed, or not end."""
     if len(text) > MAX_CHARS or _AWK_WORDS.search(text):
         raise Opaque("its awk script may do more than print")
     if ">" in text and not _compares_only(text):
         raise Opaque("its awk script may write a file")
+    if len(_AWK_LOOP.findall(text)) != len(_AWK_BOUNDED.findall(text)):
+        raise Opaque("its awk script may go on until it is stopped")
 
 
 def _compares_only(text: str) -> bool:
@@ -69,9 +84,13 @@ def _compares_only(text: str) -> bool:
 
 
 def check_jq(text: str) -> None:
-    """Raise Opaque for a jq script that reads further files."""
+    """Raise Opaque for a jq script that reads further files or the environment, or may not end."""
     if re.search(r"\b(?:import|include)\b", text):
         raise Opaque("its jq script reads further files")
+    if _JQ_ENVIRONMENT.search(text):
+        raise Opaque("its jq script reads the environment")
+    if _JQ_ENDLESS.search(text):
+        raise Opaque("its jq script may go on until it is stopped")
 
 
 def check_format(text: str) -> None:

@@ -282,7 +282,7 @@ class _Reader:
         targets: list[Word] = []
         for child in node.children:
             if child.type == "file_descriptor":
-                fd = int(self._take(child, "operator"))
+                fd = _descriptor(self._take(child, "operator"))
             elif child.is_named:
                 targets.append(self.word(self._take(child, "word")))
             else:
@@ -299,12 +299,19 @@ class _Reader:
         text: list[str] = []
         pattern: list[str] = []
         globs = False
-        for part, quoted in self._parts(raw):
+        for part, quoted in self._whole(raw):
             text.append(part)
             wild = not quoted and bool(_GLOB & set(part))
             pattern.append(part if wild else glob.escape(part))
             globs = globs or wild
         return Word("".join(text), "".join(pattern) if globs else None)
+
+    def _whole(self, raw: str) -> list[tuple[str, bool]]:
+        """The pieces of a word. The grammar lets a few words end inside their quotes."""
+        try:
+            return list(self._parts(raw))
+        except (IndexError, ValueError) as error:
+            raise Opaque("it is not a complete shell command") from error
 
     def _parts(self, raw: str) -> Iterator[tuple[str, bool]]:
         """(text, quoted) pieces of a word."""
@@ -409,6 +416,13 @@ def _redirects(fd: int, op: str, target: Word) -> tuple[Redirect, ...]:
     if op in _WRITE_OPS and fd in (-1, 1, 2):
         return (Redirect(1 if fd < 0 else fd, op.replace("|", ""), target),)
     raise Opaque(f"it uses the redirection `{op}`")
+
+
+def _descriptor(text: str) -> int:
+    """The grammar takes more for a number than a shell does: `-n2>f` among others."""
+    if not re.fullmatch(r"\d{1,3}", text, re.ASCII):
+        raise Opaque("it redirects in a way that is read differently by different shells")
+    return int(text)
 
 
 def _text(node: Node) -> str:

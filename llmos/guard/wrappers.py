@@ -46,7 +46,8 @@ def _xargs(inner: Sequence[str], found: Found, judge: Judge) -> list[str]:
     Names starting with a dash would be options, so the program must be innocent of every option. The
     files it reads are not known here: `commandline` looks at where the names come from.
     """
-    judge(inner)
+    if judge(inner) != list(inner):
+        raise Opaque(f"xargs would start {inner[0]} itself, without the options that make it safe")
     name = os.path.basename(inner[0])
     if not grammars()[name].shallow:
         found.check_depth([path for path in found.reads if places.is_folder(path)])
@@ -93,8 +94,9 @@ def _exec(words: list[str], roots: list[str], found: Found, judge: Judge) -> lis
     if name not in grammars() or not grammars()[name].shallow:
         found.check_depth(roots)
     for root in roots:
-        if judge([root if word == "{}" else word for word in inner])[0] != inner[0]:
-            raise Opaque(f"find would start {inner[0]} itself")
+        command = [root if word == "{}" else word for word in inner]
+        if judge(command) != command:
+            raise Opaque(f"find would start {inner[0]} itself, without the options that make it safe")
     return words[end + 1 :]
 
 
