@@ -92,5 +92,6 @@ def sysctl(words: Sequence[str]) -> None:
 
 
 CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
-    "ps": ps, "one-task": one_task, "end": end, "no-lists": no_lists, "list-only": list_only, "sysctl": sysctl,
+    "ps": ps, "one-task": one_task, "end": end, "no-lists": no_lists, "list-only": list_only,
+    "sysctl": sysctl,
 }  # fmt: skip

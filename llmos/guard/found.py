@@ -24,7 +24,7 @@ _SHAPES = {
     "item": re.compile(r"\+[dD]|[\w.@:=/*\[\]][\w.@:=/,+*\[\]-]*"),
     "selector": re.compile(r"\.[\w.\[\]\"-]*"),
     "count": re.compile(r"[+-]?\d{1,8}(?:\.\d+)?"),
-    "few": re.compile(r"\d{1,2}"),
+    "few": re.compile(r"[1-9]\d?"),
     "size": re.compile(r"\d{1,4}[KM%]|[1-4]G"),
     "short": re.compile(r"\d{1,3}(?:\.\d+)?s?|[1-9]m"),  # seconds, or some minutes
     "stdout": re.compile(r"-"),

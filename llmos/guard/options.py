@@ -26,7 +26,13 @@ class Parsed:
     def written(self) -> tuple[str, ...]:
         """The options as they are spelt: `-r`, `--force`."""
         names = dict.fromkeys(name for name, _ in self.options)
-        return tuple(f"-{name}" if len(name) == 1 else f"--{name}" for name in names)
+        return tuple(map(_spelt, names))
+
+
+def _spelt(name: str) -> str:
+    if name.startswith("-"):
+        return name
+    return f"-{name}" if len(name) == 1 else f"--{name}"
 
 
 def parse(name: str, words: Sequence[str], grammar: Grammar, *, stop: bool = False) -> Parsed:
@@ -42,6 +48,12 @@ def parse(name: str, words: Sequence[str], grammar: Grammar, *, stop: bool = Fal
             return Parsed(tuple(options), (*args, *queue))
         if word in grammar.exact:
             options.append((word.lstrip("-"), None))
+            continue
+        if word in grammar.values and word.startswith("-"):  # openssl's -in FILE
+            options.append((word, take(name, word, queue)))
+            continue
+        if re.fullmatch(r"-{3,}", word):  # a line to look at: no option anywhere
+            args.append(word)
             continue
         if grammar.numeric and re.fullmatch(r"-\d+", word):
             continue

@@ -47,7 +47,7 @@ _DISKS = re.compile(
 _PROCESS = re.compile(r"/proc/(?:[0-9]+|self|thread-self)(?:/task/(?:[0-9]+|self))?/(\w+)")
 _PROCESS_OPEN = frozenset({"cgroup", "cmdline", "comm", "io", "limits", "loginuid", "oom_score",
                            "sched", "schedstat", "smaps_rollup", "stat", "statm", "status", "wchan",
-                           "net", "task"})  # fmt: skip
+                           "mounts", "mountinfo", "net", "task"})  # fmt: skip
 _KERNEL_SECRETS = ("/proc/kcore", "/proc/kmsg", "/proc/kallsyms", "/proc/sysrq-trigger", "/proc/keys",
                    "/proc/vmcore", "/proc/kpageflags", "/proc/kpagecount", "/proc/key-users",
                    "/proc/slabinfo", "/proc/timer_list", "/proc/sched_debug", "/sys/kernel/debug",

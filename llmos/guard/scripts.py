@@ -36,6 +36,8 @@ _SED = re.compile(rf"\s*+{_RANGE}(?:{_COMMAND}{_END}|[aic]\\?[ \t]*+[^\n\\]++(?:
 _AWK_WORDS = re.compile(
     r"system|getline|close|fflush|nextfile|ARG[CVI]|ENVIRON|PROCINFO|inet|[@`]|(?<!\|)\|(?!\|)"
 )
+_AWK_STRING = re.compile(r'"(?:[^"\\\n]|\\[nt"\\])*+"')
+_MANY = 2  # slashes
 # Loops that come to an end: over an array, or counting up to something.
 _AWK_LOOP = re.compile(r"\b(?:for|while|do|func(?:tion)?)\b")
 _AWK_BOUNDED = re.compile(r"\bfor\s*\(\s*(?:\w+\s+in\s+\w+\s*\)|\w+\s*=[^;()]*;[^;()]*[<>][^;()]*;[^;()]*\))")
@@ -72,7 +74,9 @@ def _compares_only(text: str) -> bool:
 
     Strings, regular expressions and comments could hide brackets from the count: none may be there.
     """
-    if set(text) & set("\"/#\\'"):
+    if text.count("/") < _MANY and not set(text) & set("#'"):  # one slash divides, two may be a pattern
+        text = _AWK_STRING.sub("", text)
+    if set(text) & set("\"#\\'") or text.count("/") >= _MANY:
         return "print" not in text and "{" not in text
     braces = parens = 0
     for char in text:

@@ -159,7 +159,8 @@ class _Reader:
     def __init__(self, cwd: str, home: str) -> None:
         self._known = {"HOME": home, "PWD": cwd, "PATH": SAFE_PATH} | _user_of(home)
         self._home = home
-        self._read: list[tuple[int, int, str]] = []  # start, end, "word" or "operator"
+        self._starts: set[int] = set()  # where statements start: a line may end before them
+        self._read: list[tuple[int, int, str]] = []  # start, end, and its kind
 
     def _take(self, node: Node, kind: str) -> str:
         """The source of a leaf, noted as read."""
@@ -173,10 +174,15 @@ class _Reader:
         (`2>1>x`): whatever it makes of such text, it is not what a shell makes of it.
         """
         end, last = 0, ""
+        self._starts.add(len(source))
         for start, stop, kind in [*sorted(self._read), (len(source), len(source), "end")]:
             between = source[end:start]
             if start < end or between.strip(b" \t\n"):
                 raise Opaque("part of it is read differently by different shells")
+            if b"\n" in between and last in ("word", "redirect") and start not in self._starts:
+                raise Opaque(
+                    "it goes over a line's end in a way that is read differently by different shells"
+                )
             if not between and last == "word" and _is_glued(source, start, kind):
                 raise Opaque("it joins words in a way that is read differently by different shells")
             end, last = stop, kind
@@ -194,6 +200,7 @@ class _Reader:
                 joiner = _joiner(child)
                 self._take(child, "operator")
                 continue
+            self._starts.add(child.start_byte)
             for number, pipeline in enumerate(self._statement(child, depth + 1)):
                 yield replace(pipeline, joiner=joiner) if number == 0 else pipeline
 
@@ -282,12 +289,12 @@ class _Reader:
         targets: list[Word] = []
         for child in node.children:
             if child.type == "file_descriptor":
-                fd = _descriptor(self._take(child, "operator"))
+                fd = _descriptor(self._take(child, "redirect"))
             elif child.is_named:
                 targets.append(self.word(self._take(child, "word")))
             else:
-                op = self._take(child, "operator")
-        if not targets:
+                op = self._take(child, "redirect")
+        if not targets or not targets[0].text:
             raise Opaque("it redirects to nothing")
         redirects = (*command.redirects, *_redirects(fd, op, targets[0]))
         return replace(command, words=(*command.words, *targets[1:]), redirects=redirects)
@@ -325,7 +332,7 @@ class _Reader:
             raise Opaque("it uses a pattern with brackets that is read differently by different shells")
         if _TILDE.match(_unquoted(raw)):
             raise Opaque("it expands a `~` inside a word")
-        if re.search(r"\{[^{}]*(?:,|\.\.)[^{}]*\}", _unquoted(raw)):
+        if re.search(r"\{.*(?:,|\.\.).*\}", _unquoted(raw), re.DOTALL):
             raise Opaque("it uses a brace expansion")
         while at < len(raw):
             part, quoted, at = self._part(raw, at)
@@ -345,6 +352,8 @@ class _Reader:
         if char == "$":
             value, at = self._variable(raw, at)
             return value, True, at
+        if char.isspace():
+            raise Opaque("it joins words in a way that is read differently by different shells")
         if char in _SPECIAL and char != "!":
             raise Opaque(f"it uses `{char}` inside a word")
         return char, False, at + 1

@@ -24,6 +24,8 @@ def follow(argv: Sequence[str], grammar: Grammar, found: Found, judge: Judge) ->
     """A wrapper's own options, then its command. Returns the options and the argv to run."""
     name = argv[0]
     parsed = parse(name, argv[1:], grammar, stop=True)
+    for option, value in parsed.options:
+        found.add(grammar.values.get(option, "text"), value or "")
     own = len(grammar.args)
     if len(parsed.args) <= own:
         raise Opaque(f"{name} has no command to start")

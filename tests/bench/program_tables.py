@@ -32,7 +32,7 @@ MAX_BUNDLES = 20  # of a flag and an option with a value, for one program
 _NOBODY = 65534
 _TIMEOUT_S = 4
 _OPEN = re.compile(r'open(?:at)?\((?:AT_FDCWD, )?"([^"]*)", ([A-Z_|0-9]+)')
-_CHANGES = re.compile(r'\b(?:unlink|rename|mkdir|rmdir|link|symlink|chmod|chown|truncate|mknod)\w*\((.*)')
+_CHANGES = re.compile(r"\b(?:unlink|rename|mkdir|rmdir|link|symlink|chmod|chown|truncate|mknod)\w*\((.*)")
 _STARTS = re.compile(r'execve\("([^"]*)"')
 _CONNECTS = re.compile(r"connect\(\d+, \{sa_family=AF_INET6?, sin6?_port=htons\((\d+)")
 _HARMLESS = re.compile(r"/dev/(?:null|tty)|/proc/self/\w+")
@@ -87,16 +87,19 @@ def _traced(found: Analysis, folder: Path) -> str:
     log = folder.parent / "log"
     log.write_bytes(b"")
     log.chmod(0o666)
-    argv = ["strace", "-f", "--seccomp-bpf", "-qq", "-s", "300", "-o", str(log), "-e", "trace=file,process,connect",
-            "timeout", "-k1", str(_TIMEOUT_S), command.program, *command.argv[1:]]  # fmt: skip
+    traced = "trace=file,process,connect"
+    argv = ["strace", "-f", "--seccomp-bpf", "-qq", "-s", "300", "-o", str(log), "-e", traced, "timeout",
+            "-k1", str(_TIMEOUT_S), command.program, *command.argv[1:]]  # fmt: skip
     env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+    null = subprocess.DEVNULL
     subprocess.run(argv, cwd=folder, env=env, user=_NOBODY, group=_NOBODY, extra_groups=[], check=False,
-                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+                   stdin=null, stdout=null, stderr=null)  # fmt: skip
     return log.read_text(errors="replace")
 
 
 def _undeclared(log: str, found: Analysis, folder: Path) -> Iterator[str]:
     told = {os.path.realpath(path) for path in found.effects.reads}
+    canaries = {str(folder / name) for name in CANARIES}
     started = _STARTS.findall(log)[2:]  # the first is timeout, the second the program itself
     for path, flags in _OPEN.findall(log):
         whole = os.path.normpath(os.path.join(folder, path))
@@ -104,9 +107,8 @@ def _undeclared(log: str, found: Analysis, folder: Path) -> Iterator[str]:
             continue
         if "O_WRONLY" in flags or "O_RDWR" in flags or "O_CREAT" in flags:
             yield f"writes {path}"
-        elif os.path.basename(whole) in CANARIES and os.path.dirname(whole) == str(folder):
-            if not any(whole == place or whole.startswith(place + "/") for place in told):
-                yield f"reads {path}"
+        elif whole in canaries and not told & {whole, str(folder)}:
+            yield f"reads {path}"
     yield from (f"starts {path}" for path in started if not _HELPERS.fullmatch(path))
     yield from (f"changes {what[:60]}" for what in _CHANGES.findall(log))
     yield from (f"connects to port {port}" for port in _CONNECTS.findall(log))
@@ -140,7 +142,11 @@ def _fresh(folder: Path) -> Path:
 
 
 def installed() -> list[str]:
-    return [name for name in grammars() if Path(programs.locate(name)).exists() and programs.is_described(programs.locate(name))]
+    return [
+        name
+        for name in grammars()
+        if Path(programs.locate(name)).exists() and programs.is_described(programs.locate(name))
+    ]
 
 
 def main() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from llmos import paths
 from llmos.errors import ConfigError
+from llmos.guard import places
 from llmos.guard.commandline import analyse
 from llmos.guard.grammar import grammars
 from llmos.messages import ProgramUse
@@ -91,3 +93,44 @@ def test_the_program_itself_knows_the_options_of_its_table(name: str) -> None:
 
 # Options that work and that --help does not mention, or that newer releases have.
 _UNLISTED = {"wc": {"total"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "find . -maxdepth 1 -exec git status \\;", "find . -exec rg x {} \\;", "find . -exec man ls \\;",
+        "xz -l -d a.xz", "bzip2 -td a.bz2", "zstd -l -d a.zst", "openssl", "fd -x rm", "sleep infinity",
+        "find . | xargs -P0 ls", "seq 1 1e15", "sort -S 900G f", "printf '\\033]52;c;eA==\\a'",
+        "jq -rn '\"\\u001b]0;x\"'", "git log --format=%x1b]0;x",
+    ],
+)  # fmt: skip
+def test_what_looks_harmless_and_is_not_known_to_be(text: str) -> None:
+    assert analyse(text, cwd="/w", home=HOME).opaque
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [("xxd -ps f", "/w/f"), ("od -e f", "/w/f"), ("hexdump -n 3 f", "/w/f"), ("grep -r x", "/w"),
+     ("rg x", "/w"), ("openssl x509 -noout -in f", "/w/f")],
+)  # fmt: skip
+def test_what_is_read_is_told_whatever_the_options_before_it(text: str, reads: str) -> None:
+    found = analyse(text, cwd="/w", home=HOME)
+    assert not found.opaque and reads in found.effects.reads
+
+
+def test_a_search_of_everything_below_home_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    for text in ("grep -r x", "rg x", "git grep x", "grep -r x ."):
+        assert "secrets lie" in analyse(text, cwd=str(tmp_path), home=str(tmp_path)).opaque
+    for text in ("ps aux | rg x", "ps aux | grep x", "grep x f"):
+        assert not analyse(text, cwd=str(tmp_path), home=str(tmp_path)).opaque
+
+
+def test_judging_never_takes_long() -> None:
+    """Patterns that backtrack would let one line hold the broker for hours."""
+    for text in ("ps -o " + "a" * 60 + "!", "cat secret" + "-a" * 60 + "!", "cat " + "secret-" * 1300 + "!",
+                 "echo " + "[" * 4000, "sed '" + " " * 1900 + "'", "ls " + "*a" * 300):  # fmt: skip
+        began = time.process_time()
+        analyse(text, cwd="/w", home=HOME)
+        places.kind_of(f"/w/{text[4:]}", HOME)
+        assert time.process_time() - began < 1, text

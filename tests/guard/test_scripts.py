@@ -17,7 +17,22 @@ _PIECES = (
     "[a", "]", "\\[", "\\]", "[[.a.]/]", "[[=a=]]", "\\/", "\\n", "[", "^", "w x", "e", "{", "}", ";", "[;]",
 )  # fmt: skip
 _FLAGS = ("", "g", "p", "I", "2", "w x", "e")
-_COMMANDS = ("w x", "e id", "r f", "p", "a t", "1i\\x", "a\\", "c x;w y", ":a", "$!ba", "a }", "}", "{", "R f")
+_COMMANDS = (
+    "w x",
+    "e id",
+    "r f",
+    "p",
+    "a t",
+    "1i\\x",
+    "a\\",
+    "c x;w y",
+    ":a",
+    "$!ba",
+    "a }",
+    "}",
+    "{",
+    "R f",
+)
 
 
 def sed_scripts(seed: int) -> Iterator[str]:
@@ -66,7 +81,16 @@ def test_sed_scripts_that_are_read_in_two_ways_or_do_not_end(script: str) -> Non
 
 @pytest.mark.parametrize(
     "script",
-    ["s/[^/]*$//", "s/[\\/]/_/g", "1i\\header", "/x/a more", "$!N;p", ":a;N;$!ba;s/\\n/ /g", "s/[][]//g", "{ p }"],
+    [
+        "s/[^/]*$//",
+        "s/[\\/]/_/g",
+        "1i\\header",
+        "/x/a more",
+        "$!N;p",
+        ":a;N;$!ba;s/\\n/ /g",
+        "s/[][]//g",
+        "{ p }",
+    ],
 )
 def test_sed_scripts_of_every_day(script: str) -> None:
     assert taken(script)
@@ -83,7 +107,8 @@ def test_no_script_takes_long_to_read() -> None:
         (scripts.check_awk, "BEGIN{while(1)print}"), (scripts.check_awk, "BEGIN{for(;;);}"),
         (scripts.check_awk, "function f(){f()} BEGIN{f()}"), (scripts.check_awk, "BEGIN{do{}while(1)}"),
         (scripts.check_awk, "{for(i=1;1;i++)print}"),
-        (scripts.check_jq, "repeat(1)"), (scripts.check_jq, "def f: f; f"), (scripts.check_jq, "[range(1e12)]"),
+        (scripts.check_jq, "repeat(1)"),
+        (scripts.check_jq, "def f: f; f"), (scripts.check_jq, "[range(1e12)]"),
         (scripts.check_jq, "env.HOME"), (scripts.check_jq, "$ENV.HOME"),
     ],
 )  # fmt: skip
