@@ -62,7 +62,8 @@ SYSTEM = (
     "/var/lib/jenkins/secrets", "/var/lib/ipa/private", "/etc/ceph", "/etc/boto.cfg",
     "/var/spool/cron", "/var/backups", "/boot/efi", "/swapfile", "/swap.img",
     "/run/secrets", "/var/run/secrets",
-    *(f"/tmp/{name}" for name in (".X11-unix", ".ICE-unix", "ssh-*", "tmux-*", "screen*", ".docker*", "krb5*")),  # noqa: S108
+    *(f"/tmp/{name}" for name in (".X11-unix", ".ICE-unix", "ssh-*", "tmux-*", "screen*")),  # noqa: S108
+    "/tmp/.docker*", "/tmp/krb5cc*",  # noqa: S108
 )  # fmt: skip
 
 # At the top of the current folder and of each write root; `secretscan` looks deeper, a moment later.

@@ -183,7 +183,7 @@ class _Reader:
                 raise Opaque(
                     "it goes over a line's end in a way that is read differently by different shells"
                 )
-            if not between and last == "word" and _is_glued(source, start, kind):
+            if not between and last and _is_glued(source, start, last, kind):
                 raise Opaque("it joins words in a way that is read differently by different shells")
             end, last = stop, kind
 
@@ -386,8 +386,10 @@ class _Reader:
         return self._known[name], match.end()
 
 
-def _is_glued(source: bytes, at: int, kind: str) -> bool:
-    """Whether what starts `at`, right behind a word, is a word as well, or makes a descriptor of that one."""
+def _is_glued(source: bytes, at: int, last: str, kind: str) -> bool:
+    """Whether what starts `at`, right behind a leaf, is one with it to a shell: `a''b`, `2>f`, `;&`."""
+    if last != "word":
+        return kind != "end" and last == "operator" and {source[at - 1], source[at]} <= set(b";&|<>")
     descriptor = source[at - 1 : at].isdigit() or source[at - 1 : at] == b"}"
     return kind == "word" or (descriptor and source[at : at + 1] in (b"<", b">"))
 
