@@ -152,8 +152,8 @@ def proc(*, attrs: int) -> int:
 
 
 def devpts(*, attrs: int) -> int:
-    """A detached, empty /dev/pts in which everybody may open a terminal of his own."""
-    return _new_mount("devpts", {"ptmxmode": "0666", "mode": "0600"}, attrs=attrs)
+    """A detached, empty /dev/pts in which everybody may open some of the few terminals there are."""
+    return _new_mount("devpts", {"ptmxmode": "0666", "mode": "0600", "max": "64"}, attrs=attrs)
 
 
 def _new_mount(fs_type: str, options: dict[str, str], flags: tuple[str, ...] = (), *, attrs: int) -> int:
