@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from llmos.guard.shelltext import Opaque
+from llmos.guard.characters import Opaque
 
 _COLUMN = r"%?[a-z_0-9]+(?::\d+)?(?:=[\w %]*)?"
 _COLUMNS = re.compile(rf"{_COLUMN}(?:,{_COLUMN})*,?")

@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from llmos.guard import checks, places, programs, shelltext, wiring
+from llmos.guard import characters, checks, places, programs, shelltext, wiring
+from llmos.guard.characters import Opaque
 from llmos.guard.found import Found
-from llmos.guard.shelltext import Command, Opaque, Pipeline, Redirect, Word
+from llmos.guard.shelltext import Command, Pipeline, Redirect
+from llmos.guard.words import Word
 from llmos.messages import Effects, Exec
 from llmos.messages import Pipeline as Wired
 
@@ -237,7 +239,7 @@ def _expand_word(word: Word, found: Found) -> list[Word]:
     for name in names:
         if not name.isprintable():
             raise Opaque(f"the pattern {word.text} matches a name with characters that cannot be seen")
-        shelltext.check_characters(name)
+        characters.check_characters(name)
     if not names and places.may_name_secret(word.pattern):
         raise Opaque(f"the pattern {word.text} is made to match a place of keys and passwords")
     return [Word(f"./{name}" if name.startswith("-") else name) for name in sorted(names)] or [

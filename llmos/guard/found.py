@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmos.guard import checks, places, scripts
-from llmos.guard.shelltext import Opaque
+from llmos.guard.characters import Opaque
 from llmos.messages import Effects, ProgramUse
 
 # Values that are taken only when they look like this: what else they could mean is not worth knowing.

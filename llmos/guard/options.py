@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmos.guard.characters import Opaque
 from llmos.guard.grammar import Grammar
-from llmos.guard.shelltext import Opaque
 
 Option = tuple[str, str | None]
 

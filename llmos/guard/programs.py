@@ -13,10 +13,11 @@ import shutil
 from collections.abc import Sequence
 
 from llmos.guard import checks, places, repository, wrappers
+from llmos.guard.characters import Opaque
 from llmos.guard.found import Found
 from llmos.guard.grammar import Grammar, Mode, grammars
 from llmos.guard.options import Parsed, parse
-from llmos.guard.shelltext import SAFE_PATH, Opaque
+from llmos.guard.words import SAFE_PATH
 from llmos.messages import ProgramUse
 
 _FOLDERS = frozenset({*SAFE_PATH.split(":"), "/usr/lib/cargo/bin/coreutils"})

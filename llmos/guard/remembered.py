@@ -20,8 +20,9 @@ from typing import Any
 from llmos import paths
 from llmos.errors import CallFailed, ConfigError, DiskFull, UsageError
 from llmos.guard import places, shelltext
+from llmos.guard.characters import Opaque
 from llmos.guard.sandbox import is_within
-from llmos.guard.shelltext import Command, Opaque
+from llmos.guard.shelltext import Command
 from llmos.messages import Pipelines, Plan, Shell, Start, new_id
 
 DAYS = 90

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from llmos.guard.shelltext import Opaque
+from llmos.guard.characters import Opaque
 
 MAX_BYTES = 256_000
 _HEADER = re.compile(r'\s*\[\s*([\w.-]+)\s*(?:"((?:[^"\\\n]|\\.)*)")?\s*\]')

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from llmos.guard import checks
-from llmos.guard.shelltext import Opaque
+from llmos.guard.characters import Opaque
 
 MAX_CHARS = 2000
 # In brackets a delimiter is a plain character to sed. What a backslash does there differs: few are taken.

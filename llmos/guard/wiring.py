@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from llmos.guard import programs, shelltext
-from llmos.guard.shelltext import Opaque
+from llmos.guard.characters import Opaque
 from llmos.messages import Exec, Pipeline, Redirect
 
 # The shell's own commands that have a program of the same meaning. `type` and `command -v` say where a

@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from llmos.guard import places
+from llmos.guard.characters import Opaque
 from llmos.guard.found import Found
 from llmos.guard.grammar import Grammar, grammars
 from llmos.guard.options import Parsed, parse, take
-from llmos.guard.shelltext import Opaque
 
 Judge = Callable[[Sequence[str]], list[str]]  # one argv judged, and the argv to run
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmos.guard import commandline, shelltext
+from llmos.guard.characters import Opaque
 from llmos.guard.found import Found
-from llmos.guard.shelltext import Command, Opaque, Pipeline
+from llmos.guard.shelltext import Command, Pipeline
 from tests.bench import report
 
 BATCH = 2000

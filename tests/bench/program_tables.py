@@ -39,7 +39,7 @@ _HARMLESS = re.compile(r"/dev/(?:null|tty)|/proc/self/\w+")
 # Programs that are scripts, or that pass their work on by design: what they start is named here.
 _HELPERS = re.compile(
     r"(?:/usr)?/bin/(?:(?:e|f|z|bz|xz|z?e|z?f)*grep|sh|bash|dash|gzip|gunzip|bzip2|xz|zstd|zcat|cat|sed|awk|mawk|gawk"
-    r"|expr|rm|mktemp|pr|lessecho|dpkg-query|locale|getopt|tbl|groff|troff|nroff|less|preconv|python3[.\d]*)"
+    r"|expr|rm|mktemp|apropos|whatis|pr|lessecho|dpkg-query|locale|getopt|tbl|groff|troff|nroff|less|preconv|python3[.\d]*)"
 )
 
 
@@ -127,6 +127,8 @@ def compare(names: Sequence[str]) -> tuple[int, int, list[Difference]]:
                 found = differences(text, folder)
                 run += found is not None
                 wrong += found or []
+                for difference in dict.fromkeys(found or []):
+                    print(f"{difference.text}: {difference.what}", flush=True)
     return made, run, wrong
 
 
@@ -156,8 +158,6 @@ def main() -> None:
     names = options.programs.split(",") if options.programs else installed()
     began = time.perf_counter()
     made, run, wrong = compare(names)
-    for difference in dict.fromkeys(wrong):
-        print(f"{difference.text}: {difference.what}")
     row = {"programs": len(names), "lines": made, "run": run, "differences": len(wrong),
            "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
     report.report("program_tables", [row], row)

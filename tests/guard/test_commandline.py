@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos.guard import scripts, shelltext
+from llmos.guard.characters import Opaque
 from llmos.guard.commandline import analyse
-from llmos.guard.shelltext import Opaque
 
 HOME = "/home/person"
 

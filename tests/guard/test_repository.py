@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmos.guard import repository
+from llmos.guard.characters import Opaque
 from llmos.guard.commandline import analyse
-from llmos.guard.shelltext import Opaque
 
 HOME = "/home/person"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from llmos.guard import scripts
-from llmos.guard.shelltext import Opaque
+from llmos.guard.characters import Opaque
 
 # Where readers of sed disagree: brackets that hold the delimiter, backslashes in them, classes.
 _PIECES = (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmos.guard import programs, wiring
+from llmos.guard.characters import Opaque
 from llmos.guard.commandline import analyse
-from llmos.guard.shelltext import Opaque
 from llmos.messages import Exec, Pipeline, Redirect
 
 HOME = "/home/person"
