@@ -203,3 +203,29 @@ def test_where_a_group_is_required_and_cannot_be_had_nothing_runs(own_bench: Ben
     assert done.stdout.startswith("ran\n8 Run the daemon as root's service"), done.stdout + done.stderr
     assert not (own_bench.folder / "canary").exists()
     assert SandboxUnavailable.exit_code == 8
+
+
+@pytest.mark.root
+def test_a_version_2_group_is_entered_and_cleared_of_whoever_is_left(tmp_path: Path) -> None:
+    """On the kernel's own version 2 file system, which is there beside version 1 too, without controllers."""
+    subprocess.run(["mount", "-t", "cgroup2", "none", str(tmp_path)], check=True)
+    parent, name = tmp_path / "llmos-test", "llmos-999999999.1.1"
+    try:
+        parent.mkdir()
+        here = Hierarchy(2, {"any": str(parent)})
+        here.make(name, ControlGroup(memory_bytes=1 << 27, processes=10, cpus=0, needed=False))
+        code = (
+            f"from llmos.guard.cgroups import Hierarchy\nHierarchy(2, {here.folders!r}).enter({name!r})\n"
+            "print('in', flush=True)\nimport time; time.sleep(30)"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        assert (parent / name / "cgroup.procs").read_text().split() == [str(process.pid)]
+        assert here.sweep() == {name}  # its launcher is gone: what is left is killed
+        assert process.wait(10) == -signal.SIGKILL
+        assert eventually(lambda: here.remove(name))
+        assert [place.name for place in parent.iterdir() if place.is_dir()] == []
+    finally:
+        parent.rmdir()
+        subprocess.run(["umount", str(tmp_path)], check=True)
