@@ -18,6 +18,12 @@ _ESCAPE = re.compile(
     r"(?:\\(?:[eE]|0?33|o33|x1[bB]|u0{0,2}1[bB]|U0{0,6}1[bB]|u\{1[bB]\}|c\[)|%x1[bB])(?!\\\[|\[[\d;]*m)"
     r"|\\(?:0?23[35]|x9[bBdD]|u009[bBdD])|%x9[bBdD]"
 )
+_PORTS = {"http": "80", "https": "443"}
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[1-9]\d{0,4}))?"
+    r"(?:[/?#][\w.~/?#!$&'()*+,;=:@%-]*)?",
+    re.ASCII,
+)
 _BSD_FLAGS = re.compile(r"[aAcdfghHjlmnrSTuvwxX]+o?")
 
 
@@ -26,6 +32,14 @@ def pid(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,9}", text):
         raise Opaque("it signals more than one process, or one that is not named by its number")
     return int(text)
+
+
+def machine(url: str) -> str:
+    """HOST:PORT of a plain web address; raises Opaque for patterns, names and passwords, other schemes."""
+    found = _URL.fullmatch(url)
+    if not found:
+        raise Opaque(f"{url} is not a plain web address")
+    return f"{found['host'].lower()}:{found['port'] or _PORTS[found['scheme']]}"
 
 
 def columns(text: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmos.guard import places, programs
-from llmos.guard.hosts import split_port
+from llmos.guard.hosts import granted, split_port
 from llmos.guard.sandbox import is_within
 from llmos.messages import Effects, JsonObject, Plan, ProgramUse, Start
 
@@ -122,7 +122,9 @@ def _only_granted_network(plan: Plan, facts: Facts) -> bool:
     effects = plan.effects
     changes = effects.writes or effects.deletes or effects.signals
     starts = any(isinstance(step, Start) for step in plan.steps)
-    return bool(effects.network) and not changes and not starts and set(effects.network) <= facts.hosts
+    if changes or starts or not effects.network:
+        return False
+    return all(granted(target, facts.hosts) for target in effects.network)
 
 
 def _effects(plan: Plan, facts: Facts, common: JsonObject) -> Iterator[Question]:
@@ -141,8 +143,11 @@ def _effects(plan: Plan, facts: Facts, common: JsonObject) -> Iterator[Question]
             yield Question("start", use.program, common | _program(use))
     for target in effects.network:
         host, port = split_port(target)
-        granted = target in facts.hosts
-        yield Question("connect", target, common | {"host": host, "port": port, "network_granted": granted})
+        yield Question(
+            "connect",
+            target,
+            common | {"host": host, "port": port, "network_granted": granted(target, facts.hosts)},
+        )
     for pid in effects.signals:
         yield Question("signal", str(pid), common | {"own_process": _is_own_process(pid, facts.uid)})
 

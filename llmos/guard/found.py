@@ -65,6 +65,8 @@ class Found:
             self.writes += [self.path(text), self.path(text) + ".gz"]
         elif kind == "host":
             self.network.append(text)
+        elif kind == "url":
+            self.network.append(checks.machine(text))
         elif kind == "rev":
             # A revision, unless a file has that name: outside a repository git diff reads files.
             if text.startswith(("/", "./", "../")) or os.path.lexists(self.path(text)):

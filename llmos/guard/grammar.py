@@ -57,6 +57,7 @@ class Grammar(Message):
     innocent: bool = False  # no option of it, listed or not, can write or start anything
     repository: bool = False  # git: what the repository's own settings could start is looked at
     network: str = ""
+    hosts: bool = False  # its arguments name the machines; where they are not understood it may be any
     opaque: str = ""
     insert: tuple[str, ...] = ()  # options of ours that switch off what could start programs
     instead: str = ""  # the program that is run in its place, with the arguments alone

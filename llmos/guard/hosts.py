@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _WITH_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
+
+
+def granted(target: str, hosts: Collection[str]) -> bool:
+    """Whether a grant covers it: the machine with this port, or without one, which means all ports."""
+    return target in hosts or (target != "*" and split_port(target)[0] in hosts)
 
 
 def named(network: Iterable[str]) -> tuple[str, ...]:

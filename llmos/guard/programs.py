@@ -130,8 +130,13 @@ def _applied(
     if grammar.operands:
         _operands(name, words, grammar, found)
         return Parsed((), ()), list(words), ""
-    parsed = parse(name, words, grammar)
-    _apply(name, parsed, grammar, found)
+    try:
+        parsed = parse(name, words, grammar)
+        _apply(name, parsed, grammar, found)
+    except Opaque:
+        if grammar.hosts:
+            found.network.append("*")
+        raise
     return parsed, [*grammar.insert, *words], ""
 
 

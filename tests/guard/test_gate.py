@@ -80,6 +80,33 @@ def test_a_read_only_plan_gets_no_write_roots_and_no_network(place: judging.Plac
     assert permit(place, "curl example.org", approved=True).network
 
 
+@pytest.mark.parametrize(
+    ("command", "hosts"),
+    [
+        ("curl https://Example.org/a?b=1", ("example.org:443",)),
+        ("curl -sS -m 5 http://a.example.org:8080/x -o out", ("a.example.org:8080",)),
+        ("curl -I https://a.org http://b.org | head -3", ("a.org:443", "b.org:80")),
+        # What may lead elsewhere, sends something, or is not plain: any machine, and asked as such.
+        *((command, ()) for command in (
+            "curl example.org", "curl -L https://a.org", "curl file:///etc/passwd", "curl https://u:p@a.org/",
+            "curl 'https://a.org/[1-3]'", "curl 'https://{a,b}.org'", "curl https://[::1]/", "curl -d x https://a.org",
+            "curl -K x https://a.org", "curl -x http://p.org https://a.org", "curl --resolve a:1:2 https://a.org",
+            "curl https://a.org --next ftp://b.org", "curl https://a.org\\@b.org", "wget https://a.org",
+        )),
+    ],
+)  # fmt: skip
+def test_a_call_of_which_every_machine_is_known_is_held_to_these(
+    place: judging.Place, command: str, hosts: tuple[str, ...]
+) -> None:
+    granted = permit(place, command, approved=True)
+    assert granted.network
+    assert granted.hosts == hosts
+    assert bool(granted.plan.effects.opaque) == (not hosts)
+    if hosts:
+        assert isinstance(granted.plan.steps[0], Pipelines)
+        assert granted.plan.steps[0].pipelines[0].commands[0].argv[1] == "-q"
+
+
 def test_yes_does_not_reach_a_denial_and_ask_needs_yes(place: judging.Place) -> None:
     with pytest.raises(NeedsApproval):
         permit(place, "touch x")

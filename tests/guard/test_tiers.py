@@ -166,6 +166,8 @@ def test_a_granted_host_is_reached_unasked_and_nothing_else_is(tmp_path: Path) -
         return policy.judge(plan, facts).decision.word
 
     assert word(network=("deb.example.org",)) == "allow"
+    assert word(network=("deb.example.org:443",)) == "allow"
+    assert word(network=("x.deb.example.org:443",)) == "ask"
     assert word(network=("deb.example.org", "evil.example.org")) == "ask"
     assert word(network=("deb.example.org",), writes=("/home/p/w/x",)) == "ask"
     assert word(network=("deb.example.org",), opaque="it is not known") == "ask"
