@@ -68,6 +68,9 @@ _F_SETLEASE, _F_NOTIFY = 1024, 1026
 _QUERY_PERSONALITY = 0xFFFFFFFF
 _MAX_FAMILY = 45  # AF_MAX - 1 of Linux 6.x; what lies above is refused too
 _SOCK_TYPE_MASK = 0xF
+_RARE_SOCKET_TYPES = (3, 4, 5, 6, 10)  # raw, rdm, seqpacket, dccp, packet
+_RARE_PROTOCOLS = (33, 132, 136)  # DCCP, SCTP, UDP-Lite
+_LAST_PROTOCOL = 255  # above: MPTCP and SMC, for which programs fall back to TCP
 # Devices take a capability, but for 0:0, which is overlayfs' mark of a deleted file.
 _DEVICE_ARGUMENTS = {"mknod": 1, "mknodat": 2}
 # A file that would run with its owner's rights outlives the sandbox, so none may be made in it.
@@ -146,7 +149,7 @@ def _deny_arguments(rules: Any, seccomp: Any) -> None:
 
 
 def _deny_sockets(rules: Any, seccomp: Any, network: bool) -> None:
-    """Without network no socket at all; with it only IPv4 and IPv6: docker, D-Bus, X11 stay away.
+    """Without network no socket at all; with it only TCP, UDP and ping: docker, D-Bus, X11 stay away.
 
     socketpair(2) stays for streams. A datagram pair could be connected to another address afterwards.
     """
@@ -162,6 +165,11 @@ def _deny_sockets(rules: Any, seccomp: Any, network: bool) -> None:
         if family not in allowed:
             _deny(rules, seccomp, "socket", arg(0, seccomp.MASKED_EQ, 0xFFFFFFFF, family))
     _deny(rules, seccomp, "socket", arg(0, seccomp.GT, _MAX_FAMILY))
+    for kind in _RARE_SOCKET_TYPES:
+        _deny(rules, seccomp, "socket", arg(1, seccomp.MASKED_EQ, _SOCK_TYPE_MASK, kind))
+    for protocol in _RARE_PROTOCOLS:
+        _deny(rules, seccomp, "socket", arg(2, seccomp.MASKED_EQ, 0xFFFFFFFF, protocol))
+    _deny(rules, seccomp, "socket", arg(2, seccomp.GT, _LAST_PROTOCOL))
 
 
 def _export(rules: Any) -> bytes:

@@ -113,9 +113,13 @@ class Command:
 
 
 class Sandboxed:
-    """Through llmos' own spawner, as the broker does it, with a permit that grants the work folder."""
+    """Through llmos' own spawner, as the broker does it, with a permit that grants the work folder.
 
-    def __init__(self) -> None:
+    With `hosts`, these machines as well: a network, and with it sockets, where otherwise there are none.
+    """
+
+    def __init__(self, hosts: tuple[str, ...] = ()) -> None:
+        self._hosts = hosts
         os.environ["AWS_SECRET_ACCESS_KEY"] = "not yet"
         self._spawner = Spawner(SandboxSettings(**LIMITS))
 
@@ -124,7 +128,15 @@ class Sandboxed:
         step = Run(argv=probe.argv(world.places()), timeout_s=probe.timeout_s, stdin_data=bool(probe.data))
         caller, folder = Caller(uid=world.uid, gid=world.uid), world.folder(probe)
         data = probe.data.encode() or None
-        granted = permit(step, cwd=folder, write=(folder,), data=data, caller=caller)
+        granted = permit(
+            step,
+            cwd=folder,
+            write=(folder,),
+            data=data,
+            caller=caller,
+            network=bool(self._hosts),
+            hosts=self._hosts,
+        )
         try:
             outcome = asyncio.run(self._spawner.run(granted))
         except LlmosError as error:
@@ -235,6 +247,8 @@ def make(name: str, world: World) -> Runner:
         return Command(lambda folder, argv: list(argv))
     if name == "llmos":
         return Sandboxed()
+    if name == "named":
+        return Sandboxed(hosts=("192.0.2.1:443",))
     if name == "cli":
         return CommandLine(Path(f"/run/user/{os.geteuid()}/rt/s.sock"), world)
     return Command(PEERS[name])

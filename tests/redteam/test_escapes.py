@@ -7,6 +7,7 @@ a sandbox: here by every fourth, by all of them in tests/bench/escapes.py.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.sandbox
 PROBES = load()
 FEWEST_PROBES = 300
 AS_ROOT = pytest.mark.root
-LONG_WAY, CONTROLS = 12, 4  # of how many probes one goes through the daemon, too; or without a sandbox
+LONG_WAY, CONTROLS, NAMED = 12, 4, 3  # of how many probes one goes another way, too
 
 
 @cache
@@ -43,6 +44,13 @@ def test_no_probe_gets_out(who: str, probe_id: str) -> None:
     tried = _results(who)[probe_id]
     assert not tried.harms, tried.said
     assert "no sandbox" not in tried.said
+
+
+def test_none_gets_out_where_a_machine_of_the_network_was_granted() -> None:
+    who = "root" if os.geteuid() == 0 else "plain"
+    results = list(apart.run(who, ["named"], every=NAMED, batched=True))
+    assert "notes" in next(tried.said for tried in results if tried.id == ALIVE.id)
+    assert not {tried.id: tried.harms for tried in results if tried.harms}
 
 
 @AS_ROOT
