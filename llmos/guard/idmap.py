@@ -27,7 +27,7 @@ class IdMap:
 
     def fd(self) -> int:
         if self._error:
-            raise LayerError("idmap", self._error)
+            raise LayerError("user-namespace", self._error)
         return self._fd
 
 

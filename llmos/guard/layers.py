@@ -19,7 +19,7 @@ class Layer:
 _USERNS_MEND = (
     "Allow user namespaces: sudo sysctl -w user.max_user_namespaces=15000; on Ubuntu also sudo sysctl -w"
     " kernel.apparmor_restrict_unprivileged_userns=0; in a container start it with --security-opt"
-    " seccomp=unconfined --security-opt apparmor=unconfined --cap-add SYS_ADMIN."
+    " seccomp=unconfined --security-opt apparmor=unconfined --cap-add SYS_ADMIN. A chroot has none."
 )
 
 LAYERS = {
