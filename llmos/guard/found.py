@@ -14,6 +14,12 @@ from llmos.guard import checks, places, scripts
 from llmos.guard.characters import Opaque
 from llmos.messages import Effects, ProgramUse
 
+# ss: states, directions, addresses and ports by number; a name would be looked up elsewhere.
+_SOCKET = (
+    r"(?:state|exclude|all|connected|synchronized|bucket|big|established|syn-(?:sent|recv)|fin-wait-[12]|time-wait"
+    r"|closed?|close-wait|last-ack|listen(?:ing)?|closing|dst|src|[sd]port|and|or|not|eq|ne|[lg][te]|[=!<>]=?|[()&|!*]"
+    r"|:\w+|[\d.]+(?:/\d+)?(?::\w+)?|\[?[0-9a-f]*:[0-9a-f:.]*\]?(?::\w+)?)"
+)
 # Values that are taken only when they look like this: what else they could mean is not worth knowing.
 _SHAPES = {
     "number": re.compile(r"[+-]?\d+(?:[.,]\d+)?[a-zA-Z%]{0,3}"),
@@ -26,6 +32,7 @@ _SHAPES = {
     "count": re.compile(r"[+-]?\d{1,8}(?:\.\d+)?"),
     "few": re.compile(r"[1-9]\d?"),
     "size": re.compile(r"\d{1,4}[KM%]|[1-4]G"),
+    "socket": re.compile(rf"{_SOCKET}(?: +{_SOCKET})*+"),
     "short": re.compile(r"\d{1,3}(?:\.\d+)?s?|[1-9]m"),  # seconds, or some minutes
     "stdout": re.compile(r"-"),
 }

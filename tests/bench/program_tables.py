@@ -39,7 +39,7 @@ _HARMLESS = re.compile(r"/dev/(?:null|tty)|/proc/self/\w+")
 # Programs that are scripts, or that pass their work on by design: what they start is named here.
 _HELPERS = re.compile(
     r"(?:/usr)?/bin/(?:(?:e|f|z|bz|xz|z?e|z?f)*grep|sh|bash|dash|gzip|gunzip|bzip2|xz|zstd|zcat|cat|sed|awk|mawk|gawk"
-    r"|expr|rm|mktemp|apropos|whatis|pr|lessecho|dpkg-query|locale|getopt|tbl|groff|troff|nroff|less|preconv|python3[.\d]*)"
+    r"|expr|rm|mktemp|apropos|whatis|dpkg|pr|lessecho|dpkg-query|locale|getopt|tbl|groff|troff|nroff|less|preconv|python3[.\d]*)"
 )
 
 
@@ -105,13 +105,17 @@ def _undeclared(log: str, found: Analysis, folder: Path) -> Iterator[str]:
         whole = os.path.normpath(os.path.join(folder, path))
         if _HARMLESS.fullmatch(whole):
             continue
+        if "O_TMPFILE" in flags:
+            continue  # it has no name, and ends with the program
         if "O_WRONLY" in flags or "O_RDWR" in flags or "O_CREAT" in flags:
             yield f"writes {path}"
         elif whole in canaries and not told & {whole, str(folder)}:
             yield f"reads {path}"
     yield from (f"starts {path}" for path in started if not _HELPERS.fullmatch(path))
     yield from (f"changes {what[:60]}" for what in _CHANGES.findall(log))
-    yield from (f"connects to port {port}" for port in _CONNECTS.findall(log))
+    # Addresses are looked up by some (port 53), where they were not given any.
+    names_given = any(name in found.normalised.split() for name in CANARIES)
+    yield from (f"connects to port {port}" for port in _CONNECTS.findall(log) if names_given or port != "53")
 
 
 def compare(names: Sequence[str]) -> tuple[int, int, list[Difference]]:
