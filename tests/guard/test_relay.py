@@ -139,6 +139,7 @@ def test_one_unknown_machine_makes_it_the_whole_network() -> None:
     assert hosts.named(()) == ()
 
 
+@pytest.mark.root  # who may set up an interface
 def test_a_taken_port_is_named() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
