@@ -18,7 +18,7 @@ from llmos.guard.gate import Gate
 from llmos.guard.policy import Policy
 from llmos.guard.rulefile import Tier
 from llmos.guard.tiers import MAX_SESSION_CHARS, Tiers
-from llmos.messages import Decision, Effects, Plan, ToolCall
+from llmos.messages import Caller, Decision, Effects, Plan, ToolCall
 from tests.guard import judging
 
 RULE = """
@@ -267,6 +267,22 @@ def test_rules_that_come_with_a_request_tighten_it_alone(place: judging.Place) -
             plan, place.gate.judge(plan, judging.CALLER, cwd=cwd), caller=judging.CALLER, request_id="r",
             cwd=cwd, approved=True, rules=RULE,
         )  # fmt: skip
+
+
+@pytest.mark.root
+def test_examples_of_a_request_do_not_tell_what_the_caller_cannot_see(place: judging.Place) -> None:
+    """A pattern in an example is expanded, and whether its rule matches then says what there is."""
+    (place.folder / "closed").mkdir(mode=0o700)
+    (place.folder / "closed/name-of-root").touch()
+    rules = RULE.replace("no-grep", "guess").replace("execute", "read").replace(
+        'context.program like "*/grep"', 'context.path like "*/name-of-root"'
+    ).replace("grep x y", f"cat {place.folder}/closed/na*")  # fmt: skip
+    place.gate.judge(place.plan("ls"), judging.CALLER, cwd=str(place.folder), rules=rules)
+    somebody = Caller(uid=12345, gid=12345)
+    with pytest.raises(ConfigError, match="not matched"):
+        place.gate.judge(
+            place.plan("ls"), somebody, cwd=str(place.folder), rules=f"{rules}# asked by another"
+        )
 
 
 @pytest.mark.parametrize(
