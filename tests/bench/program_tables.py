@@ -51,9 +51,9 @@ class Difference:
 
 def lines(name: str, grammar: Grammar) -> Iterator[str]:
     """One line for each option, with and without a canary to swallow."""
-    prefixes = [""] if not grammar.sub else [f"{sub} " for sub in grammar.sub]
-    for prefix, table in zip(prefixes, grammar.sub.values() or (grammar,), strict=True):
-        start = f"{name} {prefix}".strip()
+    known = {id(table): (sub, table) for sub, table in grammar.sub.items()}  # aliases once
+    for sub, table in known.values() or [("", grammar)]:
+        start = f"{name} {sub}".strip()
         yield from (start, f"{start} one", f"{start} one two")
         for option in _spelt(table):
             yield f"{start} {option} one two"
