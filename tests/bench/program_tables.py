@@ -39,7 +39,7 @@ _HARMLESS = re.compile(r"/dev/(?:null|tty)|/proc/self/\w+")
 # Programs that are scripts, or that pass their work on by design: what they start is named here.
 _HELPERS = re.compile(
     r"(?:/usr)?/bin/(?:(?:e|f|z|bz|xz|z?e|z?f)*grep|sh|bash|dash|gzip|gunzip|bzip2|xz|zstd|zcat|cat|sed|awk|mawk|gawk"
-    r"|expr|rm|mktemp|apropos|whatis|dpkg|pr|lessecho|dpkg-query|locale|getopt|tbl|groff|troff|nroff|less|preconv|python3[.\d]*)"
+    r"|expr|rm|mktemp|apropos|whatis|dpkg|diff|pr|lessecho|dpkg-query|locale|getopt|tbl|groff|troff|nroff|less|preconv|python3[.\d]*)"
 )
 
 
