@@ -24,7 +24,7 @@ from llmos.guard.dirfd import (
     xattr_path,
 )
 from llmos.guard.permit import Permit
-from llmos.guard.staging import Stage
+from llmos.guard.staging import Stage, remove_tree
 from llmos.guard.undostore import Header, Manifest
 
 _MANY = 16  # files: from there on one call for the whole file system is cheaper
@@ -37,6 +37,8 @@ def prepare(folder: Path, permit: Permit, undo_id: str, stage: Stage, found: Fou
     if os.geteuid() == 0:
         os.chown(objects, permit.caller.uid, permit.caller.gid)
     changes = _move_objects(stage, found, objects)
+    for number in range(len(stage.roots)):  # overlayfs' index holds a further name of some of these files
+        remove_tree(stage.folder / str(number) / "work")
     undostore.write_header(folder, _header(permit, undo_id, stage, found))
     return Manifest(stage.roots, stage.root_nodes, tuple(changes), tuple(found.folders))
 

@@ -9,6 +9,7 @@ a folder that was swapped for a link or for somebody else's meanwhile leads nowh
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from llmos.messages import Caller
 
 _MARKS: dict[Direction, slots.Mark] = {"forward": "before", "back": "after"}
 _MANY = 32  # from so many folders on, one call for the whole file system is cheaper
-_GONE = (FileNotFoundError, NotADirectoryError)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing there, or a file or a link instead of a folder
 
 
 @dataclass(slots=True)
@@ -86,7 +87,9 @@ class Drive:
         parent, name = os.path.split(change.path)
         try:
             fd = self._folder(change.root, parent)
-        except _GONE as error:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             if change.how == "delete":
                 return
             raise Conflict(self.shown(change)) from error
@@ -223,7 +226,9 @@ class Drive:
     def _open(self, folder_fd: int, name: str, flags: int = os.O_RDONLY | os.O_DIRECTORY) -> int:
         try:
             return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
-        except _GONE as error:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             raise Conflict(name) from error
 
     def _sync(self) -> None:
@@ -248,7 +253,9 @@ class Drive:
         parent, name = os.path.split(change.path)
         try:
             return nodes.read(self._folder(change.root, parent), name)
-        except _GONE:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             return ABSENT
 
     def close(self) -> None:

@@ -41,6 +41,7 @@ CHANGES = {
     "file-to-link": "rm notes.txt; ln -s /etc/passwd notes.txt",
     "file-to-folder": "rm notes.txt; mkdir notes.txt; echo x > notes.txt/x",
     "folder-to-file": "rm -r tree; echo flat > tree",
+    "folder-to-link": "rm -r tree; ln -s /etc tree",
     "folder-replaced": "rm -r tree; mkdir tree; echo other > tree/other; echo b > tree/b",
     "new-tree": "mkdir -p a/b/c; echo 1 > a/1; echo 2 > a/b/2; chmod 500 a/b; ln a/1 a/hard",
     "odd-names": r"""printf x > $'new\nline'; printf y > $'byte\377'; rm -- "it's" -dash""",
@@ -114,6 +115,8 @@ def test_a_file_that_is_replaced_leaves_its_other_names_alone(bench: Bench) -> N
     undo_id = change(bench, "sed -i s/one/two/ a")
     assert (file.read_text(), other.read_text()) == ("two\n", "one\n")
     turn(bench, undo_id)
+    assert file.read_text() == "one\n" and file.stat().st_ino == other.stat().st_ino
+    turn(bench, change(bench, "mkdir in; mv a in"))
     assert file.read_text() == "one\n" and file.stat().st_ino == other.stat().st_ino
 
 
