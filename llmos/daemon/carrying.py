@@ -25,6 +25,7 @@ from llmos.errors import CallFailed, Cancelled, NoPreview, UsageError
 from llmos.guard.slots import Conflict
 from llmos.messages import Decision, Event, JsonObject, Outcome, Status, ToolCall
 
+_EXDEV = "nvalid cross-device link"  # programs differ in the first letter
 MAX_TRIES = 3  # of a call whose files somebody else keeps changing
 _T = TypeVar("_T")
 Answer = Literal["yes", "no", "always", "edit"]
@@ -175,7 +176,7 @@ class Carrying:
         await self._staged(index)
         assert item.rehearsal is not None
         item.outcome = item.rehearsal.outcome
-        raise Ended("failed", f"{failure(item.judged.plan, item.outcome)} Nothing was changed.")
+        raise Ended("failed", f"{failure(item.judged.plan, item.outcome)} Nothing was changed.{_hint(item)}")
 
     async def _on_stage(
         self, item: Item, *, approved: bool | None, on_output: Callable[[str, str], None]
@@ -226,6 +227,11 @@ class Carrying:
 
     @staticmethod
     def _aftermath(item: Item) -> str:
+        """What became of a call that failed, and what may help."""
+        return Carrying._kept(item) + _hint(item)
+
+    @staticmethod
+    def _kept(item: Item) -> str:
         if item.undo_id:
             return f" What it had changed by then was kept; llmos undo {item.undo_id} takes it back."
         return " Nothing was changed." if item.changes is not None else ""
@@ -337,3 +343,10 @@ class Carrying:
 
     def _send(self, kind: str, **data: object) -> None:
         self._emit(Event.model_validate({"id": self.job.id, "kind": kind, "data": data}))
+
+
+def _hint(item: Item) -> str:
+    """A folder of the lower layer cannot be renamed on a view (EXDEV); mv answers that by copying."""
+    if item.changes is None or item.outcome is None or _EXDEV not in item.outcome.stderr:
+        return ""
+    return " While it is only tried, a folder that was there before can be renamed by mv alone."

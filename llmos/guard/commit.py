@@ -106,9 +106,11 @@ def commit(permit: Permit, rehearsed: Rehearsed, on_step: OnStep = slots.unheard
                 undostore.write_state(folder, State("committed", "forward"), last=False)
                 undostore.write_manifest(folder, manifest)
                 _forward_or_not_at_all(folder, manifest, permit, drive)
-        except BaseException:
+        except BaseException as error:
             if not _pending(folder):
                 undostore.remove(folder)
+            if isinstance(error, OSError):
+                raise cannot(error) from error
             raise
         return undo_id
 

@@ -80,6 +80,8 @@ def _move_object(change: Change, slot: str, upper: int, objects_fd: int) -> Chan
     parent, name = os.path.split(change.path)
     folder_fd = open_beneath(upper, parent, os.O_PATH | os.O_DIRECTORY)
     try:
+        if os.geteuid() != 0:  # the command may have closed it; how it is to look is known by now
+            os.chmod(xattr_path(folder_fd), 0o700)
         os.rename(name, slot, src_dir_fd=folder_fd, dst_dir_fd=objects_fd)
     finally:
         os.close(folder_fd)
