@@ -105,6 +105,8 @@ def _root(path: str) -> Root:
     kind = fs_type(root.folder)
     if kind not in _KNOWN:
         raise NoPreview(f"the file system of {root.folder} (type {kind:#x}) has no copy-on-write view")
+    if os.statvfs(root.folder).f_flag & os.ST_RDONLY:
+        raise NoPreview(f"{root.folder} is on a file system that is mounted read-only")
     return root
 
 

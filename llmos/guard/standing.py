@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from llmos.errors import DiskFull
+from llmos.errors import CallFailed, DiskFull
 from llmos.guard import nodes
 from llmos.guard.caller import as_caller
 from llmos.guard.dirfd import open_beneath
@@ -63,7 +63,7 @@ def _unexpected(drive: Drive) -> Iterator[str]:
 
 
 def check_room(drive: Drive) -> None:
-    """Whether both file systems can take what is going to be copied. Raises DiskFull, before anything is.
+    """Whether both file systems can take what is going to be copied; else raises DiskFull or CallFailed.
 
     Within one mount nothing is copied but files with several names, which are written in place. A little room
     is asked for in any case: the end of a transaction is written down as well.
@@ -75,9 +75,11 @@ def check_room(drive: Drive) -> None:
             store += change.before.num_bytes if change.before.kind == "file" else 0
             places[change.root] += change.after.num_bytes if change.after.kind == "file" else 0
     needs = [(drive.objects_fd, store, "the store of undo")]
-    needs += [(drive.root_fds[n], size, drive.manifest.roots[n].folder) for n, size in places.items() if size]
+    needs += [(drive.root_fds[n], size, drive.manifest.roots[n].folder) for n, size in places.items()]
     for fd, num_bytes, where in needs:
         free = os.fstatvfs(fd)
+        if free.f_flag & os.ST_RDONLY:
+            raise CallFailed(f"the file system of {where} is mounted read-only", "Nothing was changed.")
         if free.f_bavail * free.f_frsize < num_bytes:
             raise DiskFull(
                 f"{-(-num_bytes >> 20)} MiB are needed on the file system of {where}, and are not free",

@@ -190,4 +190,4 @@ def test_whatever_step_a_commit_or_an_undo_is_killed_at_it_is_all_old_or_all_new
     killed = rounds(lab, lambda lab: None, commit_it, old, new)
     undone = rounds(lab, commit_it, undo_it, new, old)
     print(f"killed at {killed} points of the commit and {undone} of the undo")
-    assert killed + undone >= 100  # twice: near and far
+    assert killed + undone >= (90 if lab.far else 110)  # 200 together

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +126,13 @@ def test_what_has_no_view_says_why(isolated_home: Path) -> None:
         staging._root("/proc/self/fd")
     with pytest.raises(NoPreview, match="nonexistent"):
         staging.create("x", ["/nonexistent/place"])
+
+
+@pytest.mark.root
+def test_a_read_only_file_system_has_no_stage(isolated_home: Path, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path], check=True)
+    try:
+        with pytest.raises(NoPreview, match="read-only"):
+            staging.create("mine", [str(tmp_path)])
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
