@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from tests.redteam.worker import Tried
 
@@ -61,11 +62,11 @@ def _argv(top: str, who: str, uid: int, options: list[str]) -> list[str]:
     ]
 
 
-def _start(who: str, top: str, options: list[str]) -> subprocess.Popen[str]:
+def _start(who: str, top: str, options: list[str], results: IO[bytes]) -> subprocess.Popen[bytes]:
     uid = 0 if who == "root" else PLAIN_UID if os.geteuid() == 0 else os.geteuid()
     argv = _argv(top, who, uid, options)
     if os.geteuid() != 0:
-        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(argv, cwd=ROOT, stdout=results)
     disk = os.stat("/").st_dev
     env = {
         "PATH": os.environ["PATH"],
@@ -81,7 +82,7 @@ def _start(who: str, top: str, options: list[str]) -> subprocess.Popen[str]:
         "LOOPBACK_UP": LOOPBACK_UP,
     }
     alone = ["unshare", "--mount", "--uts", "--ipc", "--net", "sh", "-c", APART, "sh"]
-    return subprocess.Popen([*alone, *argv], env=env, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([*alone, *argv], env=env, stdout=results)
 
 
 def run(
@@ -93,25 +94,29 @@ def run(
     every: int = 1,
     batched: bool = False,
 ) -> Iterator[Tried]:
-    """Every probe for this kind of caller under each runner; results come as they are there."""
+    """Every probe for this kind of caller under each runner, when all workers have ended."""
     tops = [tempfile.mkdtemp(prefix="redteam-", dir="/var/tmp") for _ in range(workers)]
+    results = [tempfile.TemporaryFile() for _ in tops]  # noqa: SIM115 - not pipes, which fill and stop a worker
     started = []
     try:
         for number, top in enumerate(tops):
             os.chmod(top, 0o755)
             part = ["--part", f"{number}/{workers}", "--only", only, "--every", str(every)]
             part += ["--batched"] * batched
-            started.append(_start(who, top, [*part, "--runner", ",".join(runners)]))
+            started.append(_start(who, top, [*part, "--runner", ",".join(runners)], results[number]))
         for process in started:
-            assert process.stdout
-            for line in process.stdout:
+            assert process.wait() == 0, f"a worker for {who} failed"
+        for file in results:
+            file.seek(0)
+            for line in file:
                 entry = json.loads(line)
                 yield Tried(**entry | {"harms": tuple(entry["harms"])})
-            assert process.wait() == 0, f"a worker for {who} failed"
     finally:
         for process in started:
             process.kill()
             process.wait()
+        for file in results:
+            file.close()
         for top in tops:
             shutil.rmtree(top, ignore_errors=True)
 

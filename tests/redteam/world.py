@@ -28,7 +28,6 @@ import termios
 import threading
 import time
 import tty
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -311,6 +310,11 @@ class World:
         if f"PROOF-{self.token}" in said:
             found.add("proof")
         after = self._state()
+        for state in (
+            self._before,
+            after,
+        ):  # others may have removed a mount point
+            state["machine: mounts"] = [point for point in state["machine: mounts"] if os.path.lexists(point)]
         found.update(
             key for key in self._before.keys() | after.keys() if self._before.get(key) != after.get(key)
         )
@@ -374,7 +378,7 @@ class World:
 
 
 def _machine() -> dict[str, object]:
-    mounted = Counter(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines())
+    mounted = sorted(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines())
     return {
         "host name": socket.gethostname(),
         "domain name": Path("/proc/sys/kernel/domainname").read_text(),
