@@ -84,22 +84,22 @@ def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
         Policy.load("default", (BUILTIN, made))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a = " + "[" * 2000,
-        "a" + ".a" * 5000 + " = 1",
-        RULE * 33,
-        RULE.replace('["grep x y"]', "[" + '"grep x y",\n' * 200 + "]"),
-        RULE.replace("'action ==", "'" + "(" * 900 + "true" + ")" * 900 + " && action =="),
-        RULE.replace("'action ==", "'" + "1+" * 900 + "1 > 0 && action =="),
-    ],
-    ids=["nested", "dotted", "rules", "examples", "brackets", "operators"],
-)
-def test_rules_that_would_hold_everybody_up_are_refused(place: judging.Place, text: str) -> None:
+COSTLY = {
+    "nested": "a = " + "[" * 2000,
+    "dotted": "a" + ".a" * 5000 + " = 1",
+    "rules": RULE * 33,
+    "examples": RULE.replace('["grep x y"]', "[" + '"grep x y",\n' * 200 + "]"),
+    "brackets": RULE.replace("'action ==", "'" + "(" * 900 + "true" + ")" * 900 + " && action =="),
+    "operators": RULE.replace("'action ==", "'" + "1+" * 900 + "1 > 0 && action =="),
+}
+
+
+def test_rules_that_would_hold_everybody_up_are_refused(place: judging.Place) -> None:
     """Measured: minutes of work, or Cedar's parser out of its stack, which ends the process."""
-    with pytest.raises(ConfigError):
-        place.gate.judge(place.plan("ls"), judging.CALLER, cwd=str(place.folder), rules=text)
+    plan = place.plan("ls")
+    for text in COSTLY.values():
+        with pytest.raises(ConfigError):
+            place.gate.judge(plan, judging.CALLER, cwd=str(place.folder), rules=text)
 
 
 def test_grants_are_the_systems_alone(tmp_path: Path) -> None:
@@ -285,29 +285,28 @@ def test_examples_of_a_request_do_not_tell_what_the_caller_cannot_see(place: jud
         )
 
 
-@pytest.mark.parametrize(
-    "goes_on",
-    [
-        '@id("look") forbid (principal, action, resource) when { context.path != "/etc/x"',
-        '@id("look") permit (principal, action, resource) when { true',
-        "//",
-    ],
+GOES_ON = (
+    '}; @id("look") forbid (principal, action, resource) when { context.path != "/etc/x"',
+    '}; @id("look") permit (principal, action, resource) when { true',
+    '} unless { context.path == "/x"',
+    "}; //",
 )
-def test_a_condition_is_one_condition(place: judging.Place, goes_on: str) -> None:
+
+
+def test_a_condition_is_one_condition(place: judging.Place) -> None:
     """Cedar would read what follows as policies of their own, with any id: a denial could be put aside."""
-    rules = f'''
+    plan = place.plan("cat .env")
+    for more in GOES_ON:
+        rules = f'''
 [[rule]]
 id = "goes-on"
 decision = "deny"
 why = "it looks harmless"
-when = """context.path == "/etc/x" }}; {goes_on} """
+when = """context.path == "/etc/x" {more} """
 match = [{{ reads = ["/etc/x"] }}]
 '''
-    with pytest.raises(ConfigError):
-        place.gate.judge(place.plan("cat .env"), judging.CALLER, cwd=str(place.folder), rules=rules)
-    unless = rules.replace(f"}}; {goes_on}", '} unless { context.path == "/x"')
-    with pytest.raises(ConfigError, match="not one condition"):
-        place.gate.judge(place.plan("cat .env"), judging.CALLER, cwd=str(place.folder), rules=unless)
+        with pytest.raises(ConfigError, match=r"not one condition|unexpected token"):
+            place.gate.judge(plan, judging.CALLER, cwd=str(place.folder), rules=rules)
 
 
 def test_a_rule_that_cannot_be_evaluated_lifts_no_denial(place: judging.Place) -> None:
