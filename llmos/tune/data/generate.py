@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmos.engine.grammar import render_call
-from llmos.tune.data import augment, scene
+from llmos.tune.data import augment, public, rivals, scene, several
 from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.overlap import Held, normal
 from llmos.tune.data.phrases import Template, fill
 from llmos.tune.data.slots import Filler
 
-VALID_SHARE = 0.02
+VALID_SHARE = 0.025
+# Of `count` rows. What is left is public pairs, as many as there are.
+SHARES = {"templates": 0.5, "several": 0.075, "talk": 0.045, "foreign": 0.13, "shell": 0.08}
+HAND_TIMES = 7
 
 
 def is_valid(template_id: str) -> bool:
@@ -50,7 +53,7 @@ class Maker:
         said = fill(template, self.filler, self.rng)
         return self.call_row(
             said.say, said.calls, source, template.id, template.lang,
-            here=said.here, data=template.data, files=template.files, plain=plain,
+            here=said.here, data=self.data_like(template.data), files=template.files, plain=plain,
         )  # fmt: skip
 
     def call_row(
@@ -75,7 +78,13 @@ class Maker:
             return None
         must = "!" in here or bool(files and self.rng.random() < 0.8)
         entries = scene.entries(self.rng, say, calls, [*here, *(files or ())], must=must)
-        return {"kind": "call", "say": say, "entries": entries, "data_head": data, "calls": calls, "source": source, "template": template, "lang": lang}  # fmt: skip
+        return {"kind": "call", "say": say, "entries": entries, "data_head": data, "calls": calls, "source": source, "template": template, "lang": lang, "avoid": rivals.of(calls)}  # fmt: skip
+
+    def data_like(self, data: str | None) -> str | None:
+        """Piped data of the same kind as the phrase file shows, mostly another text."""
+        if data is None or self.rng.random() < 0.3:
+            return data
+        return self.rng.choice(scene.PIPED["json" if data[0] in "{[" else "numbers" if data[0].isdigit() and "," not in data else "lines"])
 
     def translate_row(
         self, say: str, command: str, source: str, template: str, lang: str, *, entries: list[str] | None = None
@@ -121,6 +130,61 @@ class Maker:
             if row is not None:
                 made += 1
                 yield row
+
+
+    def composed(self, templates: Sequence[Template], count: int) -> Iterator[dict[str, Any]]:
+        """Requests of several steps, put together from single ones."""
+        usable = [template for template in templates if several.usable(template)]
+        for _ in range(count if usable else 0):
+            said, id_, lang = several.compose(usable, self.filler, self.rng)
+            row = self.call_row(said.say, said.calls, "composed", id_, lang, here=said.here)
+            if row is not None:
+                yield row
+
+    def translated(self, templates: Sequence[Template], count: int) -> Iterator[dict[str, Any]]:
+        """The shell's phrases as pairs for `translate`."""
+        shell = [t for t in templates if t.tools == ("shell.run",) and t.data is None]
+        for _ in range(count if shell else 0):
+            template = self.rng.choice(shell)
+            said = fill(template, self.filler, self.rng)
+            command = said.calls[0]["args"]["command"]
+            say = augment.vary(said.say, template.lang, command, self.rng)
+            entries = scene.entries(self.rng, say, said.calls, said.here, must=False)
+            row = self.translate_row(say, command, "shell", template.id, template.lang, entries=entries)
+            if row is not None:
+                yield row
+
+    def from_public(self, pairs: Sequence[public.Pair]) -> Iterator[dict[str, Any]]:
+        """Public pairs for `translate`; those that only read, and that no other tool does, as calls too."""
+        for pair in pairs:
+            if is_valid(pair.id) != self.valid:
+                continue
+            say = augment.typos(pair.say, pair.command, self.rng, share=0.05)
+            if row := self.translate_row(say, pair.command, pair.source, pair.id, pair.lang):
+                yield row
+            if public.for_shell(pair):
+                call = {"tool": "shell.run", "args": {"command": pair.command}}
+                if row := self.call_row(pair.say, [call], pair.source, pair.id, pair.lang):
+                    yield row
+
+
+def build(
+    maker: Maker, sets: dict[str, Sequence[Template]], pairs: Sequence[public.Pair], count: int
+) -> list[dict[str, Any]]:
+    """All rows of one side of the split, shuffled."""
+    mine = {name: [t for t in each if is_valid(t.id) == maker.valid] for name, each in sets.items()}
+    number = {name: int(share * count) for name, share in SHARES.items()}
+    rows = [*maker.many(mine["phrases"], number["templates"], "templates")]
+    rows += maker.many(mine["several"], number["several"] // 2, "several")
+    rows += maker.composed([*mine["phrases"], *mine["hand"]], number["several"] // 2)
+    rows += maker.many(mine["talk"], number["talk"], "talk")
+    rows += maker.many(mine["foreign"], number["foreign"], "foreign")
+    rows += maker.translated([*mine["phrases"], *mine["hand"]], number["shell"])
+    for template in mine["hand"]:
+        rows += filter(None, (maker.row(template, "hand", plain=n == 0) for n in range(HAND_TIMES)))
+    rows += maker.from_public(pairs)
+    maker.rng.shuffle(rows)
+    return rows
 
 
 def _by_tool(templates: Sequence[Template]) -> list[tuple[str, list[Template]]]:

@@ -89,7 +89,7 @@ def choose(text: str, rng: random.Random) -> str:
     """The text with one of each (a|b) taken, innermost first."""
     while found := _CHOICE.search(text):
         text = text[: found.start()] + rng.choice(found[1].split("|")) + text[found.end() :]
-    return re.sub(r"  +", " ", text).strip()
+    return re.sub(r"  +", " ", re.sub(r"\\([*#|()])", r"\1", text)).strip()
 
 
 def fill(template: Template, filler: Filler, rng: random.Random) -> Said:
