@@ -32,6 +32,7 @@ def wrap(say: str, lang: str, rng: random.Random) -> str:
         dice = rng.random()
         if dice < 0.2:
             form = rng.choice(_BEFORE)
+            say = say[0].lower() + say[1:]
             asked = form.startswith(("can", "could", "would", "will")) and rng.random() < 0.4 and not say.endswith("?")
             return form.format(say) + ("?" if asked else "")
         if dice < 0.27 and not say.endswith("?") and ": " not in say:
@@ -50,7 +51,7 @@ def letters(say: str, kept: str, rng: random.Random) -> str:
     first = re.match(r"[A-Za-z]+", say)
     if dice < 0.22 and first and first[0] not in kept:
         say = say[0].upper() + say[1:]
-    elif dice < 0.26 and say.lower() != say and not any(w in kept for w in re.findall(r"\S*[A-Z]\S*", say)):
+    elif dice < 0.26 and say.lower() != say and not any(w in kept for w in re.findall(r"[\w./~@-]*[A-Z][\w./~@-]*", say)):
         say = say.lower()
     if rng.random() < 0.05 and say[-1].isalpha() and not kept.rstrip('"}').endswith(say[-4:]):
         say += "." if say[-1].isascii() else "。"

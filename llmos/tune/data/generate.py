@@ -24,7 +24,9 @@ from llmos.tune.data.slots import Filler
 VALID_SHARE = 0.025
 # Of `count` rows. What is left is public pairs, as many as there are.
 SHARES = {"templates": 0.5, "several": 0.075, "talk": 0.045, "foreign": 0.13, "shell": 0.08}
-HAND_TIMES = 7
+HAND_TIMES = 8
+# So often may a sentence stand with the same calls, each time beside other files.
+AGAIN = {"hand": 5, "talk": 3, "templates": 3, "several": 2, "foreign": 2}
 
 
 def is_valid(template_id: str) -> bool:
@@ -41,7 +43,7 @@ class Maker:
     held: Held
     valid: bool
     dropped: Counter[str] = field(default_factory=Counter)
-    _seen: set[str] = field(default_factory=set)
+    _seen: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.filler = Filler(self.rng, held_out=self.valid)
@@ -74,7 +76,7 @@ class Maker:
         if kept is None:
             return None
         say = say if plain else augment.vary(say, lang, kept, self.rng)
-        if not self._new(say, kept):
+        if not self._new(say, kept, again=AGAIN.get(source, 1)):
             return None
         must = "!" in here or bool(files and self.rng.random() < 0.8)
         entries = scene.entries(self.rng, say, calls, [*here, *(files or ())], must=must)
@@ -103,15 +105,15 @@ class Maker:
             return None
         return "\n".join(render_call(self.checker.specs[c["tool"]], c["args"]) for c in calls)
 
-    def _new(self, say: str, target: str) -> bool:
+    def _new(self, say: str, target: str, *, again: int = 1) -> bool:
         key = f"{normal(say)}\0{target}"
-        if key in self._seen:
+        if self._seen[key] >= again:
             self.dropped["repeated"] += 1
             return False
         if self.held.too_near(say):
             self.dropped["near an evaluation sentence"] += 1
             return False
-        self._seen.add(key)
+        self._seen[key] += 1
         return True
 
     # --- many rows

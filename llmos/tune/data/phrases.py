@@ -85,8 +85,16 @@ def load(folder: str = "phrases") -> list[Template]:
     return [t for name in names for t in parse(root.joinpath(name).read_text(encoding="utf-8"), name[:-4])]
 
 
+_MAYBE_S = re.compile(r"\b(file|image|picture|occurrence|mention|use|mail|limit|program|jpg)s\?(?=[ (])")
+_MAYBE_BLANK = re.compile(r" \?(?=\w)")
+_MAYBE_CHAR = re.compile(r"([\u4e00-\u9fff])\?(?=.)")
+
+
 def choose(text: str, rng: random.Random) -> str:
-    """The text with one of each (a|b) taken, innermost first."""
+    """The text with one of each (a|b) taken, innermost first; `files? ` and `time ?zone` are one of two."""
+    text = _MAYBE_S.sub(lambda m: m[1] if re.search(r"(every|each|a|an)[^a-z]*(\{\w+\}[^a-z]*)*$|\|\)\{\w+\} $", text[: m.start()][-24:]) and "every" in text[: m.start()] else m[1] + "s", text)
+    text = _MAYBE_BLANK.sub(lambda m: rng.choice([" ", ""]), text)
+    text = _MAYBE_CHAR.sub(lambda m: rng.choice([m[1], ""]), text)
     while found := _CHOICE.search(text):
         text = text[: found.start()] + rng.choice(found[1].split("|")) + text[found.end() :]
     return re.sub(r"  +", " ", re.sub(r"\\([*#|()])", r"\1", text)).strip()

@@ -20,7 +20,7 @@ _SHELLISH = re.compile(r"^(ls|cat|rm|mv|cp|mkdir|touch|grep|head|tail|wc|tar|unz
 
 def usable(template: Template) -> bool:
     """A single order (no question, no text that runs on to the end) without piped data."""
-    if template.lang not in ("en", "zh") or template.data or len(template.tools) > 1:
+    if template.lang not in ("en", "zh") or template.data or template.files or len(template.tools) > 1:
         return False
     if template.tools[0] in ("answer", "ask") or "{tail}" in template.say or template.say.rstrip(")").endswith("?"):
         return False
@@ -41,8 +41,8 @@ def compose(templates: Sequence[Template], filler: Filler, rng: random.Random) -
         if any(template.lang != lang for template in picked):
             picked = _same_language(templates, lang, count, rng)
         said = [phrases.fill(template, filler, rng) for template in picked]
-        says = [each.say.rstrip(" .?!") for each in said]
-        if lang == "en" and not all(_order(say) for say in says):
+        says = [re.sub(r"[?!\s]+$", "", each.say) for each in said]
+        if not all(_order(say, lang) for say in says):
             continue
         calls = tuple(call for each in said for call in each.calls)
         text = _form(says, lang, rng).format(*says)
@@ -59,8 +59,10 @@ def _same_language(templates: Sequence[Template], lang: str, count: int, rng: ra
     return picked
 
 
-def _order(say: str) -> bool:
+def _order(say: str, lang: str) -> bool:
     """Whether the wording that came out is an order (a choice may have made a noun phrase of it)."""
+    if lang == "zh":
+        return bool(augment._ZH_VERB.match(say))
     return say.split(" ", 1)[0].lower() in augment._VERBS or bool(_SHELLISH.match(say))
 
 

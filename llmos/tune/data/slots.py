@@ -159,6 +159,16 @@ class Filler:
         name = self._kept(lambda: self.one(words()["dirs"]["relative"]))
         return Value(name, name, (name,))
 
+    def glob(self) -> Value:
+        """A pattern as it is typed in a shell."""
+        kind = self.kind()
+        return Value(str(kind.meant), kind.meant, kind.here)
+
+    def sure_dir(self) -> Value:
+        """A folder that must be seen in the list of names to be understood."""
+        name = self.near_dir()
+        return Value(name.said, name.meant, (*name.here, "!"))
+
     def loose(self) -> Value:
         """A file called by its name without the ending: it must be among the names in the folder."""
         w, name = words(), ""
@@ -351,6 +361,8 @@ _MAKERS: dict[str, Callable[[Filler], Value]] = {
     "near": lambda f: f.near_dir(),
     "absdir": lambda f: Value(*2 * (f.one(words()["dirs"]["absolute"]),)),
     "kind": lambda f: f.kind(),
+    "glob": lambda f: f.glob(),
+    "here": lambda f: f.sure_dir(),
     "media": lambda f: f.kind("media"),
     "ext": lambda f: f.ext(),
     "stem": lambda f: Value(*2 * (f.one(words()["stems"]),)),
@@ -421,7 +433,8 @@ class Filling:
         return self._pair[name == "into"]
 
     def say(self, text: str) -> str:
-        return SLOT.sub(lambda m: v.said if (v := self.value(m[1], m[2])) else m[0], text)
+        said = SLOT.sub(lambda m: v.said if (v := self.value(m[1], m[2])) else m[0], text)
+        return re.sub(r"(?<![:/])//(?=\w)", "/", said)
 
     @property
     def here(self) -> tuple[str, ...]:
