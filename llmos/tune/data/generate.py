@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmos.engine.grammar import render_call
-from llmos.tune.data import augment, public, rivals, scene, several
+from llmos.tune.data import augment, bash, public, rivals, scene, several
 from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.overlap import Held, normal
 from llmos.tune.data.phrases import Template, fill
@@ -23,7 +23,7 @@ from llmos.tune.data.slots import Filler
 
 VALID_SHARE = 0.025
 # Of `count` rows. What is left is public pairs, as many as there are.
-SHARES = {"templates": 0.5, "several": 0.075, "talk": 0.045, "foreign": 0.13, "shell": 0.08}
+SHARES = {"templates": 0.5, "several": 0.075, "talk": 0.045, "foreign": 0.13, "bash": 0.2}
 HAND_TIMES = 8
 # So often may a sentence stand with the same calls, each time beside other files.
 AGAIN = {"hand": 5, "talk": 3, "templates": 3, "several": 2, "foreign": 2}
@@ -143,17 +143,23 @@ class Maker:
             if row is not None:
                 yield row
 
-    def translated(self, templates: Sequence[Template], count: int) -> Iterator[dict[str, Any]]:
-        """The shell's phrases as pairs for `translate`."""
-        shell = [t for t in templates if t.tools == ("shell.run",) and t.data is None]
-        for _ in range(count if shell else 0):
-            template = self.rng.choice(shell)
+    def translated(self, templates: Sequence[Template], count: int, source: str) -> Iterator[dict[str, Any]]:
+        """Phrases of calls as pairs for `translate`, with the usual command for what they mean."""
+        groups = _by_tool([t for t in templates if not {"answer", "ask"} & set(t.tools)])
+        weights = [_weight(tool, len(lines)) for tool, lines in groups]
+        for _ in range(count if groups else 0):
+            template = self.rng.choice(self.rng.choices(groups, weights)[0][1])
             said = fill(template, self.filler, self.rng)
-            command = said.calls[0]["args"]["command"]
-            say = augment.vary(said.say, template.lang, command, self.rng)
-            entries = scene.entries(self.rng, say, said.calls, said.here, must=False)
-            row = self.translate_row(say, command, "shell", template.id, template.lang, entries=entries)
+            calls = [self.checker.plain(call) for call in said.calls]
+            command = bash.command(calls, said.say)
+            if command is None:
+                continue
+            say = augment.vary(said.say, template.lang, f"{command} {json.dumps(calls, ensure_ascii=False)}", self.rng)
+            must = "!" in said.here
+            entries = scene.entries(self.rng, say, calls, said.here, must=must) if must or self.rng.random() < 0.7 else None
+            row = self.translate_row(say, command, source, template.id, template.lang, entries=entries)
             if row is not None:
+                row["data_head"] = self.data_like(template.data)
                 yield row
 
     def from_public(self, pairs: Sequence[public.Pair]) -> Iterator[dict[str, Any]]:
@@ -181,7 +187,8 @@ def build(
     rows += maker.composed([*mine["phrases"], *mine["hand"]], number["several"] // 2)
     rows += maker.many(mine["talk"], number["talk"], "talk")
     rows += maker.many(mine["foreign"], number["foreign"], "foreign")
-    rows += maker.translated([*mine["phrases"], *mine["hand"]], number["shell"])
+    rows += maker.translated(mine["phrases"], number["bash"], "bash")
+    rows += maker.translated([*mine["hand"], *mine["several"]], number["bash"] // 8, "bash")
     for template in mine["hand"]:
         rows += filter(None, (maker.row(template, "hand", plain=n == 0) for n in range(HAND_TIMES)))
     rows += maker.from_public(pairs)

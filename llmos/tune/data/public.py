@@ -113,22 +113,71 @@ def _pairs(name: str, number: int, row: dict[str, str], filler: Filler, rng: ran
 
 
 def _nl2bash(say: str, command: str) -> tuple[str, str] | None:
-    """Its own wording, unless the command holds what the sentence does not know."""
-    if not say.isascii() or not command.isascii() or "sudo" in command:
+    """Its own wording, unless sentence and command disagree in what can be compared."""
+    if not say.isascii() or not command.isascii() or _UNFIT.search(command) or _UNFIT_SAY.search(say):
         return None
     loose = [v for v in re.findall(r"\$\{?([A-Za-z_]\w*)", command) if v not in ("HOME", "PWD", "USER", "PATH")]
-    bound = re.findall(r"\b(?:for|read(?: -r)?|while read) (\w+)|(\w+)=", command)
+    bound = re.findall(r"\b(?:for|read(?: -r)?) (\w+)|(\w+)=", command)
     names = {name for pair in bound for name in pair if name}
-    if any(v not in names and v not in say and "awk" not in command for v in loose):
+    if any(v not in names and not command.startswith(("awk", "perl")) and "awk" not in command for v in loose):
         return None
     if re.search(r"\$[@*#1-9]", command) and "awk" not in command and "perl" not in command:
         return None
-    if command.count("'") % 2 or re.search(r"\b(regex|expression|pattern|command|dir\d|path_to|your|foo_bar|search-?term)\b", command, re.IGNORECASE):
-        return None
-    if not _numbers_agree(say, command):
-        return None
-    command = command.replace("\\{\\}", "{}").replace('"{}"', "{}").rstrip(" ;") if not command.endswith("\\;") else command
-    return say.rstrip(".") if len(say.split()) < 12 else say, re.sub(r"  +", " ", command) if "'" not in command and '"' not in command else command
+    command = _tidy(command)
+    return (say.rstrip("."), command) if _agree(say, command) else None
+
+
+_UNFIT = re.compile(
+    r"sudo|\byum\b|\| *(?:less|more)\b|\bfinger\b|\bscreen\b|-type -|\bpbcopy|\bpbpaste|\bshopt|\beval\b|-[acm]time [+-]?\d+[smhdw]|find \S+ -d \d|\bmd5\b(?!sum)|^\$ |^set |^bind |^alias |^export |"
+    r"\b(regex|expression|dir\d|path_to|your|search-?term|cmd\d|constraints|dirname/|whatever|foo_bar)\b",
+    re.IGNORECASE,
+)
+_UNFIT_SAY = re.compile(r"interactive|\bpage\b|subshell|shell option|\bvariable|prompt|readline|\bsession|\bcommand named|alias|macro|\bN\b|\$[A-Za-z]")
+
+
+def _tidy(command: str) -> str:
+    """One spelling where there are several: no `-print` at the end, plain `{}` and `!`."""
+    command = command.replace("\\{\\}", "{}").replace('"{}"', "{}").replace("\\!", "!").replace(" '{}'", " {}")
+    command = re.sub(r"^(find [^|;]*) -print$", r"\1", command)
+    if not command.endswith("\\;"):
+        command = command.rstrip(" ;")
+    return command if re.search(r"['\"].*  .*['\"]", command) else re.sub(r"  +", " ", command)
+
+
+def _agree(say: str, command: str) -> bool:
+    """Negations, directions, kinds, numbers and quoted words that stand in one stand in the other."""
+    low = say.lower()
+    no = r"\b(not|no|except|exclud\w*|without|other than|skip\w*|ignor\w*|but|non-?\w+|omit\w*|avoid\w*|unless|besides|outside|prun\w*|lack\w*|missing|never|neither|un\w+)\b|n't\b"
+    negated = re.search(r"(^|\s)!\s|-not\b|-prune|grep [^|]*-\w*[vL]\b|--exclude|!~|\bsed .*!", command)
+    if bool(negated) and not re.search(no, low):
+        return False
+    if not negated and re.search(r"\b(except|excluding|other than|do not contain|not containing|don't contain)\b", low):
+        return False
+    sized = re.search(r"-size\s+['\"]?([+-]?)\d", command)
+    if sized and re.search(r"\b(larger|bigger|greater|more|over|exceed\w*) (than|in size)", low) and sized[1] != "+" and not negated:
+        return False
+    if sized and re.search(r"\b(smaller|less|under) than", low) and sized[1] != "-" and not negated:
+        return False
+    aged = re.search(r"-[acm](?:time|min)\s+['\"]?([+-]?)\d", command)
+    if aged and re.search(r"\b(older than|more than|before|over)\b", low) and aged[1] == "-" and "less" not in low and "-mtime +" not in command:
+        return False
+    if aged and re.search(r"\b(within|in the last|in last|less than|during|past|newer)\b", low) and aged[1] != "-" and not negated:
+        return False
+    if re.match(r"(count|how many|print the number|number of)", low) and not re.search(r"wc|-c\b|uniq|NR|count|length|tr -dc|grep \S*c|-\w*c ", command):
+        return False
+    if "regular file" in low and "find" in command and "-type f" not in command:
+        return False
+    if re.match(r"(find|search|list|display|print|show) (all |for |the )*(the )?(directories|folders|sub-?directories)\b(?!/)", low) and "-type d" not in command and command.startswith("find"):
+        return False
+    if re.search(r"director|folder", low) and "file" not in low and "-type f" in command:
+        return False
+    if re.search(r"case.?insensitive", low) and not re.search(r"-i|IGNORECASE|tolower|\\L|/I\b", command):
+        return False
+    quoted = re.findall(r"\"([^\"]{1,40})\"|(?<!\w)'([^']{1,40})'(?!\w)", say)
+    flat = command.replace("\\", "")
+    if any((a or b).replace("\\", "").strip("*/. ") not in flat for a, b in quoted):
+        return False
+    return _numbers_agree(say, command) and all(n in command for n in re.findall(r"(?<![\w.-])\d{2,}(?![\w.-]*\w)", say))
 
 
 def _numbers_agree(say: str, command: str) -> bool:
@@ -150,7 +199,7 @@ def _tldr(name: str, id_: str, src: str, say: str, command: str, filler: Filler,
     program = page.split("-")[0] if page not in _CORE else page
     core = program in _CORE
     times = 2 if core and "{{" in command else 1
-    if not core and lang == "en" and rng.random() < 0.55:
+    if not core and rng.random() < (0.72 if lang == "en" else 0.5):
         return
     for _ in range(times):
         filler.lang = lang
@@ -176,6 +225,10 @@ def _fill_places(say: str, command: str, filler: Filler, rng: random.Random, lan
             inside = rng.choice(inside.split("|"))
         if inside not in values:
             values[inside] = _value(inside, filler, rng)
+            for _ in range(5):  # two placeholders are two things
+                if values[inside] not in told:
+                    break
+                values[inside] = _value(inside, filler, rng)
         if values[inside] not in told and not values[inside].startswith("-"):
             told.append(values[inside])
         return values[inside]
@@ -196,7 +249,7 @@ _KINDS = (
     (r"port|端口", "port"), (r"pid|process_id|进程id|进程号", "pid"), (r"process|program|进程", "proc"),
     (r"url|website|网址", "url"), (r"message|text|string|字符串|消息|文本", "stem"),
     (r"regex|pattern|search|keyword|term|模式|正则|关键|word", "word"),
-    (r"count|number|seconds|minutes|lines|depth|level|amount|size|width|height|秒|数量|行数|^n$|times", "num"),
+    (r"count|number|seconds|minutes|lines|depth|level|amount|size|width|height|length|bits|bytes|percent|days|hours|秒|数量|行数|^n$|times", "num"),
     (r"mode|权限", "mode"),
 )  # fmt: skip
 
@@ -204,8 +257,13 @@ _KINDS = (
 def _value(inside: str, filler: Filler, rng: random.Random) -> str:
     """A realistic value for a placeholder; what is a value already stays."""
     low = inside.lower()
-    if several := re.fullmatch(r"(.+?)1?[_ ]?\w* (.+?)2?[_ ]?\w* (?:\.\.\.|…)", inside):
-        return f"{_value(several[1], filler, rng)} {_value(several[1], filler, rng)}"
+    if inside.endswith(("...", "…")) and " " in inside:
+        one = re.sub(r"_?\d+(?=\.|_|$)", "", inside.split()[0])
+        return f"{_value(one, filler, rng)} {_value(one, filler, rng)}"
+    if found := re.match(r"([a-z]+) (?=\S*path/|路径)", inside):
+        return f"{found[1]} {_value(inside[found.end() :], filler, rng)}"
+    if re.search(r"(^|_)ip(v[46])?(_|$)|ip_?addr", low):
+        return f"10.0.{rng.randint(0, 9)}.{rng.randint(2, 250)}"
     if re.fullmatch(r"[\d.:,x%/+-]+[A-Za-z]{0,2}|HEAD|origin|master|main|/[\w/.]+|[\w-]+=[\w.-]+|\*\.\w+", inside) and "path" not in low and "example" not in low:
         return inside
     if low in ("commit", "commit_hash", "commit-ish", "hash", "revision", "提交"):
