@@ -40,7 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     held = Held.of(say for file in options.held for say in cases(file))
     pairs = list(public.load(options.public, random.Random(options.seed))) if options.public else []
     report = {}
-    for file, valid, count in ((options.out, False, options.count), (options.valid, True, options.valid_count)):
+    for file, valid, count in (
+        (options.out, False, options.count),
+        (options.valid, True, options.valid_count),
+    ):
         if file is None:
             continue
         maker = generate.Maker(random.Random(f"{options.seed} {valid}"), Checker(specs), held, valid)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Args = dict[str, Any]
-_COUNTS = re.compile(r"\b(how many|count|number of|combien|cuántos|wie viele)\b|多少个|几个|有多少|几张", re.IGNORECASE)
+_COUNTS = re.compile(
+    r"\b(how many|count|number of|combien|cuántos|wie viele)\b|多少个|几个|有多少|几张", re.IGNORECASE
+)
 _TAR = {".tar.gz": "z", ".tgz": "z", ".tar.xz": "J", ".tar.bz2": "j", ".tar": ""}
 _PLAIN = re.compile(r"[\w./~:=@%+,-]+")
 _HAS_END = re.compile(r"\.[A-Za-z0-9]{1,7}$")
@@ -22,7 +24,9 @@ def command(calls: Sequence[dict[str, Any]], say: str) -> str | None:
     """The command line for all the calls, or None where there is no one good one."""
     parts = []
     for call in calls:
-        part = call["args"]["command"] if call["tool"] == "shell.run" else _one(call["tool"], call["args"], say)
+        part = (
+            call["args"]["command"] if call["tool"] == "shell.run" else _one(call["tool"], call["args"], say)
+        )
         if part is None:
             return None
         parts.append(part)
@@ -140,7 +144,11 @@ def _write(args: Args, say: str) -> str | None:
 
 def _copy(args: Args, say: str) -> str | None:
     path = args["path"]
-    folder = "*" not in path and not _HAS_END.search(path) and re.search(r"folder|director|cp -r|文件夹|目录|Ordner|carpeta|dossier", say)
+    folder = (
+        "*" not in path
+        and not _HAS_END.search(path)
+        and re.search(r"folder|director|cp -r|文件夹|目录|Ordner|carpeta|dossier", say)
+    )
     return f"cp {'-r ' if folder or path.endswith('/*') else ''}{word(path)} {word(args['to'])}"
 
 
@@ -162,7 +170,10 @@ def _archive(args: Args, say: str) -> str | None:
     end = next((end for end in _TAR if archive.rstrip("'").endswith(end)), None)
     if end is None:
         return None
-    made = {"create": f"tar c{_TAR[end]}f {archive} {word(args.get('path', '.'))}", "list": f"tar tf {archive}"}
+    made = {
+        "create": f"tar c{_TAR[end]}f {archive} {word(args.get('path', '.'))}",
+        "list": f"tar tf {archive}",
+    }
     return made.get(args["action"], f"tar xf {archive}" + (f" -C {word(to)}" if to else ""))
 
 
@@ -184,10 +195,14 @@ def _search(args: Args, say: str) -> str | None:
     most = f" -m {args['limit']}" if "limit" in args else ""
     if pattern.startswith("-"):
         pattern = f"-e {pattern}"
-    if path and _HAS_END.search(path) or (path and path.startswith("/etc/") and "folder" not in say):
+    if (path and _HAS_END.search(path)) or (path and path.startswith("/etc/") and "folder" not in say):
         return f"grep{' -' + flags if flags else ''}{most} {pattern} {word(path)}"
     include = f" --include={shlex.quote(args['name'])}" if "name" in args else ""
-    return f"grep -rn{flags}{most}{include} {pattern} {word(path) if path else '.'}"
+    only = re.search(
+        r"(which|what|any)\b[^?]*\bfiles?\b|files (that )?(contain|mention|have)|哪些.*文件|fichiers",
+        say,
+    )
+    return f"grep -r{'l' if only else 'n'}{flags}{most}{include} {pattern} {word(path) if path else '.'}"
 
 
 def _count(args: Args, say: str) -> str | None:
@@ -222,7 +237,9 @@ def _replace(args: Args, say: str) -> str | None:
 
 
 def _processes(args: Args, say: str) -> str | None:
-    key = {"cpu": "-%cpu", "memory": "-%mem", "newest": "-start_time", "name": "comm"}[args.get("sort", "cpu")]
+    key = {"cpu": "-%cpu", "memory": "-%mem", "newest": "-start_time", "name": "comm"}[
+        args.get("sort", "cpu")
+    ]
     if not args and re.search(r"\b(list|show|ps|running|which)\b|哪些进程|列出", say) and "cpu" not in say:
         return "ps aux"
     return f"ps aux --sort={key} | head -n {args.get('limit', 10) + 1}"

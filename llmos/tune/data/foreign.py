@@ -1,8 +1,8 @@
 """Tools that are not ours, for training only: a model that has seen many tool lists reads the one before it.
 
-    == NAME | SUMMARY | RAW            a tool; RAW names its argument when that is plain text to the line's end
-    - ARG[!] TYPE [a|b|c] [=DEFAULT]   an argument; `!` marks a required one
-    ## {"arg": "{slot}"}               then as in a phrase file, without the tool's name
+== NAME | SUMMARY | RAW            a tool; RAW names its argument when that is plain text to the line's end
+- ARG[!] TYPE [a|b|c] [=DEFAULT]   an argument; `!` marks a required one
+## {"arg": "{slot}"}               then as in a phrase file, without the tool's name
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmos.messages import Example, ToolSpec
 from llmos.toolbox import arguments
 from llmos.toolbox.manifest import Arg, Manifest, RunSpec
 from llmos.tune.data import phrases
-from llmos.tune.data.slots import Filler
+from llmos.tune.data.names import Filler
 
 _EXAMPLES = 8
 _HELP = RunSpec(argv=("true",))
@@ -36,7 +36,9 @@ def _tools(text: str) -> Iterator[tuple[Manifest, str]]:
         head, *lines = block.splitlines()
         name, summary, *raw = (part.strip() for part in head.split("|"))
         args = dict(_arg(line[2:]) for line in lines if line.startswith("- "))
-        manifest = Manifest(name=name, summary=summary, raw=raw[0] if raw else None, read_only=True, args=args, run=_HELP)
+        manifest = Manifest(
+            name=name, summary=summary, raw=raw[0] if raw else None, read_only=True, args=args, run=_HELP
+        )
         said = [_named(line, name) for line in lines if not line.startswith("- ")]
         yield manifest, "\n".join(said)
 

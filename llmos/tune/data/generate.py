@@ -17,9 +17,9 @@ from typing import Any
 from llmos.engine.grammar import render_call
 from llmos.tune.data import augment, bash, public, rivals, scene, several
 from llmos.tune.data.check import Checker, parses
+from llmos.tune.data.names import Filler
 from llmos.tune.data.overlap import Held, normal
 from llmos.tune.data.phrases import Template, fill
-from llmos.tune.data.slots import Filler
 
 VALID_SHARE = 0.025
 # Of `count` rows. What is left is public pairs, as many as there are.
@@ -54,9 +54,16 @@ class Maker:
         """One row of a template, or None when it is a repetition or near an evaluation sentence."""
         said = fill(template, self.filler, self.rng)
         return self.call_row(
-            said.say, said.calls, source, template.id, template.lang,
-            here=said.here, data=self.data_like(template.data), files=template.files, plain=plain,
-        )  # fmt: skip
+            said.say,
+            said.calls,
+            source,
+            template.id,
+            template.lang,
+            here=said.here,
+            data=self.data_like(template.data),
+            files=template.files,
+            plain=plain,
+        )
 
     def call_row(
         self,
@@ -80,23 +87,49 @@ class Maker:
             return None
         must = "!" in here or bool(files and self.rng.random() < 0.8)
         entries = scene.entries(self.rng, say, calls, [*here, *(files or ())], must=must)
-        return {"kind": "call", "say": say, "entries": entries, "data_head": data, "calls": calls, "source": source, "template": template, "lang": lang, "avoid": rivals.of(calls)}  # fmt: skip
+        return {
+            "kind": "call",
+            "say": say,
+            "entries": entries,
+            "data_head": data,
+            "calls": calls,
+            "source": source,
+            "template": template,
+            "lang": lang,
+            "avoid": rivals.of(calls),
+        }
 
     def data_like(self, data: str | None) -> str | None:
         """Piped data of the same kind as the phrase file shows, mostly another text."""
         if data is None or self.rng.random() < 0.3:
             return data
-        return self.rng.choice(scene.PIPED["json" if data[0] in "{[" else "numbers" if data[0].isdigit() and "," not in data else "lines"])
+        return scene.piped(data, self.rng)
 
     def translate_row(
-        self, say: str, command: str, source: str, template: str, lang: str, *, entries: list[str] | None = None
+        self,
+        say: str,
+        command: str,
+        source: str,
+        template: str,
+        lang: str,
+        *,
+        entries: list[str] | None = None,
     ) -> dict[str, Any] | None:
         if not parses(command):
             self.dropped["not bash"] += 1
             return None
         if not self._new(say, "$ " + command):
             return None
-        return {"kind": "translate", "say": say, "entries": entries, "data_head": None, "command": command, "source": source, "template": template, "lang": lang}  # fmt: skip
+        return {
+            "kind": "translate",
+            "say": say,
+            "entries": entries,
+            "data_head": None,
+            "command": command,
+            "source": source,
+            "template": template,
+            "lang": lang,
+        }
 
     def _kept(self, calls: Sequence[dict[str, Any]]) -> str | None:
         """The text of the calls, or None when the grammar refuses them."""
@@ -127,12 +160,11 @@ class Maker:
         made = tries = 0
         while made < count and tries < 6 * count:
             tries += 1
-            tool, lines = self.rng.choices(groups, weights)[0]
+            _, lines = self.rng.choices(groups, weights)[0]
             row = self.row(self.rng.choice(lines), source)
             if row is not None:
                 made += 1
                 yield row
-
 
     def composed(self, templates: Sequence[Template], count: int) -> Iterator[dict[str, Any]]:
         """Requests of several steps, put together from single ones."""
@@ -154,9 +186,15 @@ class Maker:
             command = bash.command(calls, said.say)
             if command is None:
                 continue
-            say = augment.vary(said.say, template.lang, f"{command} {json.dumps(calls, ensure_ascii=False)}", self.rng)
+            say = augment.vary(
+                said.say, template.lang, f"{command} {json.dumps(calls, ensure_ascii=False)}", self.rng
+            )
             must = "!" in said.here
-            entries = scene.entries(self.rng, say, calls, said.here, must=must) if must or self.rng.random() < 0.7 else None
+            entries = (
+                scene.entries(self.rng, say, calls, said.here, must=must)
+                if must or self.rng.random() < 0.7
+                else None
+            )
             row = self.translate_row(say, command, source, template.id, template.lang, entries=entries)
             if row is not None:
                 row["data_head"] = self.data_like(template.data)
@@ -205,7 +243,7 @@ def _by_tool(templates: Sequence[Template]) -> list[tuple[str, list[Template]]]:
 
 def _weight(tool: str, lines: int) -> float:
     """More for a tool with more to say, but less than in proportion."""
-    return float(lines) ** 0.75
+    return float(lines**0.75)
 
 
 def dump(row: dict[str, Any]) -> str:

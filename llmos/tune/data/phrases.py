@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from llmos.tune.data.slots import SLOT, Filler, Filling
+from llmos.tune.data.names import Filler
+from llmos.tune.data.slots import SLOT, Filling
 
 SEPARATOR = " ;; "
 RAW = {"shell.run": "command", "answer": "text", "ask": "question"}
@@ -58,8 +59,7 @@ class Said:
 def parse(text: str, file: str) -> Iterator[Template]:
     """The templates of one phrase file."""
     calls, data, files = "", None, None
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("# "):
             continue
         if line.startswith("## "):
@@ -74,7 +74,13 @@ def parse(text: str, file: str) -> Iterator[Template]:
             own = calls
             if " => " in say:
                 say, own = say.split(" => ", 1)
-            lang = "zh" if lang == "en" and re.search(r"[\u4e00-\u9fff]", SLOT.sub("", say)) and not re.search(r"[a-z]{3,} [a-z]{3,} ", say) else lang
+            lang = (
+                "zh"
+                if lang == "en"
+                and re.search(r"[\u4e00-\u9fff]", SLOT.sub("", say))
+                and not re.search(r"[a-z]{3,} [a-z]{3,} ", say)
+                else lang
+            )
             yield Template(f"{file}:{number}", lang, say, own.strip(), data, files)
 
 
@@ -85,19 +91,21 @@ def load(folder: str = "phrases") -> list[Template]:
     return [t for name in names for t in parse(root.joinpath(name).read_text(encoding="utf-8"), name[:-4])]
 
 
-_MAYBE_S = re.compile(r"\b(file|image|picture|occurrence|mention|use|mail|limit|program|jpg)s\?(?=[ (])")
+_MAYBE_S = re.compile(r"(?<=[a-z]s)\?(?=[ (]\S)")  # `files? (here|)`: file after every or each, else files
+_MARKED_S = re.compile(r"(\b(?:every|each) (?:\S+ ){0,2}[a-z]+)s\0")
 _MAYBE_BLANK = re.compile(r" \?(?=\w)")
 _MAYBE_CHAR = re.compile(r"([\u4e00-\u9fff])\?(?=.)")
 
 
 def choose(text: str, rng: random.Random) -> str:
     """The text with one of each (a|b) taken, innermost first; `files? ` and `time ?zone` are one of two."""
-    text = _MAYBE_S.sub(lambda m: m[1] if re.search(r"(every|each|a|an)[^a-z]*(\{\w+\}[^a-z]*)*$|\|\)\{\w+\} $", text[: m.start()][-24:]) and "every" in text[: m.start()] else m[1] + "s", text)
+    text = _MAYBE_S.sub("\0", text)
     text = _MAYBE_BLANK.sub(lambda m: rng.choice([" ", ""]), text)
     text = _MAYBE_CHAR.sub(lambda m: rng.choice([m[1], ""]), text)
     while found := _CHOICE.search(text):
         text = text[: found.start()] + rng.choice(found[1].split("|")) + text[found.end() :]
-    return re.sub(r"  +", " ", re.sub(r"\\([*#|()])", r"\1", text)).strip()
+    text = re.sub(r"  +", " ", re.sub(r"\\([*#|()])", r"\1", text)).strip()
+    return _MARKED_S.sub(r"\1", text).replace("\0", "")
 
 
 def fill(template: Template, filler: Filler, rng: random.Random) -> Said:
@@ -111,7 +119,7 @@ def fill(template: Template, filler: Filler, rng: random.Random) -> Said:
 def _call(text: str, filling: Filling) -> dict[str, Any]:
     tool, _, rest = text.partition(" ")
     if tool in RAW:
-        put = _in_shell if tool == "shell.run" else (lambda meant: str(meant))
+        put = _in_shell if tool == "shell.run" else str
         return {"tool": tool, "args": {RAW[tool]: _put(rest, filling, put)}}
     return {"tool": tool, "args": _filled(json.loads(rest or "{}"), filling)}
 

@@ -20,17 +20,42 @@ _COMMANDS = (
     (r"for f in|rename", ("file.rename", "photo.resize")),
     (r"cut|awk|sort|jq|paste|column|tail -n \+", ("text.columns", "text.query")),
     (r"diff|cmp|comm", ("text.compare",)),
-    (r"systemctl|journalctl|dmesg|crontab|service", ("service.status", "service.start", "service.stop", "service.restart", "service.enable", "service.logs", "service.failed", "service.timers", "advise")),
-    (r"apt|apt-get|dpkg|dpkg-query|pip|which|\w[\w.-]* --version|npm install", ("package.installed", "package.provides", "package.install", "package.remove", "package.updates")),
-    (r"who|whoami|id|last|w|cut -d: -f1 /etc/passwd|getent|groups|grep .*/etc/passwd", ("user.list", "user.info", "session.list")),
-    (r"ip|ping|dig|host|ss|netstat|nslookup|ifconfig|hostname", ("net.interfaces", "net.dns", "net.ping", "net.connections")),
+    (
+        r"systemctl|journalctl|dmesg|crontab|service",
+        (
+            "service.status",
+            "service.start",
+            "service.stop",
+            "service.restart",
+            "service.enable",
+            "service.logs",
+            "service.failed",
+            "service.timers",
+            "advise",
+        ),
+    ),
+    (
+        r"apt|apt-get|dpkg|dpkg-query|pip|which|\w[\w.-]* --version|npm install",
+        ("package.installed", "package.provides", "package.install", "package.remove", "package.updates"),
+    ),
+    (
+        r"who|whoami|id|last|w|cut -d: -f1 /etc/passwd|getent|groups|grep .*/etc/passwd",
+        ("user.list", "user.info", "session.list"),
+    ),
+    (
+        r"ip|ping|dig|host|ss|netstat|nslookup|ifconfig|hostname",
+        ("net.interfaces", "net.dns", "net.ping", "net.connections"),
+    ),
     (r"docker", ("docker",)),
-    (r"ps|pstree|lsof|tr '\\0'|renice|nice", ("process.tree", "process.details", "process.holders", "resource.priority", "resource.status")),
+    (
+        r"ps|pstree|lsof|tr '\\0'|renice|nice",
+        ("process.tree", "process.details", "process.holders", "resource.priority", "resource.status"),
+    ),
     (r"convert|identify", ("photo.resize",)),
     (r"ffmpeg", ("video.cut",)),
     (r"echo|printf", ("say",)),
     (r"sleep", ("timer.set", "process.wait")),
-)  # fmt: skip
+)
 _TOOLS = {
     "file.read": ("text.tail",),
     "file.delete": ("file.trash",),
@@ -45,9 +70,24 @@ _TOOLS = {
     "text.search": ("note.search", "text.query"),
     "file.find": ("file.duplicates",),
     "process.stop": ("service.stop", "music.stop"),
-    "answer": ("calendar", "weather", "mail", "light", "heating", "room", "shop", "db", "translate", "currency", "note", "say", "advise", "music"),
+    "answer": (
+        "calendar",
+        "weather",
+        "mail",
+        "light",
+        "heating",
+        "room",
+        "shop",
+        "db",
+        "translate",
+        "currency",
+        "note",
+        "say",
+        "advise",
+        "music",
+    ),
     "ask": ("advise", "music"),
-}  # fmt: skip
+}
 
 
 def of(calls: Sequence[dict[str, Any]]) -> list[str]:

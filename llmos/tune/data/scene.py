@@ -11,35 +11,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from llmos.tune.data.slots import words
+from llmos.tune.data.names import forms, words
 
-_MADE_BY = {("file.write", "path"), ("file.archive", "archive")}
 _PATH_ARGS = ("path", "to", "archive", "source", "target", "file", "folder", "a", "b")
 _WORD = re.compile(r"[\w.@%+-]+")
-_COMMON = ["README.md", "Makefile", "LICENSE", ".git", ".gitignore", "src", "docs", "tests", "data", "notes.txt", "main.py", "todo.md", "logs", "backup", "config.yaml", "package.json", "Downloads", "Documents", "Pictures", "Desktop"]  # fmt: skip
 
-PIPED = {
-    "json": ['{"name":"web","port":8080,"tags":["a","b"]}', '[{"id":1,"user":"ann"},{"id":2,"user":"bo"}]', '{"status":"ok","items":[3,5,8],"total":16}', '{"version":"1.2.0","private":true}'],
-    "numbers": ["12\n7\n30\n5", "1.5\n2.25\n0.75", "100\n200\n150\n50\n75", "42\n17\n8\n23\n4", "8\n8\n9\n10"],
-    "lines": [
-        "INFO start\nWARN slow disk\nERROR timeout after 30s\nINFO done",
-        "apple,3,1.20\nbanana,12,0.25\ncherry,40,0.10",
-        "192.168.1.4 - - [10/Oct/2024] \"GET / HTTP/1.1\" 200 512\n10.0.0.8 - - [10/Oct/2024] \"GET /login HTTP/1.1\" 404 90",
-        "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin",
-        "the cat sat on the mat\nthe dog barked\nnothing else happened",
-        "Oct 11 10:02:11 web nginx[812]: upstream timed out\nOct 11 10:02:12 web nginx[812]: retrying",
-        "id;name;city\n1;Ann;Rome\n2;Bo;Oslo\n3;Cy;Lima",
-        "src/main.c\nsrc/util.c\ninclude/util.h\nREADME",
-        "total 12\n-rw-r--r-- 1 ann ann 120 May  2 a.txt\n-rw-r--r-- 1 ann ann 900 May  3 b.txt",
-        "pending\ndone\ndone\nfailed\npending\ndone",
-        "第一行\n第二行 错误\n第三行",
-        "commit 9fceb02\nAuthor: Ann\n\n    fix login",
-        "USER PID %CPU %MEM COMMAND\nroot 1 0.0 0.1 init\nann 812 2.1 3.4 firefox",
-        "monday 4\ntuesday 7\nwednesday 1\nthursday 9",
-        "import os\nimport sys\n\nprint(os.getcwd())",
-        "Dear team,\nthe meeting moves to Friday.\nBest, Kim",
-    ],
-}
+
+def piped(like: str, rng: random.Random) -> str:
+    """Piped data of the same kind as `like`."""
+    numbers = like[0].isdigit() and "," not in like
+    return str(rng.choice(forms()["piped"]["json" if like[0] in "{[" else "numbers" if numbers else "lines"]))
 
 
 def entries(
@@ -49,7 +30,9 @@ def entries(
     if not must and rng.random() < 0.25:
         return None
     made = _made(calls)
-    wanted = [name for name in dict.fromkeys([*here, *_mentioned(say, calls)]) if _plain(name) and name not in made]
+    wanted = [
+        name for name in dict.fromkeys([*here, *_mentioned(say, calls)]) if _plain(name) and name not in made
+    ]
     if not must and rng.random() < 0.08:
         wanted = []
     names = list(dict.fromkeys([*wanted, *_others(rng, rng.choice([2, 4, 5, 6, 8, 10, 14, 18]), made)]))
@@ -70,7 +53,11 @@ def _made(calls: Sequence[dict[str, Any]]) -> set[str]:
             made.add(str(args.get("path", "")).split("/")[0])
         elif tool == "file.archive" and args.get("action") == "create":
             made.add(str(args.get("archive", "")).split("/")[0])
-        elif tool in ("file.move", "file.copy") and not str(args.get("to", "")).endswith("/") and not args.get("overwrite"):
+        elif (
+            tool in ("file.move", "file.copy")
+            and not str(args.get("to", "")).endswith("/")
+            and not args.get("overwrite")
+        ):
             made.add(str(args.get("to", "")).split("/")[0])
         elif tool == "shell.run":
             made |= set(re.findall(r"(?:mkdir(?: -p)?|>|-o) ([\w.-]+)", str(args.get("command", ""))))
@@ -99,7 +86,7 @@ def _others(rng: random.Random, count: int, made: set[str]) -> list[str]:
     for _ in range(count):
         dice = rng.random()
         if dice < 0.25:
-            names.append(rng.choice(_COMMON))
+            names.append(rng.choice(forms()["scene"]["common"]))
         elif dice < 0.45:
             names.append(rng.choice(w["dirs"]["relative"].split()))
         elif dice < 0.55:

@@ -7,29 +7,33 @@ import re
 from collections.abc import Sequence
 
 from llmos.tune.data import augment, phrases
+from llmos.tune.data.names import Filler, forms
 from llmos.tune.data.phrases import Said, Template
-from llmos.tune.data.slots import Filler
 
-_TWO = ["{} and {}", "{}, then {}", "{} and then {}", "first {}, then {}", "{}, and then {}", "{}; {}", "{}. then {}", "{}, after that {}", "{} and after that {}", "{}, and {}", "{} then {}", "{}. Also {}", "{} and also {}", "1. {} 2. {}", "{}, next {}", "two things: {} and {}", "{}, afterwards {}", "{} - then {}", "please {} and {}", "start by this: {}. After it, {}", "{}. When that's done, {}", "{}, followed by this: {}", "can you {} and then {}?", "1) {} 2) {}", "{}, but also {}"]  # fmt: skip
-_THREE = ["{}, {} and {}", "first {}, then {}, then {}", "{}, then {}, and finally {}", "{}; {}; {}", "1. {} 2. {} 3. {}", "{}, then {} and {}", "{} and {}, then {}", "{}. Then {}. Then {}", "three steps: {}, {}, {}", "{}, {}, and at the end {}", "- {} - {} - {}", "1) {}, 2) {}, 3) {}", "{}, after that {}, and last {}"]  # fmt: skip
-_FOUR = ["{}, {}, {} and {}", "1. {} 2. {} 3. {} 4. {}", "{}; {}; {}; {}", "first {}, then {}, then {} and finally {}"]
-_ZH = {2: ["先{}，然后{}", "{}，然后{}", "{}，再{}", "{}，接着{}", "{}，并且{}", "{}；{}", "第一{}，第二{}", "先{}，再{}", "请{}，之后{}", "{}，最后{}"], 3: ["先{}，再{}，最后{}", "{}，然后{}，再{}", "{}；{}；{}", "1. {} 2. {} 3. {}"], 4: ["1. {} 2. {} 3. {} 4. {}", "先{}，再{}，接着{}，最后{}"]}  # fmt: skip
-_COMMANDS = ["{} && {}", "{}; {}", "{} and {}", "{} then {}"]
-_SHELLISH = re.compile(r"^(ls|cat|rm|mv|cp|mkdir|touch|grep|head|tail|wc|tar|unzip|zip|kill|pkill|chmod|sort|df|du|ps|git|free) ")
+_STEPS = forms()["steps"]
+_NAMES = {2: "two", 3: "three", 4: "four"}
+_SHELLISH = re.compile(
+    r"^(ls|cat|rm|mv|cp|mkdir|touch|grep|head|tail|wc|tar|unzip|zip|kill|pkill|chmod|sort|df|du|ps|git|free) "
+)
 
 
 def usable(template: Template) -> bool:
     """A single order (no question, no text that runs on to the end) without piped data."""
     if template.lang not in ("en", "zh") or template.data or template.files or len(template.tools) > 1:
         return False
-    if template.tools[0] in ("answer", "ask") or "{tail}" in template.say or template.say.rstrip(")").endswith("?"):
+    if (
+        template.tools[0] in ("answer", "ask")
+        or "{tail}" in template.say
+        or template.say.rstrip(")").endswith("?")
+    ):
         return False
-    if any(word in template.say for word in (", not ", "no, ", "i mean", "sorry", " then ", "don't", ": {", "不对", "说错")):
+    if any(
+        word in template.say
+        for word in (", not ", "no, ", "i mean", "sorry", " then ", "don't", ": {", "不对", "说错")
+    ):
         return False
     say = phrases.choose(template.say, random.Random(0))
-    if template.lang == "zh":
-        return bool(augment._ZH_VERB.match(say))
-    return say.split(" ", 1)[0].lower() in augment._VERBS or bool(_SHELLISH.match(say))
+    return _order(say, template.lang)
 
 
 def compose(templates: Sequence[Template], filler: Filler, rng: random.Random) -> tuple[Said, str, str]:
@@ -50,7 +54,9 @@ def compose(templates: Sequence[Template], filler: Filler, rng: random.Random) -
         return Said(text, calls, here), "+".join(template.id for template in picked), lang
 
 
-def _same_language(templates: Sequence[Template], lang: str, count: int, rng: random.Random) -> list[Template]:
+def _same_language(
+    templates: Sequence[Template], lang: str, count: int, rng: random.Random
+) -> list[Template]:
     picked: list[Template] = []
     while len(picked) < count:
         one = rng.choice(templates)
@@ -61,14 +67,12 @@ def _same_language(templates: Sequence[Template], lang: str, count: int, rng: ra
 
 def _order(say: str, lang: str) -> bool:
     """Whether the wording that came out is an order (a choice may have made a noun phrase of it)."""
-    if lang == "zh":
-        return bool(augment._ZH_VERB.match(say))
-    return say.split(" ", 1)[0].lower() in augment._VERBS or bool(_SHELLISH.match(say))
+    return augment.is_order(say, lang) or bool(_SHELLISH.match(say))
 
 
 def _form(says: Sequence[str], lang: str, rng: random.Random) -> str:
     if lang == "zh":
-        return rng.choice(_ZH[len(says)])
+        return str(rng.choice(_STEPS[f"zh_{_NAMES[len(says)]}"]))
     if len(says) == 2 and all(_SHELLISH.match(say) for say in says):
-        return rng.choice(_COMMANDS)
-    return rng.choice({2: _TWO, 3: _THREE, 4: _FOUR}[len(says)])
+        return str(rng.choice(_STEPS["commands"]))
+    return str(rng.choice(_STEPS[_NAMES[len(says)]]))
