@@ -1,4 +1,4 @@
-"""The training data's generator: the same rows for a seed, every target writable, nothing of the evaluation in it."""
+"""The generator of training data: same rows for a seed, writable targets, nothing of the evaluation."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from llmos.tune.data.phrases import Template, fill
 VALID_SHARE = 0.025
 # Of `count` rows. What is left is public pairs, as many as there are.
 SHARES = {"templates": 0.5, "several": 0.075, "talk": 0.045, "foreign": 0.13, "bash": 0.2}
-HAND_TIMES = 8
+MAX_HAND_TIMES = 8  # each pair written by hand is tried so often, in small sets less
 # So often may a sentence stand with the same calls, each time beside other files.
 AGAIN = {"hand": 5, "talk": 3, "templates": 3, "several": 2, "foreign": 2}
 
@@ -227,8 +227,9 @@ def build(
     rows += maker.many(mine["foreign"], number["foreign"], "foreign")
     rows += maker.translated(mine["phrases"], number["bash"], "bash")
     rows += maker.translated([*mine["hand"], *mine["several"]], number["bash"] // 8, "bash")
+    hand_times = min(MAX_HAND_TIMES, 1 + count // 20_000)
     for template in mine["hand"]:
-        rows += filter(None, (maker.row(template, "hand", plain=n == 0) for n in range(HAND_TIMES)))
+        rows += filter(None, (maker.row(template, "hand", plain=n == 0) for n in range(hand_times)))
     rows += maker.from_public(pairs)
     maker.rng.shuffle(rows)
     return rows

@@ -51,6 +51,7 @@ _MAKERS: Mapping[str, Callable[[Filler], Value]] = {
     "tsv": _with("tsv"),
     "json": _with("json"),
     "py": _with("py"),
+    "sh": _with("sh"),
     "conf": _with("conf", "ini", "cfg", "yaml", "toml", "env"),
     "img": _with("jpg", "png", "jpeg", "gif"),
     "video": _with("mp4", "mkv", "mov", "avi"),
