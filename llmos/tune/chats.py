@@ -1,0 +1,182 @@
+"""Training chats put together from pools, seeded: a tool list, then turns, with the loss on the replies.
+
+The tools before each chat are another subset in another order, so that a model learns to read them and not
+to know them. Some chats are unrelated requests, some are requests about the same tools, and some carry the
+shots that a request meets when it is answered; those shots are read and not learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llmos.tune.pools import Ids, Pools
+
+MAX_TOKENS = 1600
+TRANSLATE_SHARE = 0.22  # of the chats; such a chat has twice the turns
+ALL_OURS = 0.6  # of the chats that list every tool of the product, as in use
+SHOTS, RELATED = 0.35, 0.25  # of the chats about calls; the rest is unrelated requests
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`learnt` marks the tokens that are predicted for a loss; `reply` numbers the reply of each of them."""
+
+    ids: Ids
+    learnt: npt.NDArray[np.bool_]
+    reply: Ids
+
+
+class Composer:
+    """An endless stream of chats: every row once an epoch on average (`weight` times), shuffled."""
+
+    def __init__(self, pools: Pools, *, seed: int, max_tokens: int = MAX_TOKENS) -> None:
+        self.pools, self.rng, self.max_tokens = pools, np.random.default_rng(seed), max_tokens
+        self._calls = self._dealt(np.flatnonzero(pools.translate == 0))
+        self._commands = self._dealt(np.flatnonzero(pools.translate == 1))
+        shown = np.diff(pools.shots.ends, prepend=0) > 0
+        self._shown = [int(row) for row in np.flatnonzero(shown & (pools.translate == 0))]
+        self._by_tool: dict[int, list[int]] = {}
+        for row in np.flatnonzero(pools.translate == 0):
+            for tool in pools.needs[row]:
+                self._by_tool.setdefault(int(tool), []).append(int(row))
+
+    def __iter__(self) -> Iterator[Sample]:
+        translate = bool((self.pools.translate == 1).any())
+        while True:
+            yield self._commands_chat() if translate and self.rng.random() < TRANSLATE_SHARE else self._calls_chat()
+
+    def _dealt(self, rows: npt.NDArray[np.int64]) -> Iterator[int]:
+        while len(rows):
+            times = np.floor(self.pools.weight[rows] + self.rng.random(len(rows))).astype(np.int64)
+            for row in self.rng.permutation(np.repeat(rows, times)):
+                yield int(row)
+
+    # --- chats
+
+    def _commands_chat(self) -> Sample:
+        parts = _Parts()
+        parts.read(self.pools.translate_head)
+        most = int(self.rng.integers(300, self.max_tokens))
+        while True:
+            row = next(self._commands)
+            self._turn(parts, row)
+            if parts.length > most:
+                return parts.sample(self.max_tokens)
+
+    def _calls_chat(self) -> Sample:
+        draw = self.rng.random()
+        kind = "shots" if draw < SHOTS else "related" if draw < SHOTS + RELATED else "any"
+        wanted = int(self.rng.integers(5, 9) if kind == "shots" else self.rng.integers(10, 18))
+        rows, needed, avoided = self._rows(kind, wanted)
+        parts = _Parts()
+        listed = self._system(parts, needed, avoided)
+        for row in rows:
+            if kind == "shots":
+                self._shots(parts, row, listed)
+            self._turn(parts, row)
+        return parts.sample(self.max_tokens)
+
+    def _rows(self, kind: str, wanted: int) -> tuple[list[int], set[int], set[int]]:
+        """Rows that fit under one tool list: none needs what another cannot stand beside."""
+        rows = [next(self._calls)]
+        needed, avoided = set(map(int, self.pools.needs[rows[0]])), set(map(int, self.pools.avoid[rows[0]]))
+        family = self._shown if kind == "shots" else []
+        if kind == "related":
+            family = [row for tool in sorted(needed) for row in self._by_tool[tool]]
+        for _ in range(3 * wanted):
+            if len(rows) >= wanted:
+                break
+            near = family and self.rng.random() < (0.9 if kind == "shots" else 0.6)
+            row = family[int(self.rng.integers(len(family)))] if near else next(self._calls)
+            needs, avoid = set(map(int, self.pools.needs[row])), set(map(int, self.pools.avoid[row]))
+            if needs & avoided or avoid & needed or row in rows:
+                continue
+            rows.append(row)
+            needed |= needs
+            avoided |= avoid
+        order = self.rng.permutation(len(rows))
+        return [rows[i] for i in order], needed, avoided
+
+    def _system(self, parts: _Parts, needed: set[int], avoided: set[int]) -> set[int]:
+        pools, rng = self.pools, self.rng
+        chosen = set(needed)
+        if rng.random() < ALL_OURS:
+            chosen |= set(range(pools.ours))
+        else:
+            chosen |= set(map(int, rng.choice(pools.ours, rng.integers(3, pools.ours), replace=False)))
+        foreign = pools.ours + rng.permutation(len(pools.line) - pools.ours)
+        more = rng.integers(0, 16) if rng.random() < 0.7 else rng.integers(16, 32)
+        chosen |= {int(tool) for tool in foreign[:more] if tool not in avoided}
+        order = self._order(sorted(chosen))
+        parts.read(pools.head)
+        for tool in order[:-1]:
+            parts.read(pools.line[tool])
+        parts.read(pools.last[order[-1]])
+        parts.read(pools.end)
+        return chosen
+
+    def _order(self, tools: list[int]) -> list[int]:
+        """As in use (ours by name, then the others), or any."""
+        return tools if self.rng.random() < 0.3 else [int(t) for t in self.rng.permutation(tools)]
+
+    def _shots(self, parts: _Parts, row: int, listed: set[int]) -> None:
+        near = [int(s) for s in self.pools.shots[row] if int(self.pools.shot_tool[s]) in listed]
+        for shot in reversed(near[: int(self.rng.integers(0, 5))]):
+            parts.read(self.pools.shot_user[shot])
+            parts.read(self.pools.shot_reply[shot])
+
+    def _turn(self, parts: _Parts, row: int) -> None:
+        parts.read(self.pools.user[row])
+        parts.learn(self.pools.reply[row])
+
+
+def single(pools: Pools, row: int, num_shots: int) -> Sample:
+    """Row by itself, as in use: all tools of the product (and those it needs), its nearest shots, the request."""
+    parts = _Parts()
+    if pools.translate[row]:
+        parts.read(pools.translate_head)
+    else:
+        tools = sorted({*range(pools.ours), *map(int, pools.needs[row])})
+        parts.read(pools.head)
+        for tool in tools[:-1]:
+            parts.read(pools.line[tool])
+        parts.read(pools.last[tools[-1]])
+        parts.read(pools.end)
+        for shot in pools.shots[row][:num_shots][::-1]:
+            parts.read(pools.shot_user[shot])
+            parts.read(pools.shot_reply[shot])
+    parts.read(pools.user[row])
+    parts.learn(pools.reply[row])
+    return parts.sample(1 << 14)
+
+
+class _Parts:
+    """A chat in the making."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[Ids, int]] = []  # with the reply's number, or -1
+        self.length = self._replies = 0
+
+    def read(self, ids: Ids) -> None:
+        self._pieces.append((ids, -1))
+        self.length += len(ids)
+
+    def learn(self, ids: Ids) -> None:
+        self._pieces.append((ids, self._replies))
+        self._replies += 1
+        self.length += len(ids)
+
+    def sample(self, most: int) -> Sample:
+        """All of it, without the last turns where it is longer than `most` (and there is more than one)."""
+        pieces, length = list(self._pieces), self.length
+        while length > most and sum(n >= 0 for _, n in pieces) > 1:
+            length -= len(pieces.pop()[0])
+            while pieces[-1][1] < 0:
+                length -= len(pieces.pop()[0])
+        ids = np.concatenate([ids for ids, _ in pieces])
+        reply = np.concatenate([np.full(len(ids), number, np.int32) for ids, number in pieces])
+        return Sample(ids, reply >= 0, reply)
