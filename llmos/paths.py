@@ -70,6 +70,10 @@ def tool_dirs() -> tuple[Path, ...]:
     return (_shipped("tools"), Path("/etc/llmos/tools"), config_dir() / "tools")
 
 
+def adapters_dir() -> Path:
+    return _shipped("adapters")
+
+
 def builtin_policy_dir() -> Path:
     return _shipped("policies")
 

@@ -17,7 +17,9 @@ from typing import Literal
 
 import torch
 
+from llmos.engine import adapter as adapters
 from llmos.engine import prepared, weights
+from llmos.engine.adapter import Adapter
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output, Sampling
 from llmos.engine.model import ModelConfig, Transformer
@@ -55,12 +57,16 @@ class Engine:
         dtype: Literal["bfloat16", "float32"] = "bfloat16",
         threads: int = 0,
         context_tokens: int = 4096,
+        adapter: Adapter | None = None,
         on_progress: weights.OnProgress | None = None,
     ) -> Engine:
-        """Load a GGUF file or a safetensors folder. Raises ModelError for what cannot be used."""
+        """Load a GGUF file or a safetensors folder, with an adapter added to its matrices if one is given.
+
+        Raises ModelError for what cannot be used.
+        """
         path = Path(path)
         torch.set_num_threads(threads or default_threads())
-        config, tensors, tokenizer = _read(path, DTYPES[dtype], on_progress)
+        config, tensors, tokenizer = _read(path, DTYPES[dtype], adapter, on_progress)
         context_tokens = min(context_tokens, config.max_positions)
         with torch.device("meta"):
             model = Transformer(config, positions=context_tokens)
@@ -134,21 +140,28 @@ class Engine:
 
 
 def _read(
-    path: Path, dtype: torch.dtype, on_progress: weights.OnProgress | None
+    path: Path, dtype: torch.dtype, adapter: Adapter | None, on_progress: weights.OnProgress | None
 ) -> tuple[ModelConfig, dict[str, torch.Tensor], Tokenizer]:
     """From the prepared form where there is one; else from the file itself, and prepare it."""
     # Folders of safetensors are in a good form already, and float32 is for proofs, not for every day.
     if not path.is_file() or dtype != torch.bfloat16:
         source = weights.open_source(path)
-        return source.config, weights.tensors(source, dtype, on_progress), source.tokenizer
-    folder = prepared.place(path, dtype)
+        return source.config, _adapted(weights.tensors(source, dtype, on_progress), adapter), source.tokenizer
+    folder = prepared.place(path, dtype, adapter.sha256 if adapter else "")
     if (found := prepared.load(folder)) is not None:
         return found
     source = weights.open_source(path)
     tensors = weights.tensors(source, dtype, on_progress)
     config = _tie(source.config, tensors)
+    _adapted(tensors, adapter)
     prepared.save(folder, config, tensors, source.tokenizer)
     return config, tensors, source.tokenizer
+
+
+def _adapted(tensors: dict[str, torch.Tensor], adapter: Adapter | None) -> dict[str, torch.Tensor]:
+    if adapter is not None:
+        adapters.apply(adapter, tensors)
+    return tensors
 
 
 def _tie(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelConfig:

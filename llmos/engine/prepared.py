@@ -31,10 +31,11 @@ _FORMAT = 2  # to be raised whenever the layout below or the model's parameter n
 _SPARE_BYTES = 1 << 30  # left free on the disk
 
 
-def place(path: Path, dtype: torch.dtype) -> Path:
-    """Where the prepared form of this very file (path, size, time) lies or would lie."""
+def place(path: Path, dtype: torch.dtype, adapter: str = "") -> Path:
+    """Where the prepared form of this very file (path, size, time), with the adapter of that hash, lies or
+    would lie."""
     stat = path.stat()
-    identity = f"{_FORMAT} {path.resolve()} {stat.st_size} {stat.st_mtime_ns} {dtype}"
+    identity = f"{_FORMAT} {path.resolve()} {stat.st_size} {stat.st_mtime_ns} {dtype} {adapter}"
     return folder_of(path) / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "pull",
     "remove",
     "resolve",
+    "sha256_of",
     "show",
     "use",
 ]
@@ -74,6 +75,11 @@ def resolve(name_or_path: str) -> Path:
     raise ModelError(
         f"the model {found.name!r} ({found.title}) {what}", f"Run: llmos model pull {found.name}"
     )
+
+
+def sha256_of(name: str) -> str | None:
+    """The hash that a resolved model's weights were verified to have; None for a file of the person's own."""
+    return None if is_path(name) else card(name).sha256
 
 
 def pull(name: str, progress: Progress = lambda done, total, what: None) -> Path:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from llmos.engine.adapter import Adapter
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
 from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
@@ -36,12 +37,20 @@ class Loop:
     """The planner's state between requests: the model, the tools in force, what follows from them."""
 
     def __init__(
-        self, engine: Engine, *, context_tokens: int, max_reply_tokens: int = MAX_REPLY_TOKENS
+        self,
+        engine: Engine,
+        *,
+        context_tokens: int,
+        max_reply_tokens: int = MAX_REPLY_TOKENS,
+        adapter: Adapter | None = None,
     ) -> None:
         self._engine = engine
         self._context_tokens = context_tokens
         self._max_reply_tokens = max_reply_tokens
         self._line = LineConstraint(engine.tokenizer)
+        self._form = prompt.PromptForm(adapter.form) if adapter else prompt.PromptForm.EXAMPLES
+        self._num_shots = adapter.shots if adapter else NUM_SHOTS
+        self._num_command_shots = adapter.command_shots if adapter else NUM_COMMAND_SHOTS
         self.teach(())
 
     def teach(self, tools: Sequence[ToolSpec]) -> None:
@@ -76,13 +85,14 @@ class Loop:
     def _call(self, think: Think, cancel: threading.Event, on_text: OnText) -> Generation:
         if self._calls is None:
             raise NotUnderstood("no tools are loaded", "Run: llmos doctor")
-        shots = self._retriever.nearest(think.text, NUM_SHOTS)
-        ids = self._encode(prompt.call_chat(self._specs, shots, think), shots)
+        shots = self._retriever.nearest(think.text, self._num_shots)
+        ids = self._encode(prompt.call_chat(self._specs, shots, think, self._form), shots)
         return self._generate(ids, self._calls, cancel, AnswerText(on_text))
 
     def _translate(self, think: Think, cancel: threading.Event) -> Generation:
         commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
-        shots = commands.nearest(think.text, NUM_COMMAND_SHOTS, per_tool=NUM_COMMAND_SHOTS)
+        limit = self._num_command_shots
+        shots = commands.nearest(think.text, limit, per_tool=limit)
         ids = self._encode(prompt.translate_chat(shots, think), shots)
         return self._generate(ids, self._line, cancel, None)
 

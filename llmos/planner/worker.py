@@ -22,7 +22,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from llmos import config, paths
+from llmos.engine import adapter as adapters
 from llmos.engine import store
+from llmos.engine.adapter import Adapter
 from llmos.errors import CallFailed, LlmosError, ModelError, WireError
 from llmos.messages import Delta, Failed, Message, Ready, Stop, Teach, Think, ToPlanner
 from llmos.planner import confine
@@ -59,16 +61,24 @@ class Worker:
     def _load(self, settings: config.Settings) -> None:
         started = time.perf_counter()
         path = store.resolve(settings.model.name)
+        sha256 = store.sha256_of(settings.model.name) if settings.model.adapter else None
+        adapter = adapters.find(sha256) if sha256 else None
         from llmos.engine.engine import Engine  # torch makes a temporary folder, but no thread yet
         from llmos.planner.loop import Loop
 
-        held = confine.confine_files(confine.needed_to_read(*_weights(path)), _prepared_folder())
+        held = confine.confine_files(
+            confine.needed_to_read(*_weights(path), *_adapter_files(adapter)), _prepared_folder()
+        )
         threading.Thread(target=self._read_on, name="reader", daemon=True).start()
         model = settings.model
         engine = Engine.load(
-            path, dtype=model.dtype, threads=model.threads, context_tokens=model.context_tokens
+            path,
+            dtype=model.dtype,
+            threads=model.threads,
+            context_tokens=model.context_tokens,
+            adapter=adapter,
         )
-        self._loop = Loop(engine, context_tokens=model.context_tokens)
+        self._loop = Loop(engine, context_tokens=model.context_tokens, adapter=adapter)
         missing = held.missing + confine.confine_calls().missing
         for layer in missing:
             log.warning("the planner goes on without a layer of its confinement: %s", layer)
@@ -134,6 +144,10 @@ class Worker:
 def _weights(path: Path) -> tuple[Path, ...]:
     """The model's own file or folder, and what it links to (a hub's cache links to its blobs)."""
     return (path, *(item.resolve() for item in path.iterdir())) if path.is_dir() else (path, path.resolve())
+
+
+def _adapter_files(adapter: Adapter | None) -> tuple[Path, ...]:
+    return (adapter.weights, adapter.weights.resolve()) if adapter else ()
 
 
 def _prepared_folder() -> tuple[Path, ...]:

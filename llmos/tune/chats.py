@@ -41,13 +41,17 @@ class Composer:
         self._shown = [int(row) for row in np.flatnonzero(shown & (pools.translate == 0))]
         self._by_tool: dict[int, list[int]] = {}
         for row in np.flatnonzero(pools.translate == 0):
-            for tool in pools.needs[row]:
+            for tool in pools.needs[int(row)]:
                 self._by_tool.setdefault(int(tool), []).append(int(row))
 
     def __iter__(self) -> Iterator[Sample]:
         translate = bool((self.pools.translate == 1).any())
         while True:
-            yield self._commands_chat() if translate and self.rng.random() < TRANSLATE_SHARE else self._calls_chat()
+            yield (
+                self._commands_chat()
+                if translate and self.rng.random() < TRANSLATE_SHARE
+                else self._calls_chat()
+            )
 
     def _dealt(self, rows: npt.NDArray[np.int64]) -> Iterator[int]:
         while len(rows):
@@ -135,7 +139,7 @@ class Composer:
 
 
 def single(pools: Pools, row: int, num_shots: int) -> Sample:
-    """Row by itself, as in use: all tools of the product (and those it needs), its nearest shots, the request."""
+    """A row by itself, as in use: the product's tools, those it needs, its nearest shots, the request."""
     parts = _Parts()
     if pools.translate[row]:
         parts.read(pools.translate_head)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmos.engine.adapter import merged
 from llmos.engine.model import ModelConfig, Rope
 
 TARGETS = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
@@ -25,11 +26,6 @@ TARGETS = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forwa
 def target_names(config: ModelConfig) -> list[str]:
     """The matrices that are adapted: every projection of every block, by the engine's names."""
     return [f"blocks.{layer}.{target}" for layer in range(config.num_layers) for target in TARGETS]
-
-
-def merged(weight: Tensor, low: Tensor, high: Tensor, scale: float) -> Tensor:
-    """weight + scale * high @ low, summed in float32 and rounded once to the weight's own type."""
-    return torch.addmm(weight.float(), high.float(), low.float(), alpha=scale).to(weight.dtype)
 
 
 class LowRank(nn.Module):
@@ -63,7 +59,7 @@ class _MergedLinear(torch.autograd.Function):
     """x @ (W + scale * B A)^T + bias, with gradients for x, A and B."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - as autograd calls it
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, scale: float
     ) -> Tensor:
         whole = merged(weight, low, high, scale)
@@ -72,7 +68,7 @@ class _MergedLinear(torch.autograd.Function):
         return F.linear(x, whole, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, whole, low, high = ctx.saved_tensors
         flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         through = (flat_grad @ high.to(grad.dtype)) * ctx.scale  # [T, rank]
@@ -100,7 +96,10 @@ class Trainee(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        shapes = {name: (tensors[f"{name}.weight"].shape[0], tensors[f"{name}.weight"].shape[1]) for name in target_names(config)}
+        shapes = {
+            name: (tensors[f"{name}.weight"].shape[0], tensors[f"{name}.weight"].shape[1])
+            for name in target_names(config)
+        }
         self.lora = LowRank(shapes, rank=rank, alpha=alpha)
         self._frozen = tensors
         self._rope = Rope(config, config.rope_theta, config.rope_factors, positions)
@@ -131,7 +130,9 @@ class Trainee(nn.Module):
 
     def _block(self, x: Tensor, rope: tuple[Tensor, Tensor], name: str) -> Tensor:
         x = x + self._attention(self._norm(x, f"{name}.attention_norm"), rope, f"{name}.attention")
-        gate, up = self._linear(self._norm(x, f"{name}.feed_forward_norm"), f"{name}.feed_forward.gate_up").chunk(2, -1)
+        gate, up = self._linear(
+            self._norm(x, f"{name}.feed_forward_norm"), f"{name}.feed_forward.gate_up"
+        ).chunk(2, -1)
         return x + self._linear(F.silu(gate) * up, f"{name}.feed_forward.down")
 
     def _attention(self, x: Tensor, rope: tuple[Tensor, Tensor], name: str) -> Tensor:
@@ -140,7 +141,7 @@ class Trainee(nn.Module):
         widths = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
         q, k, v = (
             part.view(batch, tokens, -1, config.head_dim).transpose(1, 2)
-            for part in self._linear(x, f"{name}.qkv").split(widths, dim=-1)
+            for part in torch.split(self._linear(x, f"{name}.qkv"), widths, dim=-1)
         )
         q, k = _rotate(q, *rope), _rotate(k, *rope)
         group = config.num_heads // config.num_kv_heads

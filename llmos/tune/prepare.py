@@ -1,4 +1,4 @@
-"""Rows of training data as pools of tokens, through the prompt builder and tokenizer that requests go through."""
+"""Rows of training data as pools of tokens, by the prompt builder and tokenizer that requests go through."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WEIGHTS = {"tldr": 0.6, "tldr_zh": 0.4, "fig": 0.5, "nl2bash": 1.5, "hand": 1.5}
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The chat template, cut at its contents: text before the system part, before a user's, before a reply."""
+    """The chat template, cut at its contents: what stands before the system part, a request, a reply."""
 
     start: str
     user: str  # from the end of the turn before, without that turn's end token
@@ -111,7 +111,13 @@ class Preparer:
 
     def _avoid(self, row: dict[str, Any]) -> list[int]:
         words = row.get("avoid", ())
-        near = {i for n, i in self.by_name.items() if i >= self.ours for w in words if n == w or n.startswith(f"{w}.")}
+        near = {
+            i
+            for n, i in self.by_name.items()
+            if i >= self.ours
+            for w in words
+            if n == w or n.startswith(f"{w}.")
+        }
         return sorted(near - set(self._needs(row)))
 
     def _encode(self, text: str) -> list[int]:

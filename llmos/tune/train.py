@@ -2,7 +2,7 @@
 
 A run has a budget of seconds or steps and ends cleanly whatever the machine's speed: the learning rate
 follows the share of the budget that is spent. State is written beside the result every so often, whole
-or not at all, and a run that was killed goes on from it. The loss is the mean over the learnt tokens of a step.
+or not at all, and a run that was killed goes on from it. The loss is the mean over a step's learnt tokens.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ class Run:
 
     def _one_step(self) -> tuple[Tensor, Tensor]:
         """(mean loss, gradient norm) of one optimiser step."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate_at(self.share, self.settings)
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = rate_at(self.share, self.settings)
         groups = [self._groups.next() for _ in range(self.settings.accumulate)]
         counts = [sum(int(sample.learnt.sum()) for sample in group) for group in groups]
         total = torch.zeros((), device=self.device)
@@ -220,7 +220,10 @@ class Run:
         }  # fmt: skip
         self.curve.steps.append(line)
         left = seconds / share - seconds if share else 0
-        self._say(f"step {self.step} loss {loss:.4f} norm {norm:.2f} {self._tokens / seconds:.0f} tokens/s {left:.0f} s left")
+        self._say(
+            f"step {self.step} loss {loss:.4f} norm {norm:.2f}"
+            f" {self._tokens / seconds:.0f} tokens/s {left:.0f} s left"
+        )
 
     # --- validation
 

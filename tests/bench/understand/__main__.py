@@ -1,6 +1,7 @@
 """Ask every sentence of cases.toml through a real daemon and judge the outcomes.
 
-    python -m tests.bench.understand [--model NAME] [--level N] [--limit N] [--failures] [--match TEXT]
+    python -m tests.bench.understand [--model NAME] [--untuned] [--level N] [--limit N] [--every N]
+                                     [--failures] [--match TEXT]
 
 Each sentence gets a fresh workspace and the consent `yes`, as a script with --yes would give.
 Prints the accuracy per level and language and the rate of wrong actions, then one JSON line.
@@ -38,7 +39,7 @@ ASK_DEADLINE_S = 300.0
 
 
 @contextmanager
-def daemon(model: str, folder: Path) -> Iterator[Path]:
+def daemon(model: str, folder: Path, *, untuned: bool = False) -> Iterator[Path]:
     """A daemon of this checkout with its own state folder and socket."""
     sock = folder / "llmos.sock"
     env = os.environ | {
@@ -47,6 +48,9 @@ def daemon(model: str, folder: Path) -> Iterator[Path]:
         "XDG_STATE_HOME": str(folder / "state"),
         "XDG_CONFIG_HOME": str(folder / "config"),
     }
+    config = folder / "config" / "llmos" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"[model]\nadapter = {str(not untuned).lower()}\n")
     with (folder / "daemon.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "llmos", "daemon"], env=env, stderr=log, stdout=log)
         try:
@@ -166,8 +170,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="default")
+    parser.add_argument("--untuned", action="store_true", help="the model without its adapter")
     parser.add_argument("--level", type=int)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--every", type=int, default=1, help="a sample: every Nth sentence")
     parser.add_argument("--match", default="", help="only sentences that contain this text")
     parser.add_argument("--failures", action="store_true", help="print each failed sentence and why")
     options = parser.parse_args()
@@ -178,11 +184,11 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="understand-", dir=Path.home()) as name,
         socket.socket() as listener,
-        daemon(options.model, Path(name)) as sock,
+        daemon(options.model, Path(name), untuned=options.untuned) as sock,
     ):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        for case in cases[: options.limit]:
+        for case in cases[: options.limit : options.every]:
             row = run_case(case, sock, Path(name), listener.getsockname()[1])
             rows.append(row)
             if options.failures and not row["ok"]:

@@ -1,0 +1,122 @@
+"""Train an adapter for a model on rows made by `python -m llmos.tune.data`.
+
+    python -m llmos.tune --rows train.jsonl --valid valid.jsonl --out adapters/NAME --max-seconds 3600
+
+Everything is done here: rows to tokens, training (a GPU is used where torch sees one), and the adapter with
+its card. A run that was killed goes on where it last wrote its state. What the tools are is read from the
+manifests in force and from the foreign ones that rows name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from llmos.engine import store, weights
+from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
+from llmos.paths import tool_dirs
+from llmos.planner.prompt import PromptForm
+from llmos.toolbox import catalog
+from llmos.tune.chats import Composer, Sample, single
+from llmos.tune.data import foreign
+from llmos.tune.lora import Trainee
+from llmos.tune.pools import Pools
+from llmos.tune.prepare import Preparer, read_rows
+from llmos.tune.train import Run, Settings
+
+_POSITIONS = 8192
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="llmos.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--valid", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--alpha", type=float, default=64)
+    parser.add_argument("--judged", type=int, default=300, help="validation rows of each kind")
+    for field in dataclasses.fields(Settings):
+        name = "--" + field.name.replace("_", "-")
+        parser.add_argument(name, type=type(field.default), default=field.default)
+    return parser.parse_args(argv)
+
+
+def validation(pools: Pools, judged: int) -> dict[str, list[Sample]]:
+    """Requests one by one as in use, by what is asked of the model."""
+    rng = np.random.default_rng(1)
+    calls = rng.permutation(np.flatnonzero(pools.translate == 0))[:judged]
+    commands = rng.permutation(np.flatnonzero(pools.translate == 1))[:judged]
+    return {
+        "calls": [single(pools, int(row), 0) for row in calls],
+        "commands": [single(pools, int(row), 0) for row in commands],
+    }
+
+
+def _write(folder: Path, trainee: Trainee, sha256: str, title: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = trainee.lora.tensors().items()
+    file = folder / WEIGHTS_FILE
+    save_file({name: tensor.to(torch.bfloat16).contiguous().cpu() for name, tensor in tensors}, file)
+    card: dict[str, Any] = {
+        "base": title,
+        "base_sha256": sha256,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "rank": trainee.lora.rank,
+        "alpha": trainee.lora.alpha,
+        "form": PromptForm.SIGNATURES.value,
+        "shots": 0,
+        "command_shots": 0,
+    }
+    lines = [
+        f"{key} = {value}" if isinstance(value, int | float) else f'{key} = "{value}"'
+        for key, value in card.items()
+    ]
+    (folder / CARD_FILE).write_text("\n".join(lines) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    settings = Settings(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)}
+    )
+    if not (settings.max_seconds or settings.max_steps):
+        sys.exit("give --max-seconds or --max-steps")
+    torch.manual_seed(settings.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    info = store.show(options.model)
+    source = weights.open_source(store.resolve(options.model))
+    ours = catalog.load(tool_dirs()[:1]).specs
+    preparer = Preparer(source.tokenizer, (*ours, *foreign.specs()), len(ours))
+    pools = preparer.pools(read_rows(options.rows), seed=settings.seed)
+    held = preparer.pools(read_rows(options.valid), shots_for=1.0)
+    tensors = weights.tensors(source, torch.bfloat16)
+    trainee = Trainee(source.config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS)
+    run = Run(
+        trainee.to_device(device),
+        iter(Composer(pools, seed=settings.seed)),
+        settings,
+        device=device,
+        folder=options.out / "state",
+        validation=validation(held, options.judged),
+        on_progress=lambda line: print(line, flush=True),  # noqa: T201
+    )
+    curve = run.go()
+    _write(options.out, trainee, info.card.sha256, info.card.title)
+    curve.write(options.out / "curve.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
