@@ -65,7 +65,11 @@ def test_only_the_callers_own_are_meant(tools: Catalog, here: Context) -> None:
     assert plan.effects.signals == (10,)
 
 
-@pytest.mark.parametrize("name", ["1", str(os.getpid()), str(os.getppid()), "4194303", "no such process"])
+@pytest.mark.parametrize(
+    "name",
+    ["1", str(os.getpid()), str(os.getppid()), "4194303", "no such process"],
+    ids=["init", "itself", "its parent", "no such pid", "no such name"],
+)
 def test_init_and_llmos_itself_are_never_found(tools: Catalog, here: Context, name: str) -> None:
     assert processes.find(name) == []
     with pytest.raises(UsageError, match="that could be stopped"):
