@@ -24,9 +24,10 @@ LAYERS = {
     **dict.fromkeys(("messages", "paths"), 1),
     **dict.fromkeys(("config", "wire"), 2),
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud"), 3),
-    **dict.fromkeys(("planner", "tune"), 4),
-    "daemon": 5,
-    "cli": 6,
+    "planner": 4,
+    "tune": 5,  # trains on what the planner's own prompt builder writes
+    "daemon": 6,
+    "cli": 7,
 }
 # Modules that only some parts, or some files, may import.
 RESERVED = {
