@@ -23,8 +23,9 @@ def test_the_fuzzer_would_see_a_difference(tmp_path: Path) -> None:
     """The trace tells words, streams and the locale apart, so that no difference goes unseen."""
     (tmp_path / "in").mkdir()
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    for parent in tmp_path.parents:
+        if "pytest-" in parent.name or "popen-" in parent.name:  # pytest's own, closed to others
+            parent.chmod(0o755)
     folder = fuzz_shell.make_folder(tmp_path / "in")
     lines = ["a 'b c' | n >f", "LC_ALL=C a 2>&1 >g <f || b; n && c", "a [fg] > none", "a=~ b; eval 'a ~'"]
     found = fuzz_shell.bash(lines, folder, tmp_path)
