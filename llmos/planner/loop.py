@@ -57,6 +57,7 @@ class Loop:
         """Put these tools in force. One that no grammar can enforce or write is left out, and logged."""
         self._specs = tuple(spec for spec in tools if self._usable(spec))
         self._retriever = Retriever(self._specs)
+        self._commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
         self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
 
     def _usable(self, spec: ToolSpec) -> bool:
@@ -90,9 +91,8 @@ class Loop:
         return self._generate(ids, self._calls, cancel, AnswerText(on_text))
 
     def _translate(self, think: Think, cancel: threading.Event) -> Generation:
-        commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
         limit = self._num_command_shots
-        shots = commands.nearest(think.text, limit, per_tool=limit)
+        shots = self._commands.nearest(think.text, limit, per_tool=limit)
         ids = self._encode(prompt.translate_chat(shots, think), shots)
         return self._generate(ids, self._line, cancel, None)
 

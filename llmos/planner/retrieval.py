@@ -58,6 +58,8 @@ class Retriever:
 
     def nearest(self, say: str, limit: int, *, per_tool: int = 3) -> tuple[Shot, ...]:
         """At most `limit` shots, the most similar first, at most `per_tool` of one tool."""
+        if not limit:
+            return ()  # a tuned prompt carries none: nothing need be compared
         taken: Counter[str] = Counter()
         found: list[Shot] = []
         for _, shot in self.ranked(say):

@@ -115,12 +115,7 @@ class Composer:
         foreign = pools.ours + rng.permutation(len(pools.line) - pools.ours)
         more = rng.integers(0, 16) if rng.random() < 0.7 else rng.integers(16, 32)
         chosen |= {int(tool) for tool in foreign[:more] if tool not in avoided}
-        order = self._order(sorted(chosen))
-        parts.read(pools.head)
-        for tool in order[:-1]:
-            parts.read(pools.line[tool])
-        parts.read(pools.last[order[-1]])
-        parts.read(pools.end)
+        parts.read_tools(pools, self._order(sorted(chosen)))
         return chosen
 
     def _order(self, tools: list[int]) -> list[int]:
@@ -129,9 +124,7 @@ class Composer:
 
     def _shots(self, parts: _Parts, row: int, listed: set[int]) -> None:
         near = [int(s) for s in self.pools.shots[row] if int(self.pools.shot_tool[s]) in listed]
-        for shot in reversed(near[: int(self.rng.integers(0, 5))]):
-            parts.read(self.pools.shot_user[shot])
-            parts.read(self.pools.shot_reply[shot])
+        parts.read_shots(self.pools, near[: int(self.rng.integers(0, 5))])
 
     def _turn(self, parts: _Parts, row: int) -> None:
         parts.read(self.pools.user[row])
@@ -144,15 +137,8 @@ def single(pools: Pools, row: int, num_shots: int) -> Sample:
     if pools.translate[row]:
         parts.read(pools.translate_head)
     else:
-        tools = sorted({*range(pools.ours), *map(int, pools.needs[row])})
-        parts.read(pools.head)
-        for tool in tools[:-1]:
-            parts.read(pools.line[tool])
-        parts.read(pools.last[tools[-1]])
-        parts.read(pools.end)
-        for shot in pools.shots[row][:num_shots][::-1]:
-            parts.read(pools.shot_user[shot])
-            parts.read(pools.shot_reply[shot])
+        parts.read_tools(pools, sorted({*range(pools.ours), *map(int, pools.needs[row])}))
+        parts.read_shots(pools, [int(shot) for shot in pools.shots[row][:num_shots]])
     parts.read(pools.user[row])
     parts.learn(pools.reply[row])
     return parts.sample(1 << 14)
@@ -168,6 +154,20 @@ class _Parts:
     def read(self, ids: Ids) -> None:
         self._pieces.append((ids, -1))
         self.length += len(ids)
+
+    def read_tools(self, pools: Pools, tools: list[int]) -> None:
+        """The system turn with these tools, in this order."""
+        self.read(pools.head)
+        for tool in tools[:-1]:
+            self.read(pools.line[tool])
+        self.read(pools.last[tools[-1]])
+        self.read(pools.end)
+
+    def read_shots(self, pools: Pools, shots: list[int]) -> None:
+        """Worked examples as turns, the first of `shots`, which is the most similar, last."""
+        for shot in reversed(shots):
+            self.read(pools.shot_user[shot])
+            self.read(pools.shot_reply[shot])
 
     def learn(self, ids: Ids) -> None:
         self._pieces.append((ids, self._replies))
