@@ -245,19 +245,25 @@ class Gate:
         self, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str = ""
     ) -> tuple[str, ...]:
         """The write roots a permit would have."""
-        return self._granted(caller, cwd, write_roots, rules)[0]
+        home, granted, _ = self._of_both(caller, rules)
+        with as_caller(caller):
+            return self.roots(cwd, (*write_roots, *granted), home)
 
     def _granted(
         self, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Write roots, and places to hide: what both policies grant, and what either of them hides."""
-        home = places.home_of(caller.uid)
-        sheet, newer = (gate.tiers.of(caller, home, rules).sheet for gate in (self, self.newest()))
-        granted = [root for root in sheet.write if root in newer.write]
-        hide = tuple(dict.fromkeys((*sheet.hide, *newer.hide)))
+        """Write roots, and places to hide, which are looked for in folders: not for the roots alone."""
+        home, granted, hide = self._of_both(caller, rules)
         with as_caller(caller):
             roots = self.roots(cwd, (*write_roots, *granted), home)
             return roots, hiding.expanded(hide, home, (cwd, *roots)) if hide else ()
+
+    def _of_both(self, caller: Caller, rules: str) -> tuple[str, list[str], tuple[str, ...]]:
+        """The home, the folders that both policies grant, and the patterns that either of them hides."""
+        home = places.home_of(caller.uid)
+        sheet, newer = (gate.tiers.of(caller, home, rules).sheet for gate in (self, self.newest()))
+        granted = [root for root in sheet.write if root in newer.write]
+        return home, granted, tuple(dict.fromkeys((*sheet.hide, *newer.hide)))
 
     def newest(self) -> Gate:
         """The gate that reloads have put in this one's place; itself when there was none."""
