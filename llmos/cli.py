@@ -6,6 +6,7 @@ quickly; this one imports the standard library alone.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ def _dispatch(words: list[str]) -> int:
     from llmos import cli_args
 
     verb, options = cli_args.parse(words)
+    if module := cli_args.VERBS[verb].module:
+        return int(importlib.import_module(f"llmos.{module}").VERBS[verb](options))
     from llmos import cli_requests
 
     if verb in cli_requests.VERBS:

@@ -12,86 +12,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
+from llmos import cli_args_scripts
+from llmos.cli_parser import Parser, Verb, count, grants, in_quotes, json_option, seconds
 from llmos.errors import UsageError
 
-RESERVED = ("run", "watch", "schedule", "mcp", "tune")
+RESERVED = ("watch", "schedule", "mcp", "tune")
 _VALUE_OPTIONS = ("--write", "--timeout", "--policy")  # may stand before the verb or the text
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are UsageErrors with a suggestion, instead of an exit from within."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}", f"See: {self.prog} --help")
-
-    def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse options and positionals in any order; raises UsageError with what was meant, perhaps."""
-        found, extra = self.parse_known_intermixed_args(list(words))
-        if extra:
-            self._refuse(extra, words)
-        return found
-
-    def _refuse(self, extra: Sequence[str], words: Sequence[str]) -> NoReturn:
-        flag = next((word for word in extra if word.startswith("-")), "")
-        near = difflib.get_close_matches(flag.split("=")[0], list(self._option_string_actions), 1, 0.6)
-        if near:
-            raise UsageError(f"{self.prog} knows no {flag}", f"Did you mean {near[0]}?")
-        if flag:
-            step = f"See: {self.prog} --help.  Text that starts with a dash goes after --"
-            raise UsageError(f"{self.prog} knows no {flag}", step)
-        sentence = " ".join([self.prog.removeprefix("llmos "), *words])
-        raise UsageError(
-            f"{self.prog} does not take {shlex.join(extra)}",
-            f"To ask it in plain words: {in_quotes(sentence)}",
-        )
-
-
-@dataclass(frozen=True)
-class Verb:
-    summary: str
-    example: str
-    build: Callable[[Parser], None]
-
-
-def in_quotes(sentence: str) -> str:
-    return f'llmos "{sentence}"' if '"' not in sentence else f"llmos {shlex.quote(sentence)}"
-
-
 # --- options of the verbs ------------------------------------------------------------------------
-
-
-def _json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print exactly one JSON object on stdout")
-
-
-def _grants(parser: Parser) -> None:
-    parser.add_argument("-y", "--yes", action="store_true", help="approve what the policy asks about")
-    parser.add_argument(
-        "--write", metavar="PATH", action="append", default=[], help="allow writing there too; repeatable"
-    )
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, default=0.0, help="cancel the request after that long"
-    )
-    parser.add_argument("--no-stdin", action="store_true", help="do not read piped stdin as data")
-    parser.add_argument(
-        "--policy", metavar="FILE|SET", default="", help="further rules for this request: ask and deny only"
-    )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 86_400:
-        raise argparse.ArgumentTypeError("between 0 and 86400 seconds, please")
-    return value
 
 
 def _text(parser: Parser) -> None:
@@ -99,8 +30,8 @@ def _text(parser: Parser) -> None:
 
 
 def _ask(parser: Parser) -> None:
-    _json(parser)
-    _grants(parser)
+    json_option(parser)
+    grants(parser)
     parser.add_argument("--plan", action="store_true", help="show what it would change; change nothing")
     _text(parser)
 
@@ -111,21 +42,21 @@ def _plan(parser: Parser) -> None:
 
 
 def _translate(parser: Parser) -> None:
-    _json(parser)
-    parser.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=0.0, help="give up after that")
+    json_option(parser)
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, default=0.0, help="give up after that")
     _text(parser)
 
 
 def _call(parser: Parser) -> None:
-    _json(parser)
-    _grants(parser)
+    json_option(parser)
+    grants(parser)
     parser.add_argument("--plan", action="store_true", help="show what it would change; change nothing")
     parser.add_argument("--args", metavar="JSON", default="{}", help="the arguments, one JSON object")
     parser.add_argument("tool", metavar="TOOL", help="a tool's name (llmos tools)")
 
 
 def _policy(parser: Parser) -> None:
-    _json(parser)
+    json_option(parser)
     actions = ("check", "explain", "test", "replay", "list", "remembered", "forget")
     parser.add_argument("action", choices=actions, help="; ".join(_POLICY_HELP))
     parser.add_argument(
@@ -167,15 +98,15 @@ _POLICY_HELP = (
 
 
 def _history(parser: Parser) -> None:
-    _json(parser)
-    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="how many (default 20)")
+    json_option(parser)
+    parser.add_argument("-n", metavar="COUNT", type=count, default=20, help="how many (default 20)")
 
 
 def _audit(parser: Parser) -> None:
-    _json(parser)
+    json_option(parser)
     parser.add_argument("action", choices=("tail", "show", "verify", "export", "key"))
     parser.add_argument("id", nargs="?", metavar="ID", default="", help="show: the request")
-    parser.add_argument("-n", metavar="COUNT", type=_count, default=20, help="tail: how many (default 20)")
+    parser.add_argument("-n", metavar="COUNT", type=count, default=20, help="tail: how many (default 20)")
     parser.add_argument("-f", "--follow", action="store_true", help="tail: go on with new lines")
     parser.add_argument("--key", metavar="FILE", default="", help="verify: with the key that was moved there")
     parser.add_argument(
@@ -190,15 +121,8 @@ def _audit(parser: Parser) -> None:
     )
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100_000:
-        raise argparse.ArgumentTypeError("between 1 and 100000, please")
-    return value
-
-
 def _tools(parser: Parser) -> None:
-    _json(parser)
+    json_option(parser)
     parser.add_argument("name", nargs="?", metavar="NAME", help="show this tool's arguments and examples")
 
 
@@ -208,11 +132,11 @@ def _daemon(parser: Parser) -> None:
 
 
 def _undo(parser: Parser) -> None:
-    _json(parser)
+    json_option(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument("--plan", action="store_true", help="show what would come back; touch nothing")
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, default=0.0, help="cancel the request after that long"
+        "--timeout", metavar="SECONDS", type=seconds, default=0.0, help="cancel the request after that long"
     )
     parser.add_argument("undo_id", nargs="?", metavar="ID", help="the newest change when left out")
 
@@ -244,8 +168,9 @@ VERBS: dict[str, Verb] = {
     "undo": Verb("take back a change, or have it again", "llmos undo", _undo),
     "tools": Verb("the tools, or one of them", "llmos tools file.find", _tools),
     "model": Verb("weights: list, pull, use, rm, show", "llmos model pull default", _model),
-    "status": Verb("the running daemon", "llmos status --json", _json),
-    "doctor": Verb("what is missing, and how to mend it", "llmos doctor", _json),
+    "status": Verb("the running daemon", "llmos status --json", json_option),
+    "doctor": Verb("what is missing, and how to mend it", "llmos doctor", json_option),
+    **cli_args_scripts.VERBS,
     "daemon": Verb("run the daemon in the foreground, or stop it", "llmos daemon stop", _daemon),
 }
 

@@ -116,7 +116,7 @@ def test_policy_check_takes_the_command_as_it_is() -> None:
     [
         (["statsu"], "llmos status"),
         (["polcy", "--json"], "llmos policy"),
-        (["run"], "llmos ask run"),
+        (["tune"], "llmos ask tune"),
         (["run", "redis", "now"], 'llmos "run redis now"'),
         (["watch", "the", "log"], 'llmos "watch the log"'),
         (["status", "of", "nginx"], 'llmos "status of nginx"'),

@@ -24,6 +24,7 @@ LAYERS = {
     **dict.fromkeys(("messages", "paths"), 1),
     **dict.fromkeys(("config", "wire"), 2),
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud"), 3),
+    "automation": 3,  # scripts and their runs; requests are made for it by who runs it
     "planner": 4,
     "tune": 5,  # trains on what the planner's own prompt builder writes
     "daemon": 6,

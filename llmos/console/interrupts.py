@@ -23,6 +23,7 @@ class Interrupts:
         self.count = 0
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._old: Any = None
+        self._followers: set[Interrupts] = set()
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -39,6 +40,20 @@ class Interrupts:
 
     def fileno(self) -> int:
         return self._read
+
+    @contextlib.contextmanager
+    def follower(self, itself: bool = False) -> Iterator[Interrupts]:
+        """For work in another thread, which signals do not reach: counts what this one counts."""
+        if itself:
+            yield self
+            return
+        made = Interrupts()
+        self._followers.add(made)
+        try:
+            yield made
+        finally:
+            self._followers.discard(made)
+            made.__exit__(None, None, None)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -61,3 +76,5 @@ class Interrupts:
         self.count += 1
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"!")
+        for follower in tuple(self._followers):
+            follower._note(_signal, _frame)

@@ -1,0 +1,63 @@
+"""The command lines of automation: scripts, pinned plans, triggers and what waits for a person."""
+
+from __future__ import annotations
+
+import argparse
+
+from llmos.cli_parser import Parser, Verb, json_option, seconds
+
+_FORMS = """
+A FILE has one request a line, as typed in the shell: a sentence, !COMMAND, /call TOOL JSON, cd FOLDER; # is a
+comment. FILE.toml is structured:
+
+  [inputs]
+  folder = "/var/log/app"                    # --input folder=…
+
+  [[step]]
+  id = "old"
+  call = "file.find"                         # or: ask = "a sentence", command = "ls -l", parallel = [ … ]
+  args = { path = "${{ inputs.folder }}", older_than = "7d" }
+
+  [[step]]
+  when = "steps.old.stdout"                  # only if something was found
+  command = "gzip ${{ steps.old.stdout.splitlines() }}"      # each value becomes one quoted word
+  timeout_s = 60
+  on_failure = "continue"                    # stop (default), continue, ignore, or [[step.on_failure]] steps
+"""
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise argparse.ArgumentTypeError("write it so: --input NAME=VALUE")
+    return name, value
+
+
+def _script(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the script; - is stdin")
+    parser.add_argument(
+        "--input", metavar="NAME=VALUE", type=_pair, action="append", default=[], help="an input; repeatable"
+    )
+    parser.add_argument(
+        "--write", metavar="PATH", action="append", default=[], help="allow writing there too; repeatable"
+    )
+    parser.add_argument("--policy", metavar="FILE|SET", default="", help="further rules: ask and deny only")
+
+
+def _run(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object a step, as JSON lines")
+    parser.add_argument("-y", "--yes", action="store_true", help="approve what the policy asks about")
+    parser.add_argument(
+        "--plan", "--dry-run", action="store_true", help="show what each step would do; change nothing"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where the last run was cut off")
+    parser.add_argument("-k", "--keep-going", action="store_true", help="go on after a step that failed")
+    _script(parser)
+    parser.epilog = (parser.epilog or "") + "\n" + _FORMS
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb("a script of requests, or its locked plan", "llmos run nightly.toml --json", _run, "cli_run"),
+}
+
+__all__ = ["VERBS", "json_option", "seconds"]
