@@ -175,6 +175,18 @@ class Signal(Message):
     grace_s: float = 5.0  # then KILL, if it is TERM that was sent
 
 
+class Change(Message):
+    """Change the running system through a named changer of the broker; starts no program.
+
+    `shows` is the command line that a person would have typed for it.
+    """
+
+    kind: Literal["change"] = "change"
+    changer: str
+    args: JsonObject = Field(default_factory=dict)
+    shows: str
+
+
 class Start(Message):
     """Start a program that outlives the request, in the sandbox, its output in a log file."""
 
@@ -183,7 +195,14 @@ class Start(Message):
     name: str
 
 
-Step = Annotated[Run | Shell | Pipelines | Observe | Signal | Start, Field(discriminator="kind")]
+Step = Annotated[Run | Shell | Pipelines | Observe | Change | Signal | Start, Field(discriminator="kind")]
+
+
+class Changed(Message):
+    """What a changer did: what to tell, and the steps that take it back (none: it cannot be taken back)."""
+
+    text: str
+    reverse: tuple[Step, ...] = ()
 
 
 class ProgramUse(Message):
@@ -206,8 +225,18 @@ class Effects(Message):
     programs: tuple[str, ...] = ()  # absolute paths
     network: tuple[str, ...] = ()  # hosts, or "*"
     signals: tuple[int, ...] = ()  # pids
+    resources: tuple[str, ...] = ()  # whose limits or priority change: pid:7, unit:x.service, container:web
+    units: tuple[str, ...] = ()  # systemd units that are started, stopped, enabled …
+    containers: tuple[str, ...] = ()  # of the Docker Engine: container:web, image:x, volume:data, network:n
+    settings: tuple[str, ...] = ()  # what weakens a container: privileged, network=host, mount:/etc …
+    packages: tuple[str, ...] = ()  # installed or removed
     uses: tuple[ProgramUse, ...] = ()  # how the programs are started, as far as it was understood
     opaque: str = ""  # why the effects cannot be known before running; empty when they are
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What of the running system changes, beside files and signals."""
+        return (*self.resources, *self.units, *self.containers, *self.settings, *self.packages)
 
 
 class Plan(Message):
@@ -228,7 +257,10 @@ class Verdict(Message):
 
 
 class Outcome(Message):
-    """What running a plan gave. `exit_code` is the program's own, or None when nothing ran."""
+    """What running a plan gave. `exit_code` is the program's own, or None when nothing ran.
+
+    `reverse` takes back what no view of the files could: steps for `guard.deeds`, in their order.
+    """
 
     exit_code: int | None = None
     stdout: str = ""
@@ -237,6 +269,7 @@ class Outcome(Message):
     timed_out: bool = False
     cancelled: bool = False
     duration_ms: float = 0.0
+    reverse: tuple[Step, ...] = ()
 
 
 # --- Results for clients (the JSON contract) --------------------------------------------------

@@ -17,7 +17,8 @@ from llmos.console.look import Look
 
 JsonObject = dict[str, Any]
 
-EFFECT_NAMES = ("reads", "writes", "deletes", "programs", "network", "signals", "opaque")
+TARGETS = ("settings", "containers", "units", "packages", "resources")
+EFFECT_NAMES = ("reads", "writes", "deletes", "programs", "network", "signals", *TARGETS, "opaque")
 EVERYTHING = 100_000  # lines
 _MAX_SHOWN = 12  # paths of one effect in a prompt; the rest is counted, and `x` shows all
 _VERDICT_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
@@ -41,7 +42,7 @@ def _lines(text: str) -> str:
 def effect_lines(effects: JsonObject, *, limit: int = 0) -> list[str]:
     """One line per thing touched, in the order a person worries: `deletes   /home/me/a.log`."""
     lines = []
-    for name in ("deletes", "writes", "network", "signals", "programs", "reads"):
+    for name in ("deletes", "writes", "network", "signals", *TARGETS, "programs", "reads"):
         values = [str(value) for value in effects.get(name) or ()]
         shown = values[:limit] if limit else values
         lines += [f"{name:<9} {safetext.one_line(value)}" for value in shown]
@@ -75,7 +76,7 @@ def found_out(data: JsonObject, look: Look) -> list[str]:
         lines = effect_lines(effects, limit=_MAX_SHOWN)
         why = data.get("no_preview") or effects.get("no_preview")
         return [*lines, look.style("yellow", f"not tried  {safetext.one_line(str(why))}")] if why else lines
-    beside = {name: effects.get(name) for name in ("network", "signals", "opaque")}
+    beside = {name: effects.get(name) for name in ("network", "signals", *TARGETS, "opaque")}
     return effect_lines(beside, limit=_MAX_SHOWN) + changes.lines(told, look) + _tried(data, look)
 
 

@@ -241,13 +241,14 @@ class Carrying:
         item = self._items[index]
         for _ in range(MAX_TRIES):
             if not rehearsal.is_staged(item.judged.plan) or not await self._staged(index):
-                item.outcome = await self._hands.run(
+                ran = await self._hands.run(
                     item.judged,
                     self.job,
                     approved=item.approved,
                     on_output=lambda stream, text: self._output(index, stream, text),
                     cancel=self._cancelled,
                 )
+                item.outcome, item.undo_id = ran.outcome, ran.undo_id
                 return
             assert item.rehearsal is not None
             item.outcome, item.changes = item.rehearsal.outcome, item.rehearsal.told

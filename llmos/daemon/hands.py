@@ -40,6 +40,14 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of a call that ran as it is, and the id that takes it back, where something does."""
+
+    outcome: Outcome
+    undo_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Hands:
     catalog: Catalog
     gate: Gate
@@ -111,16 +119,28 @@ class Hands:
         approved: bool,
         on_output: Callable[[str, str], None],
         cancel: asyncio.Event,
-    ) -> Outcome:
+    ) -> Ran:
         """Permit, run, write down, read. Raises Denied, NeedsApproval, SandboxUnavailable, DiskFull."""
         permit = await asyncio.to_thread(self.permit, judged, job, approved)
-        outcome, ok = Outcome(), False
+        outcome, ok, undo_id = Outcome(), False, ""
         try:
             outcome = await self.spawner.run(permit, on_output=on_output, cancel=cancel)
             ok = not failure(judged.plan, outcome)
         finally:
             await asyncio.to_thread(self.finished, permit, outcome, ok)
-        return self.catalog.read(judged.plan, outcome)
+            if outcome.reverse:
+                undo_id = await asyncio.to_thread(self._keep, permit, outcome)
+        return Ran(self.catalog.read(judged.plan, outcome), undo_id)
+
+    def _keep(self, permit: Permit, outcome: Outcome) -> str:
+        """Keep what takes it back. It is done already, so a full disk takes away the undo alone."""
+        from llmos.guard import deeds
+
+        try:
+            return deeds.keep(permit, outcome.reverse)
+        except (OSError, CallFailed) as error:
+            log.error("request %s is done, and cannot be taken back by undo: %s", permit.request_id, error)
+            return ""
 
     def permit(self, judged: Judged, job: Job, approved: bool, stage: Stage | None = None) -> Permit:
         return self.gate.permit(
@@ -213,7 +233,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     others = Policy.load(settings.policy, policy_dirs()[:-1]) if os.geteuid() == 0 else None
     mirror = Journald() if settings.audit.journald else None
     audit = old.gate.audit if old else Audit(paths.audit_file(), settings.audit, mirror)
-    spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers)
+    spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers, tools.changers)
     gate = Gate(policy, audit, settings, others=others)
     if old:
         old.gate.newer = gate  # running requests are held to the new rules as well

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from llmos.daemon.request import Job
 from llmos.errors import CallFailed, LlmosError
 from llmos.messages import (
+    Change,
     Decision,
     Effects,
     JsonObject,
@@ -79,6 +80,8 @@ def _beyond(plan: Plan) -> str:
     kinds = {type(step) for step in plan.steps}
     if Signal in kinds or plan.effects.signals:
         return "it signals a process, which cannot be tried first"
+    if Change in kinds or plan.effects.targets:
+        return "it changes the running system, which cannot be tried first"
     if Start in kinds:
         return "it starts a program that goes on running, which cannot be tried first"
     if Observe in kinds:

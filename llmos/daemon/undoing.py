@@ -3,7 +3,9 @@
     choose the transactions -> look at what stands there now -> judge -> show -> consent -> turn, newest first
 
 It is refused, with the paths, when somebody has changed them since: nothing of theirs is overwritten, and
-nothing is half taken back. It has a `Session`'s verbs: `run` once, `approve` and `cancel` from outside.
+nothing is half taken back. What is no file (a process, a limit, a container) is taken back by steps of its
+own, judged and run like any others. It has a `Session`'s verbs: `run` once, `approve` and `cancel` from
+outside.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmos.daemon import telling
+from llmos.daemon import reversals, telling
 from llmos.daemon.clock import Clock
-from llmos.daemon.hands import Hands, Judged
+from llmos.daemon.hands import Hands, Judged, failure
 from llmos.daemon.request import Job
 from llmos.daemon.waiting import done_or_set
 from llmos.errors import CallFailed, Cancelled, Denied, NeedsApproval, UsageError
@@ -22,7 +24,6 @@ from llmos.guard.slots import Conflict
 from llmos.messages import (
     CallResult,
     Decision,
-    Effects,
     Event,
     JsonObject,
     Outcome,
@@ -33,11 +34,12 @@ from llmos.messages import (
 )
 
 if TYPE_CHECKING:
+    from llmos.daemon.reversals import Turning
     from llmos.daemon.session import Answer
-    from llmos.guard.turning import Reversal
     from llmos.guard.undostore import Entry
 
 UNDO_TOOL = "undo"
+NO_PREVIEW = "it changes the running system, which cannot be tried first"
 MAX_NAMED = 10  # paths in the sentence that says what stands in the way
 
 
@@ -84,11 +86,9 @@ class Undoing:
 
     async def _turn(self, index: int, entry: Entry) -> tuple[Status, str] | None:
         """One transaction; a status with its reason ends the request."""
-        from llmos.guard import turning
-
-        planned = await asyncio.to_thread(turning.reversal, entry)
+        planned = await asyncio.to_thread(reversals.look, entry)
         judged, told = await asyncio.to_thread(self._judge, planned)
-        self._send("call", index=index, **telling.facts(judged), changes=told)
+        self._send("call", index=index, **telling.facts(judged), **_found_out(told))
         self._calls.append(telling.call_result(judged, None, changes=told))
         if planned.moved_on:
             return "failed", _moved_on(list(planned.moved_on))
@@ -110,11 +110,10 @@ class Undoing:
         if self._cancelled.is_set():
             raise Cancelled("the request was cancelled", "Nothing was taken back.")
         self._send("running", index=index, tool=UNDO_TOOL, command=judged.plan.command)
-        await asyncio.to_thread(self._do, planned, judged)
-        self._calls[-1] = telling.call_result(
-            judged, Outcome(exit_code=0), changes=told, undo_id=entry.header.id
-        )
-        return None
+        outcome = await self._do(index, planned, judged)
+        self._calls[-1] = telling.call_result(judged, outcome, changes=told, undo_id=entry.header.id)
+        why = failure(judged.plan, outcome) if judged.plan.steps else ""
+        return ("failed", why) if why else None
 
     # --- judge, consent, do ---
 
@@ -124,47 +123,51 @@ class Undoing:
 
         return replace(self.job, cwd=entry.header.cwd, write_roots=entry.header.write_roots)
 
-    def _judge(self, planned: Reversal) -> tuple[Judged, JsonObject]:
-        from llmos.guard import reversing
+    def _judge(self, planned: Turning) -> tuple[Judged, JsonObject | None]:
+        from llmos.toolbox.context import command_of
 
-        header = planned.entry.header
-        writes, deletes = reversing.paths_of(planned)
+        header, word = planned.entry.header, "takes back" if planned.direction == "back" else "does again"
+        doing = command_of(planned.steps) or f"llmos undo {header.id}"
         plan = Plan(
             call=ToolCall(tool=UNDO_TOOL, args={"undo_id": header.id}),
-            command=f"llmos undo {header.id} # {reversing.word(planned)}: {header.command}",
-            effects=Effects(writes=writes, deletes=deletes),
-            steps=(),
+            command=f"{doing} # {word}: {header.command}",
+            effects=planned.effects,
+            steps=planned.steps,
             read_only=False,
         )
-        verdict = self._hands.judge_plan(plan, self._as_of(planned.entry))
-        return Judged(plan, verdict), reversing.told(planned)
+        return Judged(plan, self._hands.judge_plan(plan, self._as_of(planned.entry))), planned.told()
 
-    async def _consent(self, index: int, judged: Judged, told: JsonObject) -> bool:
+    async def _consent(self, index: int, judged: Judged, told: JsonObject | None) -> bool:
         if judged.verdict.decision is Decision.ALLOW or self.job.consent == "yes":
             return True
         if self.job.consent == "none":
             return False
         self._answer = asyncio.get_running_loop().create_future()
-        self._send("approval", index=index, **telling.facts(judged), changes=told)
+        self._send("approval", index=index, **telling.facts(judged), **_found_out(told))
         if not await done_or_set(self._answer, self._cancelled):
             raise Cancelled("the request was cancelled", "Nothing was taken back.")
         return self._answer.result() == "yes"
 
-    def _do(self, planned: Reversal, judged: Judged) -> None:
-
-        from llmos.guard import turning
-
-        permit = self._hands.permit(judged, self._as_of(planned.entry), approved=True)
-        ok = False
+    async def _do(self, index: int, planned: Turning, judged: Judged) -> Outcome:
+        """Turn it under a permit, and write down what came of it. Raises Conflict, DiskFull, CallFailed."""
+        as_of = self._as_of(planned.entry)
+        permit = await asyncio.to_thread(self._hands.permit, judged, as_of, True)
+        outcome, ok = Outcome(exit_code=1), False
         try:
-            turning.turn(permit, planned)
-            ok = True
+            outcome = await planned.do(
+                permit,
+                self._hands.spawner,
+                lambda stream, text: self._send("output", index=index, stream=stream, text=text),
+                self._cancelled,
+            )
+            ok = outcome.exit_code == 0
+            return outcome
         finally:
-            self._hands.finished(permit, Outcome(exit_code=0 if ok else 1), ok)
+            await asyncio.to_thread(self._hands.finished, permit, outcome, ok)
             if ok:
-                self._note(planned)
+                await asyncio.to_thread(self._note, planned)
 
-    def _note(self, planned: Reversal) -> None:
+    def _note(self, planned: Turning) -> None:
         kind = "undone" if planned.direction == "back" else "redone"
         facts = {"uid": self.job.caller.uid, "undo_id": planned.entry.header.id}
         try:
@@ -207,6 +210,10 @@ def choose(undo_id: str, uid: int) -> list[Entry]:
         )
     committed = [entry for entry in group if entry.state.settled == "committed"]
     return list(reversed(committed)) if committed else group
+
+
+def _found_out(told: JsonObject | None) -> JsonObject:
+    return {"no_preview": NO_PREVIEW} if told is None else {"changes": told}
 
 
 def _moved_on(paths: list[str]) -> str:

@@ -71,7 +71,8 @@ def _of_effects(example: Example) -> Plan:
     effects = Effects(
         reads=absolute(example.reads), writes=absolute(example.writes), deletes=absolute(example.deletes),
         programs=example.programs, network=example.network, signals=example.signals, uses=example.uses,
-        opaque=example.opaque,
+        opaque=example.opaque, resources=example.resources, units=example.units,
+        containers=example.containers, settings=example.settings, packages=example.packages,
     )  # fmt: skip
     return Plan(
         call=ToolCall(tool=example.tool),

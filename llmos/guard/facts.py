@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llmos.guard import places, programs
 from llmos.guard.hosts import granted, split_port
+from llmos.guard.identity import stand_in_id
 from llmos.guard.sandbox import is_within
 from llmos.messages import Effects, JsonObject, Plan, ProgramUse, Start
 
@@ -22,7 +23,7 @@ MAX_EFFECTS = 2_000  # more than that is judged as unknown
 MAX_JUDGED = 20_000  # more than that is refused: judging it would hold up everybody else
 
 SCHEMA = """
-entity User; entity Path; entity Program; entity Host; entity Process; entity Tool;
+entity User; entity Path; entity Program; entity Host; entity Process; entity Tool; entity Target;
 type Facts = {
   tool: String, read_only: Bool, opaque: Bool,
   uid: Long, user: String, groups: Set<String>, session: String, unattended: Bool,
@@ -32,12 +33,15 @@ type Facts = {
   kernel: Bool, own: Bool, foreign_home: Bool, boot: Bool, accounts: Bool, startup: Bool, control: Bool,
   holds_protected: Bool, dev: Bool, discards: Bool, too_many: Bool,
   program: String, described: Bool, options: Set<String>, subcommand: String,
-  host: String, port: Long, own_process: Bool,
+  host: String, port: Long, own_process: Bool, target: String,
 };
 action read, write, delete appliesTo { principal: User, resource: Path, context: Facts };
 action execute, start appliesTo { principal: User, resource: Program, context: Facts };
 action connect appliesTo { principal: User, resource: Host, context: Facts };
 action signal appliesTo { principal: User, resource: Process, context: Facts };
+action resource, unit, container, setting, package appliesTo {
+  principal: User, resource: Target, context: Facts
+};
 action run, reply appliesTo { principal: User, resource: Tool, context: Facts };
 """
 
@@ -47,6 +51,7 @@ _NOTHING: JsonObject = {
     "accounts": False, "startup": False, "control": False, "holds_protected": False, "dev": False,
     "discards": False, "too_many": False, "program": "",
     "described": False, "options": [], "subcommand": "", "host": "", "port": 0, "own_process": False,
+    "target": "",
 }  # fmt: skip
 
 
@@ -87,7 +92,8 @@ class Question:
 
 _RESOURCES = {
     "execute": "Program", "start": "Program", "connect": "Host", "signal": "Process", "run": "Tool",
-    "reply": "Tool",
+    "reply": "Tool", "resource": "Target", "unit": "Target", "container": "Target", "setting": "Target",
+    "package": "Target",
 }  # fmt: skip
 
 
@@ -102,7 +108,8 @@ def questions(plan: Plan, facts: Facts) -> list[Question]:
 
 def _common(plan: Plan, facts: Facts) -> JsonObject:
     effects = plan.effects
-    total = sum(map(len, (effects.reads, effects.writes, effects.deletes, effects.programs)))
+    kinds = (effects.reads, effects.writes, effects.deletes, effects.programs, effects.targets)
+    total = sum(map(len, kinds))
     opaque = bool(effects.opaque) or total > MAX_EFFECTS
     return {
         **_NOTHING, "tool": plan.call.tool, "read_only": plan.read_only and not opaque, "opaque": opaque,
@@ -120,7 +127,7 @@ WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", 
 def _only_granted_network(plan: Plan, facts: Facts) -> bool:
     """Whether reaching hosts that the system's policy grants is all that it changes."""
     effects = plan.effects
-    changes = effects.writes or effects.deletes or effects.signals
+    changes = effects.writes or effects.deletes or effects.signals or effects.targets
     starts = any(isinstance(step, Start) for step in plan.steps)
     if changes or starts or not effects.network:
         return False
@@ -150,6 +157,11 @@ def _effects(plan: Plan, facts: Facts, common: JsonObject) -> Iterator[Question]
         )
     for pid in effects.signals:
         yield Question("signal", str(pid), common | {"own_process": _is_own_process(pid, facts.uid)})
+    for action, targets in (("resource", effects.resources), ("unit", effects.units),
+                            ("container", effects.containers), ("setting", effects.settings),
+                            ("package", effects.packages)):  # fmt: skip
+        for target in targets:
+            yield Question(action, target, common | {"target": _text(target), **_target(target, facts.uid)})
 
 
 def _path(path: str, facts: Facts) -> JsonObject:
@@ -194,6 +206,14 @@ def _program(use: ProgramUse) -> JsonObject:
     }
 
 
+def _target(target: str, uid: int) -> JsonObject:
+    """`own_process` of what names a process; what names none is judged by its name."""
+    kind, _, name = target.partition(":")
+    if kind != "pid":
+        return {}
+    return {"own_process": name.isdecimal() and _is_own_process(int(name), uid)}
+
+
 def _is_own_process(pid: int, uid: int) -> bool:
     """The caller's, and neither init nor llmos itself. One that is gone is nobody's to protect."""
     if pid <= 2 or pid == os.getpid():
@@ -204,7 +224,12 @@ def _is_own_process(pid: int, uid: int) -> bool:
     except OSError:
         return True
     ours = b"python" in words[0] and any(_OURS.search(word) for word in words[1:5])
-    return owner == uid and not ours
+    return owner in _owners(uid) and not ours
+
+
+def _owners(uid: int) -> tuple[int, ...]:
+    """Who a caller's processes run as: what root starts through llmos runs as nobody."""
+    return (0, stand_in_id()) if uid == 0 else (uid,)
 
 
 _OURS = re.compile(rb"\bllmos[./](?:planner|guard|daemon|__main__)")

@@ -19,7 +19,8 @@ _NEVER_ROOTS = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 def union(effects: Sequence[Effects]) -> Effects:
     joined: dict[str, tuple[object, ...] | str] = {}
-    for name in ("reads", "writes", "deletes", "programs", "network", "signals", "uses"):
+    for name in ("reads", "writes", "deletes", "programs", "network", "signals", "resources", "units",
+                 "containers", "settings", "packages", "uses"):  # fmt: skip
         joined[name] = tuple(dict.fromkeys(item for one in effects for item in getattr(one, name)))
     joined["opaque"] = next((one.opaque for one in effects if one.opaque), "")
     return Effects.model_validate(joined)

@@ -41,6 +41,7 @@ class Rule:
     network: tuple[str, ...]
     command: str  # as it was when the person said always
     expires: float  # seconds since the epoch
+    targets: tuple[str, ...] = ()  # units and containers, by name
 
 
 class Remembered:
@@ -76,6 +77,7 @@ class Remembered:
             network=effects.network,
             command=plan.command,
             expires=expires,
+            targets=effects.targets,
         )
         self._save([*self.rules(), rule])
         return rule
@@ -168,12 +170,16 @@ def _command_shape(command: Command, blank: Any) -> list[Any]:
 
 
 def _may_be_remembered(plan: Plan) -> bool:
-    """Signals and started programs are asked about each time: a pid or a server is not a kind of call.
+    """Signals, limits and started programs are asked about each time: a pid is not a kind of call.
+
+    So are packages and what weakens a container.
 
     Nor is what is not understood: the same words may do something else tomorrow.
     """
     starts = any(isinstance(step, Start) for step in plan.steps)
-    return not plan.effects.signals and not plan.effects.opaque and not starts
+    effects = plan.effects
+    each_time = (effects.signals, effects.resources, effects.settings, effects.packages, effects.opaque)
+    return not any(each_time) and not starts
 
 
 def _folders(found: tuple[str, ...], cwd: str) -> tuple[str, ...]:
@@ -196,6 +202,7 @@ def _covers(rule: Rule, plan: Plan) -> bool:
 
     return (
         set(effects.network) <= set(rule.network)
+        and set(effects.targets) <= set(rule.targets)
         and set(effects.deletes) <= set(rule.exactly)
         and all(below(path, rule.reads_below) for path in effects.reads)
         and all(

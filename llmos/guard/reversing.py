@@ -25,10 +25,6 @@ def folders(planned: Reversal) -> list[Folder]:
     return [folder for folder in turned if folder.changes_itself]
 
 
-def word(planned: Reversal) -> str:
-    return "takes back" if planned.direction == "back" else "does again"
-
-
 def paths_of(planned: Reversal) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(written, deleted) paths."""
     roots = planned.manifest.roots

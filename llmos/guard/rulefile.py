@@ -71,6 +71,11 @@ class Example(Message):
     uses: tuple[ProgramUse, ...] = ()
     network: tuple[str, ...] = ()
     signals: tuple[int, ...] = ()
+    resources: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     opaque: str = ""
     reply: str | None = None
     unattended: bool = False

@@ -34,7 +34,8 @@ async def deliver(step: Signal, caller: Caller) -> Outcome:
         name = _check(step, caller)
         _send(fd, number, step.pid)
         if number not in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            return Outcome(exit_code=0, stdout=f"sent {number.name} to {name} ({step.pid})\n")
+            told = f"sent {number.name} to {name} ({step.pid})\n"
+            return Outcome(exit_code=0, stdout=told, reverse=_reverse(step, number))
         if await _ends(fd, step.grace_s):
             return Outcome(exit_code=0, stdout=f"{name} ({step.pid}) has ended\n")
         if number is not signal.SIGTERM:
@@ -47,6 +48,34 @@ async def deliver(step: Signal, caller: Caller) -> Outcome:
             f"process {step.pid} does not die",
             "It waits in the kernel, mostly for a disk: see its wchan in ps.",
         )
+
+
+def to_end(pid: int) -> tuple[Signal, ...]:
+    """The step that ends a process which has just been started; none when it is gone already."""
+    import psutil  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        return (Signal(pid=pid, started=psutil.Process(pid).create_time()),)
+    except psutil.Error:
+        return ()
+
+
+def is_there(step: Signal) -> bool:
+    """Whether the process that is meant still runs."""
+    import psutil  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        process = psutil.Process(step.pid)
+        there: bool = abs(process.create_time() - step.started) <= _START_TOLERANCE_S
+        return there and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _reverse(step: Signal, number: signal.Signals) -> tuple[Signal, ...]:
+    """A process that was suspended is resumed, and the other way round; nothing else can be taken back."""
+    opposite = {signal.SIGSTOP: "CONT", signal.SIGTSTP: "CONT", signal.SIGCONT: "STOP"}.get(number)
+    return (step.model_copy(update={"signal": opposite}),) if opposite else ()
 
 
 def _number(name: str) -> signal.Signals:

@@ -4,7 +4,7 @@ The only place in llmos that has a command run, and it takes nothing but a `Perm
 comes from the permit alone: no field of a request reaches the sandbox by another way.
 
 What each step gets: Run, Shell and Pipelines a sandbox of their own that is gone, with everything in it, when
-the step ends; Start one that stays; Signal a pidfd; Observe a thread. The event loop is never blocked.
+the step ends; Start one that stays; Signal a pidfd; Observe and Change a thread. The event loop never blocks.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from llmos.guard.sandbox import Box, Command, Limits, Pipe
 from llmos.guard.secretscan import Scanner
 from llmos.messages import (
     Caller,
+    Change,
+    Changed,
     Exec,
     JsonObject,
     Observe,
@@ -49,6 +51,8 @@ from llmos.messages import (
 )
 
 Observers = Mapping[str, Callable[[JsonObject], str]]
+# Each looks for itself whether what it is to change is (still) the caller's: the broker may be root.
+Changers = Mapping[str, Callable[[JsonObject, Caller], Changed]]
 
 # A program that is going to fail at once is given this long to do it before we call it started.
 _START_CHECK_S = 0.3
@@ -107,9 +111,15 @@ def _grants(permit: Permit) -> _Grants:
 class Spawner:
     """Runs permits. One per broker; `close` ends what still runs (started programs stay)."""
 
-    def __init__(self, settings: SandboxSettings, observers: Observers | None = None) -> None:
+    def __init__(
+        self,
+        settings: SandboxSettings,
+        observers: Observers | None = None,
+        changers: Changers | None = None,
+    ) -> None:
         self._settings = settings
         self._observers = observers or {}
+        self._changers = changers or {}
         self._launcher = Launcher(stand_in_id())
         self._scanner = Scanner()
         self._kept = contextlib.ExitStack()
@@ -136,7 +146,12 @@ class Spawner:
         began = time.monotonic()
         outcomes: list[Outcome] = []
         for step in permit.plan.steps:
-            outcomes.append(await self._step(step, permit, on_output, cancel))
+            try:
+                outcomes.append(await self._step(step, permit, on_output, cancel))
+            except LlmosError as error:
+                if not any(outcome.reverse for outcome in outcomes):
+                    raise
+                outcomes.append(_failed(error, on_output))  # what was done before it can be taken back
             if not _went_well(step, outcomes[-1]):
                 break
         return replace_duration(_joined(outcomes), (time.monotonic() - began) * 1000)
@@ -148,19 +163,12 @@ class Spawner:
 
     async def _step(self, step: Step, permit: Permit, tell: OnOutput, cancel: asyncio.Event) -> Outcome:
         match step:
-            case Run():
-                job = _Job(_one(step.argv), _stdin_of(step, permit), step.timeout_s)
-                return _outcome(await self._run(job, _grants(permit), tell, cancel))
-            case Shell():
-                data = permit.data if step.stdin_data else None
-                job = _Job(_one(_shell_argv(step.text)), data, step.timeout_s)
-                return _outcome(await self._run(job, _grants(permit), tell, cancel))
-            case Pipelines():
-                data = permit.data if step.stdin_data else None
-                job = _Job(tuple(map(_pipe_of, step.pipelines)), data, step.timeout_s)
-                return _outcome(await self._run(job, _grants(permit), tell, cancel))
+            case Run() | Shell() | Pipelines():
+                return _outcome(await self._run(_job(step, permit), _grants(permit), tell, cancel))
             case Observe():
                 return await self._observe(step, tell)
+            case Change():
+                return await self._change(step, permit.caller, tell)
             case Signal():
                 outcome = await signals.deliver(step, permit.caller)
                 tell("stdout", outcome.stdout)
@@ -205,7 +213,7 @@ class Spawner:
         try:
             if pid := await program.settle(_START_CHECK_S):
                 tell("stdout", text := f"started {step.name} as process {pid}; its output goes to {log}\n")
-                return Outcome(exit_code=0, stdout=text)
+                return Outcome(exit_code=0, stdout=text, reverse=signals.to_end(pid))
             code, told = program.ended_at_once(_tail(log))
             tell("stdout" if code == 0 else "stderr", told)
             return Outcome(exit_code=code, stdout=told if code == 0 else "", stderr=told if code else "")
@@ -221,6 +229,16 @@ class Spawner:
         text = await asyncio.to_thread(observer, step.args)
         tell("stdout", text)
         return Outcome(exit_code=0, stdout=text)
+
+    async def _change(self, step: Change, caller: Caller, tell: OnOutput) -> Outcome:
+        changer = self._changers.get(step.changer)
+        if changer is None:
+            raise CallFailed(
+                f"no changer is called {step.changer!r}", "Correct the manifest: `llmos tools` lists them."
+            )
+        changed = await asyncio.to_thread(changer, step.args, caller)
+        tell("stdout", changed.text)
+        return Outcome(exit_code=0, stdout=changed.text, reverse=changed.reverse)
 
     def _filter(self, network: bool) -> int:
         """An open file with the system call filter, the same for all calls of a kind; read by offset."""
@@ -292,6 +310,16 @@ def _flags(box: Box) -> int:
 # --- what the init is to do ---------------------------------------------------------------------------
 
 
+def _job(step: Run | Shell | Pipelines, permit: Permit) -> _Job:
+    data = permit.data if step.stdin_data else None
+    if isinstance(step, Pipelines):
+        return _Job(tuple(map(_pipe_of, step.pipelines)), data, step.timeout_s)
+    if isinstance(step, Shell):
+        return _Job(_one(_shell_argv(step.text)), data, step.timeout_s)
+    given = step.stdin_text.encode() if step.stdin_text is not None else None
+    return _Job(_one(step.argv), data if step.stdin_data else given, step.timeout_s)
+
+
 def _one(argv: tuple[str, ...]) -> tuple[Pipe, ...]:
     return (Pipe((Command(argv),)),)
 
@@ -335,12 +363,6 @@ def _stdin(held: contextlib.ExitStack, data: bytes | None) -> int:
     fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     held.callback(os.close, fd)
     return fd
-
-
-def _stdin_of(step: Run, permit: Permit) -> bytes | None:
-    if step.stdin_data:
-        return permit.data
-    return None if step.stdin_text is None else step.stdin_text.encode()
 
 
 def _log_file(name: str, request_id: str) -> Path:
@@ -390,6 +412,11 @@ def _outcome(ended: Ended) -> Outcome:
     )
 
 
+def _failed(error: LlmosError, tell: OnOutput) -> Outcome:
+    tell("stderr", text := f"{error}. {error.next_step}".strip() + "\n")
+    return Outcome(exit_code=1, stderr=text)
+
+
 def _joined(outcomes: list[Outcome]) -> Outcome:
     if not outcomes:
         return Outcome()
@@ -400,6 +427,7 @@ def _joined(outcomes: list[Outcome]) -> Outcome:
         truncated=any(outcome.truncated for outcome in outcomes),
         timed_out=outcomes[-1].timed_out,
         cancelled=outcomes[-1].cancelled,
+        reverse=tuple(step for outcome in reversed(outcomes) for step in outcome.reverse),
     )
 
 

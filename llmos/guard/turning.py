@@ -86,7 +86,12 @@ def _relearn(folder: Path, drive: Drive) -> None:
     seen = zip(drive.manifest.changes, standing.left(drive), strict=True)
     now = {drive.shown(change): node for change, node in seen}
     for entry in undostore.entries():
-        if entry.folder == folder or entry.state.doing or entry.header.uid != drive.caller.uid:
+        if (
+            entry.is_deed
+            or entry.folder == folder
+            or entry.state.doing
+            or entry.header.uid != drive.caller.uid
+        ):
             continue
         manifest, left = undostore.read_manifest(entry.folder), undostore.read_left(entry.folder)
         fresh = [
@@ -124,7 +129,7 @@ def recover(settings: UndoSettings, on_step: OnStep = slots.unheard) -> list[str
     with undostore.locked():
         undostore.remove_attempts()
         for entry in undostore.entries():
-            if entry.state.doing:
+            if entry.state.doing and not entry.is_deed:
                 _finish(entry, on_step)
                 finished.append(entry.header.id)
         undostore.prune(settings)

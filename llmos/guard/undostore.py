@@ -5,9 +5,10 @@
     undo/ID/manifest.json     every change; once it is on disk the transaction will be finished, come what may
     undo/ID/state.json        committed or undone, or on the way to one of them
     undo/ID/left.json         what each name was when we left it: what `undo` compares with
+    undo/ID/deed.json         instead of the last three: a change that is not one of files (`deeds`)
     undo/ID/objects/N         what the N-th change displaced, or is going to put in place
 
-A folder without a manifest is an attempt that never touched anything. The store has a quota and its
+A folder without a manifest or a deed is an attempt that never touched anything. The store has a quota and its
 entries expire, oldest first (`[undo]` in config.toml).
 Not protected against: its owner changing files in it; they are only his.
 """
@@ -34,6 +35,8 @@ from llmos.guard.staging import Root, remove_tree
 Settled = Literal["committed", "undone", "removed"]
 Direction = Literal["forward", "back"]
 DAY_S = 86400.0
+DEED = "deed.json"
+_WHOLE = ("manifest.json", DEED)  # one of them makes a folder a transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    found = _load(folder / "manifest.json")
+    found = load(folder / "manifest.json")
     node = nodes.from_json
     return Manifest(
         tuple(Root(path, only) for path, only in found["roots"]),
@@ -145,7 +148,7 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def read_header(folder: Path) -> Header:
-    found = _load(folder / "header.json")
+    found = load(folder / "header.json")
     return Header(**{**found, "write_roots": tuple(found["write_roots"])})
 
 
@@ -154,7 +157,7 @@ def write_state(folder: Path, state: State, *, last: bool = True) -> None:
 
 
 def read_state(folder: Path) -> State:
-    return State(**_load(folder / "state.json"))
+    return State(**load(folder / "state.json"))
 
 
 def write_left(folder: Path, left: list[Node]) -> None:
@@ -162,10 +165,10 @@ def write_left(folder: Path, left: list[Node]) -> None:
 
 
 def read_left(folder: Path) -> list[Node]:
-    return [nodes.from_json(values) for values in _load(folder / "left.json")]
+    return [nodes.from_json(values) for values in load(folder / "left.json")]
 
 
-def _load(file: Path) -> Any:
+def load(file: Path) -> Any:
     return json.loads(file.read_bytes())
 
 
@@ -177,6 +180,7 @@ class Entry:
     folder: Path
     header: Header
     state: State
+    is_deed: bool = False  # what it changed are no files
 
 
 def entries() -> list[Entry]:
@@ -184,9 +188,14 @@ def entries() -> list[Entry]:
     found = []
     for folder in _folders():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if (folder / "manifest.json").exists():
-                found.append(Entry(folder, read_header(folder), read_state(folder)))
+            if _is_whole(folder):
+                deed = (folder / DEED).exists()
+                found.append(Entry(folder, read_header(folder), read_state(folder), deed))
     return sorted(found, key=lambda entry: entry.header.time)
+
+
+def _is_whole(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _WHOLE)
 
 
 def _folders() -> list[Path]:
@@ -209,7 +218,7 @@ def new_folder(request_id: str) -> tuple[str, Path]:
 
 def remove(folder: Path) -> None:
     """Forget a transaction; its manifest goes first, so that half of one is never taken for one."""
-    for name in ("manifest.json", "state.json"):
+    for name in (*_WHOLE, "state.json"):
         (folder / name).unlink(missing_ok=True)
     remove_tree(folder)
 
@@ -232,5 +241,5 @@ def prune(settings: UndoSettings) -> list[str]:
 def remove_attempts() -> None:
     """Folders of attempts that were cut off before they touched anything. Call it `locked`."""
     for folder in _folders():
-        if not (folder / "manifest.json").exists():
+        if not _is_whole(folder):
             remove_tree(folder)

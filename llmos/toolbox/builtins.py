@@ -1,10 +1,10 @@
-"""The built-in pairs and observers that a shipped manifest may name; a new area is one line in each."""
+"""Pairs, observers and changers that a shipped manifest may name; a new area is one line in each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from llmos.messages import JsonObject
+from llmos.messages import Caller, Changed, JsonObject
 from llmos.toolbox import archives, commands, files, listing, processes, system, text
 from llmos.toolbox.context import Pair
 
@@ -18,3 +18,4 @@ PAIRS: Mapping[str, Pair] = {
     **system.PAIRS,
 }
 OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = {**processes.OBSERVERS, **system.OBSERVERS}
+CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {}

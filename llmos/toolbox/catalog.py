@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmos.errors import ConfigError, UsageError
-from llmos.messages import Effects, JsonObject, Outcome, Plan, ToolCall, ToolSpec
+from llmos.messages import Caller, Changed, Effects, JsonObject, Outcome, Plan, ToolCall, ToolSpec
 from llmos.toolbox import arguments, manifest, template
 from llmos.toolbox.context import Args, Context, Draft, Pair, command_of, pipeline, programs
 
@@ -62,6 +62,12 @@ class Catalog:
         from llmos.toolbox import builtins
 
         return builtins.OBSERVERS
+
+    @property
+    def changers(self) -> Mapping[str, Callable[[JsonObject, Caller], Changed]]:
+        from llmos.toolbox import builtins
+
+        return builtins.CHANGERS
 
     def get(self, name: str) -> Tool:
         """The tool of this name; raises UsageError with the nearest name."""

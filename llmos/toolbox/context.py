@@ -120,6 +120,8 @@ def _command(step: Step) -> str:
             return step.text
         case "observe":
             return " ".join([step.observer, *(f"{key}={value}" for key, value in step.args.items())])
+        case "change":
+            return step.shows
         case "signal":
             return f"kill -{step.signal} {step.pid}"
         case "start":
