@@ -248,6 +248,7 @@ class Plan(Message):
     steps: tuple[Step, ...]
     read_only: bool  # declared by the manifest; the sandbox enforces it by granting no writes
     reply: str | None = None  # answer/ask: the text is the result and nothing runs
+    whole: bool = False  # all of it or nothing: of a call that fails no change is kept
 
 
 class Verdict(Message):

@@ -165,17 +165,16 @@ class Carrying:
             raise Cancelled("the request was cancelled", "Nothing was changed.")
         if found.outcome.timed_out:
             raise Ended("failed", f"{failure(plan, found.outcome)} Nothing was changed.")
-        if (
-            not self.job.plan_only and not found.changes and failure(plan, found.outcome)
-        ):  # nothing to say yes to
+        nothing = plan.whole or not found.changes  # would be kept
+        if not self.job.plan_only and nothing and failure(plan, found.outcome):  # nothing to say yes to
             await self._fail(index)
 
     async def _fail(self, index: int) -> NoReturn:
-        """A trial that failed and changed nothing is the end of the call, with its own words."""
+        """A trial that failed, and of which nothing is kept, is the end of the call, with its own words."""
         item = self._items[index]
         await self._staged(index)
         assert item.rehearsal is not None
-        item.outcome = item.rehearsal.outcome
+        item.outcome, item.changes = item.rehearsal.outcome, rehearsal.nothing()
         raise Ended("failed", f"{failure(item.judged.plan, item.outcome)} Nothing was changed.{_hint(item)}")
 
     async def _on_stage(
@@ -253,6 +252,9 @@ class Carrying:
             assert item.rehearsal is not None
             item.outcome, item.changes = item.rehearsal.outcome, item.rehearsal.told
             if item.outcome.cancelled or item.outcome.timed_out:
+                return
+            if item.judged.plan.whole and failure(item.judged.plan, item.outcome):
+                item.changes = rehearsal.nothing()
                 return
             await self._consent_to_changes(index)
             found, item.rehearsal = item.rehearsal, None

@@ -235,6 +235,13 @@ class Rehearser:
             await asyncio.to_thread(self._hands.finished, rehearsal.permit, rehearsal.outcome, False)
 
 
+def nothing() -> JsonObject:
+    """The changes of a call of which none was kept."""
+    from llmos.guard import summary
+
+    return summary.nothing()
+
+
 def told_output(rehearsal: Rehearsal) -> JsonObject:
     """The end of a rehearsal's output, for the question whether to keep what it did."""
     outcome = rehearsal.outcome

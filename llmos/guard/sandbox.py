@@ -202,6 +202,8 @@ def environment(*, uid: int, user: str, home: str, shell: str, language: str) ->
         ("SYSTEMD_PAGER", ""),
         ("GIT_TERMINAL_PROMPT", "0"),
         ("DEBIAN_FRONTEND", "noninteractive"),
+        # Nobody may make a set-id file here; tar, which believes itself to be root, would fail over it.
+        ("TAR_OPTIONS", "--no-same-permissions"),
     )
 
 

@@ -52,6 +52,11 @@ def of_stage(stage: Stage, found: Found) -> JsonObject:
     return {**told, "left_out": left_out}
 
 
+def nothing() -> JsonObject:
+    """What is told where nothing was changed."""
+    return {**_totals([], 0), "items": [], "more": 0, "left_out": []}
+
+
 def summary(
     roots: tuple[Root, ...], changes: list[tuple[int, Change]], folders: list[Folder], sources: Sources
 ) -> JsonObject:

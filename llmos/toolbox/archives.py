@@ -1,66 +1,139 @@
-"""Archives: create, extract and list tar and zip, the kind being told by the name's ending.
+"""Archives: create, extract and list tar and zip, and one compressed file (gz, bz2, xz, zst).
 
-tar and unzip drop a leading `/` and refuse `..` themselves; owners are never taken from an archive and
-existing files never replaced. Not protected against: an archive that unpacks to more than fits; the
-sandbox's file-size and time limits bound that.
+tar and zip create, the kind being told by the name's ending; reading is a program of our own
+(`inside.archive`), which refuses a hostile archive before anything is written and drops set-id bits. A zst
+is decompressed by zstd and read twice as a stream: first to check it. Existing files are never replaced.
 """
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Any
 
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run, Step
+from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, pipeline, programs
 from llmos.toolbox.listing import split_glob
 
-_TAR = {".tar": "", ".tar.gz": "z", ".tgz": "z", ".tar.bz2": "j", ".tar.xz": "J"}
-
-
-def _tar_flag(archive: str) -> str | None:
-    """tar's compression letter, or None for a zip; raises UsageError for what is neither."""
-    lower = archive.lower()
-    if lower.endswith(".zip"):
-        return None
-    for ending, flag in _TAR.items():
-        if lower.endswith(ending):
-            return flag
-    raise UsageError(
-        f"file.archive: {archive} is no archive that is known by its name",
-        f"Let it end in one of: {', '.join(_TAR)}, .zip",
-    )
+_TAR = {
+    ".tar": (), ".tar.gz": ("-z",), ".tgz": ("-z",), ".tar.bz2": ("-j",), ".tbz2": ("-j",),
+    ".tar.xz": ("-J",), ".txz": ("-J",), ".tar.zst": ("--zstd",), ".tzst": ("--zstd",),
+}  # fmt: skip
+_ONE_FILE = (".gz", ".bz2", ".xz", ".zst")
+_TIMEOUT_S = 600
 
 
 def plan_archive(args: Args, context: Context) -> Draft:
-    flag = _tar_flag(args["archive"])
     match args["action"]:
         case "create":
-            return _create(args, flag, context)
+            return _create(args, context)
         case "extract":
-            return _extract(args, flag, context)
-    archive = context.word(args["archive"])
-    argv = ("unzip", "-l", archive) if flag is None else ("tar", "-tvf", archive, "--force-local")
-    return Draft(
-        (Run(argv=argv),), Effects(reads=(context.absolute(args["archive"]),), programs=programs(argv))
+            steps = _reading("extract", args, context)
+            effects = Effects(
+                reads=(context.absolute(args["archive"]),),
+                writes=(context.absolute(args["to"] or "."),),
+                programs=programs(*_argvs(steps)),
+            )
+            return Draft(steps, effects, command=_command(args), whole=True)
+    steps = _reading("list", args, context)
+    effects = Effects(reads=(context.absolute(args["archive"]),), programs=programs(*_argvs(steps)))
+    return Draft(steps, effects, command=_command(args), read_only=True)
+
+
+def _command(args: Args) -> str:
+    to = args["to"] if args["action"] == "extract" else None
+    return inner.command("file.archive", {**args, "to": to})
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def _reading(action: str, args: Args, context: Context) -> tuple[Step, ...]:
+    """The steps that list or extract; those of a zst check it first, a stream is read once."""
+    archive = args["archive"]
+    given: dict[str, Any] = {
+        "name": archive,
+        "archive": context.word(archive),
+        "to": context.word(args["to"] or "."),
+        "inner": _inner_name(archive),
+        "limit": args["limit"],
+    }
+    if not archive.lower().endswith((".zst", ".tzst")):
+        return (inner.run("archive", {**given, "action": action}, timeout_s=_TIMEOUT_S),)
+    actions = ("check", "extract") if action == "extract" else ("list",)
+    unpack = ("zstd", "-dcq", "--", context.word(archive))
+    return tuple(
+        pipeline(
+            (unpack, inner.argv("archive", {**given, "archive": "-", "action": one})), timeout_s=_TIMEOUT_S
+        )
+        for one in actions
     )
 
 
-def _create(args: Args, flag: str | None, context: Context) -> Draft:
+def _inner_name(archive: str) -> str:
+    """What a single compressed file is called once it is not."""
+    name = PurePosixPath(archive).name
+    return name[: -len(PurePosixPath(name).suffix)] if name.lower().endswith(_ONE_FILE) else f"{name}.out"
+
+
+def _argvs(steps: tuple[Step, ...]) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for step in steps:
+        if step.kind == "run":
+            found.append(step.argv)
+        elif step.kind == "pipelines":
+            found += [command.argv for one in step.pipelines for command in one.commands]
+    return found
+
+
+# --- creating ----------------------------------------------------------------------------------------
+
+
+def _create(args: Args, context: Context) -> Draft:
     if args["path"] is None:
         raise UsageError("file.archive: argument `path`: it is missing", "Say what goes into the archive.")
-    archive, path = context.word(args["archive"]), args["path"]
+    path = args["path"]
     if is_glob(split_glob(path)[0]):
         raise UsageError(
             f"file.archive: {path}: only the last part may be a pattern", "Name the folder in full."
         )
-    free = ("test", "!", "-e", archive)
-    packing = _zip(archive, path, context) if flag is None else _tar(flag, archive, path, context)
-    steps = (*_any(path, context), Run(argv=free), pipeline(packing, timeout_s=600))
-    used = programs(free, *packing)
+    free = Run(argv=("test", "!", "-e", context.word(args["archive"])))
+    steps = (*_any(path, context), free, _packing(args["archive"], path, context))
     effects = Effects(
-        reads=(context.absolute(path),), writes=(context.absolute(args["archive"]),), programs=used
+        reads=(context.absolute(path),),
+        writes=(context.absolute(args["archive"]),),
+        programs=programs(*_argvs(steps)),
     )
-    return Draft(steps, effects)
+    return Draft(steps, effects, command=_command(args), whole=True)
+
+
+def _packing(archive: str, path: str, context: Context) -> Step:
+    lower, word = archive.lower(), context.word(archive)
+    if lower.endswith(".zip"):
+        return pipeline(_zip(word, path, context), timeout_s=_TIMEOUT_S)
+    for ending, flags in _TAR.items():
+        if lower.endswith(ending):
+            return pipeline(_tar(flags, word, path, context), timeout_s=_TIMEOUT_S)
+    if lower.endswith(_ONE_FILE):
+        return _one_file(archive, path, context)
+    raise UsageError(
+        f"file.archive: {archive} is no archive that is known by its name",
+        f"Let it end in one of: {', '.join((*_TAR, '.zip', *_ONE_FILE))}",
+    )
+
+
+def _one_file(archive: str, path: str, context: Context) -> Step:
+    if is_glob(path):
+        raise UsageError(
+            f"file.archive: {archive} holds one file, and {path} may be several",
+            "Let the name end in .tar.gz or .zip.",
+        )
+    if archive.lower().endswith(".zst"):
+        words = ("zstd", "-q", "-o", context.word(archive), "--", context.word(path))
+        return Run(argv=words, timeout_s=_TIMEOUT_S)
+    given = {"action": "compress", "archive": context.word(archive), "path": context.word(path)}
+    return inner.run("archive", given, timeout_s=_TIMEOUT_S)
 
 
 def _any(path: str, context: Context) -> tuple[Step, ...]:
@@ -75,10 +148,10 @@ def _matching(folder: str, pattern: str, context: Context) -> tuple[str, ...]:
     return ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-name", pattern, *hidden)
 
 
-def _tar(flag: str, archive: str, path: str, context: Context) -> tuple[tuple[str, ...], ...]:
+def _tar(flags: tuple[str, ...], archive: str, path: str, context: Context) -> tuple[tuple[str, ...], ...]:
     folder, pattern = split_glob(path)
-    # --force-local: a name with a colon is a file, not a host.
-    words = ("tar", "--force-local", f"-c{flag}f", archive)
+    # --force-local: a name with a colon is a file, not a host. -S: holes stay holes.
+    words = ("tar", "--force-local", "-cS", *flags, "-f", archive)
     if pattern:
         return (*_matching(folder, pattern, context), "-print0"), (*words, "--null", "-T", "-")
     return ((*words, "--", context.word(path)),)
@@ -91,21 +164,6 @@ def _zip(archive: str, path: str, context: Context) -> tuple[tuple[str, ...], ..
     return (("zip", "-qry", archive, context.word(path)),)
 
 
-def _extract(args: Args, flag: str | None, context: Context) -> Draft:
-    target = args["to"] or "."
-    archive, to = context.word(args["archive"]), context.word(target)
-    if flag is None:
-        unpack: tuple[str, ...] = ("unzip", "-n", archive, "-d", to)
-    else:
-        unpack = ("tar", "--force-local", f"-xv{flag}f", archive, "-C", to, "--no-same-owner", "-k")
-    steps = (Run(argv=("mkdir", "-p", "--", to)), Run(argv=unpack, timeout_s=600))
-    used = programs(*(step.argv for step in steps))
-    effects = Effects(
-        reads=(context.absolute(args["archive"]),), writes=(context.absolute(target),), programs=used
-    )
-    return Draft(steps, effects)
-
-
 def read_archive(outcome: Outcome, args: Args) -> Outcome:
     if args["action"] != "create":
         return outcome
@@ -113,7 +171,7 @@ def read_archive(outcome: Outcome, args: Args) -> Outcome:
         none = split_glob(args["path"])[1] and not outcome.stdout
         exists = f"{args['archive']} exists already; it was left alone.\n"
         note = f"Nothing matches {args['path']}.\n" if none else exists
-        return outcome.model_copy(update={"stderr": note})
+        return outcome.model_copy(update={"stdout": "", "stderr": note})
     if outcome.exit_code == 0:
         return outcome.model_copy(update={"stdout": f"created {PurePosixPath(args['archive']).name}\n"})
     return outcome

@@ -89,8 +89,9 @@ class Catalog:
             command=draft.command or command_of(draft.steps),
             effects=draft.effects,
             steps=draft.steps,
-            read_only=tool.manifest.read_only,
+            read_only=tool.manifest.read_only or draft.read_only,
             reply=draft.reply,
+            whole=draft.whole,
         )
 
     def read(self, plan: Plan, outcome: Outcome) -> Outcome:

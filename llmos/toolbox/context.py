@@ -63,12 +63,17 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan without its call. `command` is derived from the steps where it is left empty."""
+    """A plan without its call. `command` is derived from the steps where it is left empty.
+
+    `read_only` is for a tool that changes something with some of its arguments and only looks with others.
+    """
 
     steps: tuple[Step, ...] = ()
     effects: Effects = field(default_factory=Effects)
     command: str = ""
     reply: str | None = None
+    whole: bool = False
+    read_only: bool = False
 
 
 Planner = Callable[[Args, Context], Draft]

@@ -37,8 +37,8 @@ def plan_write(args: Args, context: Context) -> Draft:
     dd = ("dd", f"of={context.word(path)}", *how, "status=none")
     write = Run(argv=dd, stdin_text=_ended(content), stdin_data=content is None)
     steps = (*_folders(_parent(path), context), write)
-    shown = {} if content is None else {"command": _heredoc(steps, content)}
-    return Draft(steps, _effects(steps, writes=(context.absolute(path),)), **shown)
+    command = "" if content is None else _heredoc(steps, content)
+    return Draft(steps, _effects(steps, writes=(context.absolute(path),)), command)
 
 
 def _ended(content: str | None) -> str | None:
