@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from llmos.cli_parser import Parser, Verb, json_option, seconds
+from llmos.cli_parser import Parser, Verb
 
 _FORMS = """
 A FILE has one request a line, as typed in the shell: a sentence, !COMMAND, /call TOOL JSON, cd FOLDER; # is a
@@ -42,6 +42,7 @@ def _script(parser: Parser) -> None:
         "--write", metavar="PATH", action="append", default=[], help="allow writing there too; repeatable"
     )
     parser.add_argument("--policy", metavar="FILE|SET", default="", help="further rules: ask and deny only")
+    parser.add_argument("--lock", metavar="LOCK", default="", help="the lock file, if it is not FILE.lock")
 
 
 def _run(parser: Parser) -> None:
@@ -52,12 +53,23 @@ def _run(parser: Parser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on where the last run was cut off")
     parser.add_argument("-k", "--keep-going", action="store_true", help="go on after a step that failed")
+    parser.add_argument(
+        "--locked", action="store_true", help="replay FILE.lock without a model; stop if anything has changed"
+    )
     _script(parser)
     parser.epilog = (parser.epilog or "") + "\n" + _FORMS
 
 
+def _compile(parser: Parser) -> None:
+    _script(parser)
+
+
 VERBS: dict[str, Verb] = {
     "run": Verb("a script of requests, or its locked plan", "llmos run nightly.toml --json", _run, "cli_run"),
+    "compile": Verb(
+        "pin a script's exact calls in a lock file to be reviewed",
+        "llmos compile nightly.toml && llmos run --locked nightly.toml",
+        _compile,
+        "cli_run",
+    ),
 }
-
-__all__ = ["VERBS", "json_option", "seconds"]

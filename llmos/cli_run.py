@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from llmos import cli_input, cli_requests
-from llmos.automation import record, runner
+from llmos.automation import lock, record, runner
 from llmos.automation import script as scripts
 from llmos.automation.runner import Done, Request
 from llmos.automation.steps import Script, Step
 from llmos.console import consent, render, safetext, screen
 from llmos.console.interrupts import Interrupts
 from llmos.console.turn import Turn
-from llmos.errors import Cancelled, LlmosError, UsageError
+from llmos.errors import Cancelled, Denied, LlmosError, UsageError
 
 JsonObject = dict[str, Any]
 
@@ -29,12 +29,108 @@ def run(options: argparse.Namespace) -> int:
     """Read, check, then run or only plan; returns the exit code. Raises LlmosError."""
     name, content = read_file(options.file)
     script = scripts.read(name, content)
-    inputs = scripts.bind(script, options.input)
+    locked = None
+    if options.locked:
+        where = lock_file(options)
+        locked = lock.read(str(where), _text_of(where), cli_input.current_folder())
+        given = options.input or [(key, str(value)) for key, value in locked.inputs.items()]
+        inputs = scripts.bind(script, given)
+        lock.check(locked, script, inputs)
+    else:
+        inputs = scripts.bind(script, options.input)
     kept = None
     if not options.plan and name != "-":
         start = record.resume if options.resume else record.begin
         kept = start(Path(name).absolute(), script.sha256, inputs)
-    return Performance(options, kept).run(script, inputs)
+    return Performance(options, kept).run(script, inputs, locked)
+
+
+def lock_file(options: argparse.Namespace) -> Path:
+    return Path(options.lock or f"{options.file}.lock")
+
+
+def _text_of(where: Path) -> str:
+    return read_file(str(where))[1].decode("utf-8", "replace")
+
+
+def compile_(options: argparse.Namespace) -> int:
+    """`llmos compile FILE`: the exact calls of every step, with effects and hashes, into FILE.lock."""
+    name, content = read_file(options.file)
+    script = scripts.read(name, content)
+    inputs = scripts.bind(script, options.input)
+    folder = cli_input.current_folder()
+    pinner = Pinner(options, runner.Runner(script, inputs, Path(folder), do=_never, tell=_never))
+    pinned = {step.id: pinner.pin(step) for step in script.flat()}
+    where = lock_file(options)
+    try:
+        where.write_text(lock.text(script, inputs, folder, pinned), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{where} cannot be written: {error.strerror}", "Name another: --lock FILE"
+        ) from error
+    screen.say(f"{where}: {sum(map(len, pinned.values()))} calls. Review it, then: llmos run --locked {name}")
+    return 0
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("nothing is run while pinning")
+
+
+class Pinner:
+    """Asks the daemon for the pinned calls of each step."""
+
+    def __init__(self, options: argparse.Namespace, steps: runner.Runner) -> None:
+        self._options, self._steps = options, steps
+
+    def pin(self, step: Step) -> tuple[JsonObject, ...]:
+        """The calls of one step; raises LlmosError for one that cannot be pinned or is denied."""
+        if why := lock.why_not(step):
+            raise UsageError(f"{step.id} cannot be pinned: {why}", "Name what it works on, or leave it out.")
+        params = self._params(step)
+        with Interrupts() as interrupts, cli_requests.connected() as daemon:
+            turn = Turn(None, quiet=True)
+            try:
+                found = cli_requests.with_model(
+                    daemon,
+                    None,
+                    interrupts,
+                    needed=step.kind == "ask",
+                    run=lambda: daemon.request("pin", params, turn, interrupts, timeout_s=step.timeout_s),
+                )
+            finally:
+                turn.stop()
+        return tuple(self._checked(step, call) for call in found["calls"])
+
+    def _params(self, step: Step) -> JsonObject:
+        made = self._steps.request(step)
+        given = dict(made.params)
+        given.pop("data", None)
+        params: JsonObject = {"id": made.id, "cwd": given["cwd"], "unchanged": list(step.unchanged)}
+        params["write"] = written_too(self._options, given)
+        if step.kind == "ask":
+            params["text"] = given["text"]
+        else:
+            params["calls"] = [{"tool": given["tool"], "args": given["args"]}]
+        if step.data:
+            params["data_b64"] = ""  # that there is data decides how some tools are planned
+        if self._options.policy:
+            params["policy"] = cli_input.policy_text(self._options.policy)
+        return params
+
+    def _checked(self, step: Step, call: JsonObject) -> JsonObject:
+        pin = call["pin"]
+        if pin["verdict"] == "deny":
+            raise Denied(f"{step.id}: {pin['command']} is denied: {pin['reason']}", "Change that step.")
+        look = screen.look_of(sys.stderr)
+        line = safetext.one_line(f"{step.id}: {pin['command']}", 160)
+        screen.write(sys.stderr, f"{pin['verdict']:<5} {look.text(line)}\n")
+        return {**call, "pin": {**pin, "repeatable": step.repeatable}}
+
+
+def written_too(options: argparse.Namespace, given: JsonObject) -> list[str]:
+    """Write roots of the command line, and of the step."""
+    here = [str(Path(path).expanduser().absolute()) for path in options.write]
+    return [*here, *given.get("write", ())]
 
 
 def read_file(name: str) -> tuple[str, bytes]:
@@ -60,7 +156,7 @@ class Performance:
         self._shown: set[str] = set()  # steps whose result stands on the screen already
         self._count = {"done": 0, "skipped": 0, "other": 0}
 
-    def run(self, script: Script, inputs: JsonObject) -> int:
+    def run(self, script: Script, inputs: JsonObject, locked: lock.Lock | None = None) -> int:
         with self._interrupts:
             code = runner.Runner(
                 script,
@@ -72,6 +168,7 @@ class Performance:
                 plan_only=self._options.plan,
                 keep_going=self._options.keep_going,
                 found_done=self._found_done,
+                locked=locked.calls if locked else None,
             ).run()
         self._sum_up(code)
         return code
@@ -116,8 +213,7 @@ class Performance:
             else "none"
         )
         params = {"id": request.id, "consent": wanted, **given}
-        here = [str(Path(path).expanduser().absolute()) for path in self._options.write]
-        params["write"] = [*here, *given.get("write", ())]
+        params["write"] = written_too(self._options, given)
         if self._options.policy:
             params["policy"] = cli_input.policy_text(self._options.policy)
         if data is not None:
@@ -152,7 +248,7 @@ class Performance:
             shown = render.result(result, screen.look_of(sys.stdout), self._look)
             screen.write(sys.stdout, shown.out)
             screen.write(sys.stderr, shown.err)
-        elif step.kind != "parallel" and "id" not in result and result.get("answer"):
+        elif step.id not in self._shown and result.get("answer"):
             screen.write(sys.stderr, self._look.style("red", self._look.text(str(result["answer"]))) + "\n")
 
     def _sum_up(self, code: int) -> None:
@@ -165,4 +261,4 @@ class Performance:
         screen.write(sys.stderr, self._look.style("dim", text) + "\n")
 
 
-VERBS = {"run": run}
+VERBS = {"run": run, "compile": compile_}

@@ -8,6 +8,7 @@
     ├── CallFailed          5  a step of the work failed
     │   ├── Cancelled       5  by the person
     │   ├── ModelError      5  weights missing, corrupt, unsupported
+    │   ├── Drifted         5  what a pinned call depends on is no longer so
     │   ├── PlannerDied     5  the planner process was killed or crashed
     │   └── DiskFull        5  no space left where we must write
     ├── NotUnderstood       6  the model could not make a call of the request
@@ -76,6 +77,10 @@ class Cancelled(CallFailed):
 
 
 class ModelError(CallFailed):
+    pass
+
+
+class Drifted(CallFailed):
     pass
 
 

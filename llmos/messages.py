@@ -257,6 +257,30 @@ class Verdict(Message):
     reason: str
 
 
+class Pin(Message):
+    """What a call would do and depends on, as it was pinned (`daemon.pinning`). Digests are SHA-256."""
+
+    command: str
+    verdict: str
+    rule: str = ""
+    reason: str = ""
+    effects: Effects
+    places: dict[str, str] = Field(default_factory=dict)  # path: file, folder, link, nothing, any …
+    content: dict[str, str] = Field(default_factory=dict)  # path: digest
+    programs: dict[str, str] = Field(default_factory=dict)  # path: digest
+    manifest: str
+    policy: str
+    repeatable: bool = False  # it may find what an earlier run of it has made
+
+
+class Pinned(Message):
+    """A typed call that may run only while its pin holds."""
+
+    tool: str
+    args: JsonObject = Field(default_factory=dict)
+    pin: Pin
+
+
 class Outcome(Message):
     """What running a plan gave. `exit_code` is the program's own, or None when nothing ran.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -164,3 +165,84 @@ def test_usage_errors(llmos: Run, work: Path) -> None:
     assert done.returncode == 2 and "Did you mean ask?" in done.stderr
     piped = llmos("run", "-", "--json", input="!echo from stdin\n")
     assert lines(piped)[0]["calls"][0]["stdout"] == "from stdin\n"
+
+
+# --- pinned plans ----------------------------------------------------------------------------------
+
+PINNED = """
+[inputs]
+into = "b.txt"
+[[step]]
+id = "copy"
+command = "cp a.txt ${{ inputs.into }}"
+unchanged = ["a.txt"]
+[[step]]
+ask = "list the files"
+[[step]]
+command = "wc -l ${{ inputs.into }}"
+"""
+
+
+@pytest.fixture
+def pinned(llmos: Run, work: Path) -> Path:
+    (work / "p.toml").write_text(PINNED)
+    done = llmos("compile", "p.toml")
+    assert done.returncode == 0, done.stderr
+    assert not (work / "b.txt").exists()
+    return work / "p.toml.lock"
+
+
+def test_a_locked_plan_is_replayed_without_a_model(llmos: Run, work: Path, pinned: Path) -> None:
+    lock = json.loads(pinned.read_text())
+    assert lock["steps"][1]["calls"][0]["tool"] == "file.list" and str(work) not in pinned.read_text()
+    assert llmos("run", "--locked", "p.toml").returncode == 4  # a lock is no consent
+    done = llmos("run", "--locked", "--yes", "--json", "p.toml")
+    assert done.returncode == 0, done.stdout
+    assert [line["timing"]["generated_tokens"] for line in lines(done)] == [0, 0, 0]
+    assert (work / "b.txt").read_text() == "one\ntwo\n"
+
+
+def test_drift_stops_it_with_the_reason(llmos: Run, work: Path, pinned: Path, env: dict[str, str]) -> None:
+    def said() -> str:
+        done = llmos("run", "--locked", "--yes", "--json", "p.toml")
+        assert done.returncode == 5 and not (work / "b.txt").exists(), done.stdout
+        return done.stdout + done.stderr
+
+    original = (work / "a.txt").read_text()
+    (work / "a.txt").write_text("other\n")
+    assert "the content of a.txt was changed" in said()
+    (work / "a.txt").write_text(original)
+    text = pinned.read_text()
+    pinned.write_text(re.sub(r'("/usr/bin/cp": ")\w{64}', r"\g<1>" + "0" * 64, text))
+    assert "the program /usr/bin/cp was changed" in said()
+    pinned.write_text(re.sub(r'("manifest": ")\w{64}', r"\g<1>" + "0" * 64, text))
+    assert "manifest was changed" in said()
+    pinned.write_text(text.replace("cp a.txt", "cp a.txt c.txt"))
+    assert "is not the same" in said()
+    pinned.write_text(text)
+    (work / "p.toml").write_text(PINNED + "\n# changed\n")
+    assert "p.toml was changed" in said()
+
+
+def test_a_changed_policy_is_drift(llmos: Run, work: Path, pinned: Path, env: dict[str, str]) -> None:
+    policies = Path(env["XDG_CONFIG_HOME"]) / "llmos/policies"
+    policies.mkdir(parents=True)
+    rule = '[[rule]]\nid = "no-copies"\ndecision = "ask"\nwhy = "Copies are looked at"\nwhen = \'action == Action::"write"\'\n'
+    (policies / "mine.toml").write_text(rule + 'match = ["touch x"]\nnot_match = ["ls"]\n')
+    try:
+        deadline = time.monotonic() + 15
+        while "the policy was changed" not in llmos("run", "--locked", "--yes", "--json", "p.toml").stdout:
+            assert time.monotonic() < deadline
+            (work / "b.txt").unlink(missing_ok=True)
+    finally:
+        (policies / "mine.toml").unlink()
+
+
+def test_what_cannot_be_pinned_says_why(llmos: Run, work: Path) -> None:
+    (work / "p.toml").write_text(
+        '[[step]]\nid = "a"\ncommand = "ls"\n[[step]]\nid = "b"\ncommand = "cat ${{ steps.a.stdout }}"\n'
+    )
+    done = llmos("compile", "p.toml")
+    assert done.returncode == 2 and "b cannot be pinned" in done.stderr
+    (work / "p.txt").write_text("!rm -rf /etc\n")
+    assert llmos("compile", "p.txt").returncode == 3

@@ -80,12 +80,13 @@ class Runner:
         plan_only: bool = False,
         keep_going: bool = False,
         found_done: Callable[[str], bool] = lambda request_id: False,
+        locked: Mapping[str, Sequence[JsonObject]] | None = None,
     ) -> None:
         self._script, self._cwd = script, cwd
         self._do, self._tell = do, tell
         self._record = record
         self._plan_only, self._keep_going = plan_only, keep_going
-        self._found_done = found_done
+        self._found_done, self._locked = found_done, locked
         self._run_id = record.run_id if record else os.urandom(4).hex()
         self._known: dict[str, Any] = {"inputs": inputs, "steps": {}}
         self._known["vars"] = values.fill(dict(script.vars), self._known, f"{script.name}: vars")
@@ -181,7 +182,7 @@ class Runner:
         try:
             if self._plan_only and (why := self._unknown(step)):
                 return Done({"status": "unknown", "reason": why}, 0)
-            request = self._request(step, alone=alone)
+            request = self.request(step, alone=alone)
             if self._record is not None:
                 with self._lock:
                     self._record.add({"begun": step.id, "id": request.id})
@@ -195,14 +196,17 @@ class Runner:
             return "it depends on what an earlier step gives"
         return ""
 
-    def _request(self, step: Step, *, alone: bool) -> Request:
+    def request(self, step: Step, *, alone: bool = True) -> Request:
+        """What a step asks for, its expressions filled in. Raises ConfigError, CallFailed."""
         where = f"{self._script.name}: {step.id}"
 
         def filled(value: Any, *, quoting: bool = False) -> Any:
             return values.fill(value, self._known, where, quoting=quoting)
 
         params: JsonObject = {"cwd": str(self._folder(str(filled(step.cwd))))}
-        if step.kind == "ask":
+        if self._locked is not None:
+            method, params["calls"] = "replay", list(self._locked[step.id])
+        elif step.kind == "ask":
             method, params["text"] = "ask", str(filled(step.text))
         elif step.kind == "call":
             method, params["tool"], params["args"] = "call", str(filled(step.tool)), filled(step.args)

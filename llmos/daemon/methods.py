@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmos.daemon import request as requests
 from llmos.daemon import rpc
-from llmos.daemon.broker import Broker
+from llmos.daemon.broker import Broker, Client
 from llmos.daemon.connection import Connection, Method, Table
 from llmos.daemon.session import Answer, Session
 from llmos.daemon.undoing import Undoing
 from llmos.errors import UsageError
-from llmos.messages import Ask, Consent, Event, JsonObject, ToolCall, new_id
+from llmos.messages import Ask, Consent, Event, JsonObject, Pin, ToolCall, new_id
 
 _M = TypeVar("_M", bound=BaseModel)
 MAX_HISTORY = 1000
@@ -127,22 +127,25 @@ class Methods:
             "status": self.status,
             "subscribe": self.subscribe,
         }
+        from llmos.daemon.automating import Automating
+
+        work |= Automating(self._broker, self).table()
         return Table(work | control, frozenset(control), self._broker.left)
 
     # --- requests ---
 
     async def ask(self, params: JsonObject, client: Connection) -> JsonObject:
-        return await self._perform(_read(AskParams, params), client)
+        return await self._perform(parsed(AskParams, params), client)
 
     async def plan(self, params: JsonObject, client: Connection) -> JsonObject:
-        return await self._perform(_read(AskParams, {**params, "mode": "plan"}), client)
+        return await self._perform(parsed(AskParams, {**params, "mode": "plan"}), client)
 
     async def call(self, params: JsonObject, client: Connection) -> JsonObject:
-        return await self._perform(_read(CallParams, params), client)
+        return await self._perform(parsed(CallParams, params), client)
 
     async def translate(self, params: JsonObject, client: Connection) -> JsonObject:
-        read = _read(TranslateParams, params)
-        session = await self._session(RequestParams(cwd=read.cwd, id=read.id), read.text, (), client)
+        read = parsed(TranslateParams, params)
+        session = await self.session(RequestParams(cwd=read.cwd, id=read.id), read.text, (), client)
         try:
             thought = await session.translate()
         finally:
@@ -153,21 +156,27 @@ class Methods:
         if params.detach and params.consent == "interactive":
             raise UsageError("nobody could answer a detached request", "Use consent `none` or `yes`.")
         text, calls = _words(params)
-        session = await self._session(params, text, calls, client)
+        session = await self.session(params, text, calls, client)
         try:
             result = await session.run()
         finally:
             self._broker.release(session)
         return result.model_dump(mode="json")
 
-    async def _session(
-        self, params: RequestParams, text: str, calls: tuple[ToolCall, ...], client: Connection
+    async def session(
+        self,
+        params: RequestParams,
+        text: str,
+        calls: tuple[ToolCall, ...],
+        client: Client,
+        pins: tuple[Pin, ...] = (),
     ) -> Session:
-        """Check the request and enter it among the running."""
-        given = params.model_dump(exclude={"detach", "tool", "args", "text"})
+        """Check the request and enter it among the running; it is the caller's to release."""
+        given = params.model_dump(include=set(RequestParams.model_fields) - {"detach"})
         ask = Ask.model_validate({**given, "text": text})
         most = self._broker.settings.server.max_request_chars
         job = await asyncio.to_thread(requests.check, ask, client.caller, most, calls)
+        job = replace(job, pins=pins)
         hands = await self._broker.hands()
         session = Session(job, hands, self._broker.planner, lambda event: self._broker.emit(event, client))
         self._broker.admit(session, client, detached=params.detach)
@@ -179,7 +188,7 @@ class Methods:
 
     async def approve(self, params: JsonObject, client: Connection) -> JsonObject:
         """Only the connection that asked may approve: it alone has shown the person the question."""
-        read = _read(ApproveParams, params)
+        read = parsed(ApproveParams, params)
         running = self._broker.find(read.id, client.caller)
         if running.owner is not client:
             raise UsageError("another client asked for that", "Answer where the request was made.")
@@ -187,23 +196,23 @@ class Methods:
         return {"ok": True}
 
     async def cancel(self, params: JsonObject, client: Connection) -> JsonObject:
-        self._broker.find(_read(CancelParams, params).id, client.caller).session.cancel()
+        self._broker.find(parsed(CancelParams, params).id, client.caller).session.cancel()
         return {"ok": True}
 
     async def status(self, params: JsonObject, client: Connection) -> JsonObject:
-        _read(NoParams, params)
+        parsed(NoParams, params)
         return self._broker.status()
 
     async def subscribe(self, params: JsonObject, client: Connection) -> JsonObject:
         """From now on this connection hears the events of all its user's requests."""
-        _read(NoParams, params)
+        parsed(NoParams, params)
         self._broker.subscribe(client)
         return {"ok": True}
 
     # --- questions ---
 
     async def tools(self, params: JsonObject, client: Connection) -> JsonObject:
-        _read(NoParams, params)
+        parsed(NoParams, params)
         hands = await self._broker.hands()
         return {"tools": [spec.model_dump(mode="json") for spec in hands.catalog.specs]}
 
@@ -214,7 +223,7 @@ class Methods:
 
     async def policy_explain(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict, with every effect and the rules that matched it."""
-        read = _read(CheckParams, params)
+        read = parsed(CheckParams, params)
         call = _checked_call(read)
         ask = Ask(
             text="", cwd=read.cwd, write=read.write, policy=read.policy,
@@ -227,30 +236,30 @@ class Methods:
 
     async def policy_list(self, params: JsonObject, client: Connection) -> JsonObject:
         """The rules in force for this caller, strictest tier last."""
-        _read(NoParams, params)
+        parsed(NoParams, params)
         hands = await self._broker.hands()
         return await asyncio.to_thread(hands.rules, client.caller)
 
     async def policy_remembered(self, params: JsonObject, client: Connection) -> JsonObject:
         """The caller's answers given for good."""
-        _read(NoParams, params)
+        parsed(NoParams, params)
         answers = (await self._broker.hands()).gate.answers
         found = [asdict(rule) for rule in await asyncio.to_thread(answers.rules)]
         return {"remembered": [rule for rule in found if rule["uid"] == client.caller.uid]}
 
     async def policy_forget(self, params: JsonObject, client: Connection) -> JsonObject:
-        read = _read(ForgetParams, params)
+        read = parsed(ForgetParams, params)
         answers = (await self._broker.hands()).gate.answers
         return {"forgotten": asdict(await asyncio.to_thread(answers.forget, read.rule_id, client.caller.uid))}
 
     async def history(self, params: JsonObject, client: Connection) -> JsonObject:
-        read = _read(HistoryParams, params)
+        read = parsed(HistoryParams, params)
         hands = await self._broker.hands()
         return {"entries": await asyncio.to_thread(hands.history, client.caller, read.limit)}
 
     async def undo(self, params: JsonObject, client: Connection) -> JsonObject:
         """Take back a change, or have it again: previewed and asked about like any other."""
-        read = _read(UndoParams, params)
+        read = parsed(UndoParams, params)
         job = requests.undo_job(client.caller, read.id, read.consent, plan_only=read.mode == "plan")
         hands = await self._broker.hands()
         undoing = Undoing(job, read.undo_id, hands, lambda event: self._broker.emit(event, client))
@@ -279,7 +288,7 @@ def _checked_call(read: CheckParams) -> ToolCall:
     return ToolCall(tool="shell.run", args={"command": text})
 
 
-def _read(model: type[_M], params: JsonObject) -> _M:
+def parsed(model: type[_M], params: JsonObject) -> _M:
     """Parameters as the method's type; raises Fault naming the first wrong one."""
     try:
         return model.model_validate(params)

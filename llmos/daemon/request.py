@@ -18,7 +18,7 @@ from pathlib import Path
 from llmos.errors import UsageError
 from llmos.guard import places
 from llmos.guard.caller import as_caller
-from llmos.messages import Ask, Caller, Consent, ToolCall
+from llmos.messages import Ask, Caller, Consent, Pin, ToolCall
 
 MAX_DATA_BYTES = 8 << 20
 HEAD_LINES = 20
@@ -48,6 +48,7 @@ class Job:
     data: bytes | None
     write_roots: tuple[str, ...]
     session: str
+    pins: tuple[Pin, ...] = ()  # of `calls`: they run only while these hold
     rules: str = ""  # of this request alone: the text of a policy file, or the name of a shipped set
 
     @property

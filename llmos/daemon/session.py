@@ -13,16 +13,16 @@ through `approve`. Consent, rehearsal and running are `carrying`'s; here are wor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from llmos.daemon import rehearsal, request, telling
+from llmos.daemon import pinning, rehearsal, request, telling
 from llmos.daemon.carrying import Answer, Carrying, Ended, Item
 from llmos.daemon.hands import Hands, Judged
 from llmos.daemon.request import Job
 from llmos.daemon.thinking import Planner
-from llmos.errors import Cancelled, Denied, LlmosError, NeedsApproval, NotUnderstood, UsageError
-from llmos.messages import Decision, Event, Result, Status, Think, Thought, ToolCall
+from llmos.errors import Cancelled, Denied, Drifted, LlmosError, NeedsApproval, NotUnderstood, UsageError
+from llmos.messages import Decision, Event, Pinned, Result, Status, Think, Thought, ToolCall
 
 __all__ = ["Answer", "Session"]
 
@@ -68,10 +68,42 @@ class Session(Carrying):
             raise NotUnderstood("the model found no shell command for that", "Say it in other words.")
         return thought
 
-    async def _work(self) -> str | None:
-        calls = self.job.calls or await self._calls_of_model()
-        for call in calls:
+    async def pins(self, unchanged: Sequence[str]) -> tuple[Pinned, ...]:
+        """The calls it would make, with what they depend on; nothing runs. Raises NotUnderstood."""
+        await self._judge_all()
+        if self._reply() is not None:
+            raise NotUnderstood(
+                "it is answered in words; there is nothing to pin", "Ask for something to be done."
+            )
+        return await asyncio.to_thread(self._pinned, unchanged)
+
+    def _pinned(self, unchanged: Sequence[str]) -> tuple[Pinned, ...]:
+        return tuple(pinning.pin(item.judged, self._hands, self.job, unchanged) for item in self._items)
+
+    def _check_pins(self) -> None:
+        """Raises Drifted with all that is no longer as it was pinned."""
+        if not self.job.pins:
+            return
+        unchanged = tuple(dict.fromkeys(path for pin in self.job.pins for path in pin.content))
+        found = zip(self.job.pins, self._pinned(unchanged), strict=True)
+        reasons = [
+            f"{now.tool}: {reason}"
+            for old, now in found
+            for reason in pinning.drift(old, now.pin, repeatable=old.repeatable)
+        ]
+        if reasons:
+            raise Drifted(
+                f"not as it was pinned: {'; '.join(reasons)}",
+                "Review it and pin it again: llmos compile FILE",
+            )
+
+    async def _judge_all(self) -> None:
+        for call in self.job.calls or await self._calls_of_model():
             self._items.append(Item(await self._judge_first(call)))
+
+    async def _work(self) -> str | None:
+        await self._judge_all()
+        await asyncio.to_thread(self._check_pins)
         if (reply := self._reply()) is not None:
             return reply
         for index in range(len(self._items)):
