@@ -227,7 +227,8 @@ def test_drift_stops_it_with_the_reason(llmos: Run, work: Path, pinned: Path, en
 def test_a_changed_policy_is_drift(llmos: Run, work: Path, pinned: Path, env: dict[str, str]) -> None:
     policies = Path(env["XDG_CONFIG_HOME"]) / "llmos/policies"
     policies.mkdir(parents=True)
-    rule = '[[rule]]\nid = "no-copies"\ndecision = "ask"\nwhy = "Copies are looked at"\nwhen = \'action == Action::"write"\'\n'
+    rule = '[[rule]]\nid = "no-copies"\ndecision = "ask"\nwhy = "Looked at"\n'
+    rule += "when = 'action == Action::\"write\"'\n"
     (policies / "mine.toml").write_text(rule + 'match = ["touch x"]\nnot_match = ["ls"]\n')
     try:
         deadline = time.monotonic() + 15
