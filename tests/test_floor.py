@@ -22,7 +22,7 @@ from llmos.paths import PACKAGE_DIR
 LAYERS = {
     "errors": 0,
     **dict.fromkeys(("messages", "paths"), 1),
-    **dict.fromkeys(("config", "wire"), 2),
+    **dict.fromkeys(("config", "wire", "rights"), 2),
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud"), 3),
     "automation": 3,  # scripts and their runs; requests are made for it by who runs it
     "planner": 4,

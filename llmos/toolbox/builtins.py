@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from llmos.messages import Caller, Changed, JsonObject
-from llmos.toolbox import archives, commands, files, listing, processes, system, text
+from llmos.toolbox import (
+    archives,
+    commands,
+    files,
+    listing,
+    network,
+    packages,
+    processes,
+    services,
+    system,
+    text,
+    users,
+)
 from llmos.toolbox.context import Pair
 
 PAIRS: Mapping[str, Pair] = {
@@ -16,6 +28,16 @@ PAIRS: Mapping[str, Pair] = {
     **text.PAIRS,
     **processes.PAIRS,
     **system.PAIRS,
+    **services.PAIRS,
+    **packages.PAIRS,
+    **users.PAIRS,
+    **network.PAIRS,
 }
-OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = {**processes.OBSERVERS, **system.OBSERVERS}
+OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = {
+    **processes.OBSERVERS,
+    **system.OBSERVERS,
+    **services.OBSERVERS,
+    **users.OBSERVERS,
+    **network.OBSERVERS,
+}
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {}

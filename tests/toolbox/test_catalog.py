@@ -21,6 +21,9 @@ EXPECTED = """
 shell.run file.list file.find file.read file.write file.move file.copy file.delete file.archive
 file.usage text.search text.count text.replace process.list process.find process.stop process.start
 system.info system.memory system.disk system.load system.ports answer ask
+service.status service.logs service.failed service.timers
+package.installed package.provides package.updates
+user.list user.info session.list net.interfaces net.dns net.ping net.connections
 """.split()  # noqa: SIM905
 GOOD = """name = "my.head"
 summary = "First lines"
