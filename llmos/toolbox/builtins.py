@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping
 from llmos.messages import Caller, Changed, JsonObject
 from llmos.toolbox import (
     archives,
+    attributes,
     commands,
     files,
+    links,
     listing,
     network,
     packages,
     processes,
     services,
+    several,
     system,
     text,
     users,
@@ -25,6 +28,9 @@ PAIRS: Mapping[str, Pair] = {
     **listing.PAIRS,
     **files.PAIRS,
     **archives.PAIRS,
+    **attributes.PAIRS,
+    **links.PAIRS,
+    **several.PAIRS,
     **text.PAIRS,
     **processes.PAIRS,
     **system.PAIRS,
@@ -39,5 +45,9 @@ OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = {
     **services.OBSERVERS,
     **users.OBSERVERS,
     **network.OBSERVERS,
+    **attributes.OBSERVERS,
 }
-CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {}
+CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
+    **attributes.CHANGERS,
+    **links.CHANGERS,
+}

@@ -13,7 +13,24 @@ import pytest
 from .support import Client, Daemon
 
 pytestmark = pytest.mark.sandbox
-Call = Callable[..., dict[str, Any]]
+
+
+class Call:
+    """call(tool, **args): the result, all questions answered with yes; `status=` is what is expected."""
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        self._client, self._folder = client, folder
+
+    def __call__(
+        self, tool: str, *, status: str = "done", consent: str = "yes", **args: Any
+    ) -> dict[str, Any]:
+        result = self._client.result("call", tool=tool, args=args, cwd=str(self._folder), consent=consent)
+        assert result["status"] == status, result
+        return {**result, **result["calls"][0]}
+
+    def undo(self, undo_id: str, status: str = "done") -> None:
+        result = self._client.result("undo", undo_id=undo_id, consent="yes")
+        assert result["status"] == status, result
 
 
 @pytest.fixture
@@ -25,15 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(start_daemon: Callable[..., Daemon], folder: Path) -> Call:
-    """call(tool, **args): the result, all questions answered with yes; `status=` is what is expected."""
-    client: Client = start_daemon().connect()
-
-    def made(tool: str, *, status: str = "done", consent: str = "yes", **args: Any) -> dict[str, Any]:
-        result = client.result("call", tool=tool, args=args, cwd=str(folder), consent=consent)
-        assert result["status"] == status, result
-        return {**result, **result["calls"][0]}
-
-    return made
+    return Call(start_daemon().connect(), folder)
 
 
 def test_of_a_file_tool_that_fails_no_change_is_kept(call: Call, folder: Path) -> None:
@@ -52,3 +61,25 @@ def test_set_id_entries_are_extracted_without_their_power(call: Call, folder: Pa
     assert (folder / "out/suid").stat().st_mode & 0o7777 == 0o755
     call("shell.run", command="mkdir by-tar; tar -xf a.tar -C by-tar")
     assert (folder / "by-tar/suid").stat().st_mode & 0o6000 == 0
+
+
+def test_sets_of_files_are_changed_and_taken_back_as_one(call: Call, folder: Path) -> None:
+    for name in ("a 1.txt", "a 2.txt", "-x\n3.txt"):
+        (folder / name).write_text(name)
+    call("file.rename", path="*.txt", find=" ", replace="_", preview=True, consent="none")
+    renamed = call("file.rename", path="*.txt", find=" ", replace="_")
+    assert renamed["effects"]["changes"]["renamed"] == 2 and (folder / "a_1.txt").read_text() == "a 1.txt"
+    call("file.permissions", path="*.txt", consent="none")
+    call("file.permissions", path="a_1.txt", mode="600")
+    assert (folder / "a_1.txt").stat().st_mode & 0o777 == 0o600
+    hard = call("file.link", target="a_1.txt", link="second", hard=True)
+    assert (folder / "second").stat().st_nlink == 2
+    call.undo(hard["undo_id"])
+    assert not (folder / "second").exists()
+    call.undo(renamed["undo_id"], status="failed")  # its mode has changed since
+    call("file.mkdir", path="sub/deep")
+    call("file.link", target="a_1.txt", link="sub/deep/")
+    assert (folder / "sub/deep/a_1.txt").read_text() == "a 1.txt"
+    (folder / "copy").write_text("a 1.txt")
+    assert "2 × 7 B" in call("file.duplicates", consent="none")["stdout"]
+    call("file.checksum", path="copy", consent="none", expect="0000", status="failed")

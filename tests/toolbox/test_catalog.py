@@ -19,6 +19,7 @@ from llmos.toolbox.context import Context, ProcessInfo
 SHIPPED = catalog.load(paths.tool_dirs()[:1])
 EXPECTED = """
 shell.run file.list file.find file.read file.write file.move file.copy file.delete file.archive
+file.permissions file.link file.checksum file.duplicates file.rename file.mkdir
 file.usage text.search text.count text.replace process.list process.find process.stop process.start
 system.info system.memory system.disk system.load system.ports answer ask
 service.status service.logs service.failed service.timers

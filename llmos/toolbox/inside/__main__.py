@@ -16,6 +16,10 @@ def _program(name: str) -> Program:
     match name:
         case "archive":
             from llmos.toolbox.inside.archive import main
+        case "rename":
+            from llmos.toolbox.inside.rename import main
+        case "duplicates":
+            from llmos.toolbox.inside.duplicates import main
         case _:
             raise SystemExit(f"there is no program {name}")
     return main

@@ -114,7 +114,7 @@ class Ledger:
         there = [path for path, kind in self.kinds.items() if self._stands(path, kind)]
         if there:
             raise Refused(
-                f"{count(len(there), 'entry')} of it exist already and would be replaced: {some(there)}. "
+                f"{count(len(there), 'entry')} would replace what is there already: {some(there)}. "
                 "Nothing was extracted; name another folder with `to`."
             )
 
