@@ -38,6 +38,11 @@ LAYERS = {
         "a copy-on-write view of the folder to be changed (overlayfs)",
         "It needs overlayfs and a folder on ext4, xfs, btrfs or tmpfs: sudo modprobe overlay.",
     ),
+    "mounts": Layer(
+        "the file system that is mounted there",
+        "It was mounted after llmos had started, and mounts are private here, so nobody heard of it. Restart"
+        " the daemon (llmos daemon stop); after mount --make-rshared / it hears of later ones.",
+    ),
     "mask": Layer("the masks over secrets", "Run: llmos doctor"),
     "identity": Layer("a host uid other than 0", "Run llmos as a user other than root."),
     "proc": Layer(

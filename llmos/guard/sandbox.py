@@ -99,6 +99,7 @@ class Box:
     routes: tuple[tuple[str, int], ...] = ()  # with `network`: the only addresses and ports it reaches
     hosts_file: str = ""  # what /etc/hosts says then
     detached: bool = False  # outlives the request and the broker
+    seen: tuple[tuple[str, int, int], ...] = ()  # folders as the broker knows them: path, device, inode
 
     def __post_init__(self) -> None:
         assert self.host_uid != 0, "a sandbox never runs as host uid 0"
@@ -127,6 +128,7 @@ def from_job(job: dict[str, Any]) -> Box:
         for commands, joiner, cd in job["script"]
     )
     fields["env"] = tuple((key, value) for key, value in job["env"])
+    fields["seen"] = tuple((path, device, inode) for path, device, inode in job["seen"])
     fields["routes"] = tuple((address, port) for address, port in job["routes"])
     return Box(**fields)
 

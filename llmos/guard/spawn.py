@@ -273,6 +273,7 @@ class Spawner:
             network=grants.network,
             name_servers=_name_servers() if grants.network else ("", ""),
             stage=grants.stage,
+            seen=_seen((grants.cwd, *grants.write_roots)),
             env=sandbox.environment(
                 uid=grants.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
             ),
@@ -369,6 +370,16 @@ def _log_file(name: str, request_id: str) -> Path:
     folder = paths.ensure_private(paths.state_dir() / "started")
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:64]
     return folder / f"{safe}-{request_id}.log"
+
+
+def _seen(folders: tuple[str, ...]) -> tuple[tuple[str, int, int], ...]:
+    """These folders as they are known here, for the launcher to compare with what it knows."""
+    found = []
+    for path in dict.fromkeys(folders):
+        with contextlib.suppress(OSError):
+            here = os.stat(path)
+            found.append((path, here.st_dev, here.st_ino))
+    return tuple(found)
 
 
 def _name_servers() -> tuple[str, str]:

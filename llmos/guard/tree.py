@@ -43,6 +43,7 @@ def assemble(box: Box, wanted: Iterable[Mount], ground: Ground) -> None:
     Everything is taken from the host before the first mount hides anything; the masks come last, so that
     nothing lies over a mask.
     """
+    _see_the_same(box.seen)
     parts = [(mount.what, part) for mount in wanted for part in _take(mount, box, ground)]
     os.chdir(ground.folder)
     tree = os.open(".", os.O_PATH | os.O_CLOEXEC)
@@ -55,6 +56,18 @@ def assemble(box: Box, wanted: Iterable[Mount], ground: Ground) -> None:
     with layer("mask"):
         _pin(tree, box.hidden, box.write_roots)
         _mask(tree, box.hidden)
+
+
+def _see_the_same(known: Iterable[tuple[str, int, int]]) -> None:
+    """The launcher's copy of the mounts follows the host's only where the host shares them.
+
+    Where it does not, a command would work beneath what has been mounted since.
+    """
+    for path, device, inode in known:
+        with contextlib.suppress(OSError):  # whoever needs it will say so
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) != (device, inode):
+                raise LayerError("mounts", f"{path} is another folder there")
 
 
 @contextlib.contextmanager

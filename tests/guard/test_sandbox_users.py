@@ -110,3 +110,39 @@ def test_a_callers_groups_are_his_own(own_bench: Bench) -> None:
     who = identity(Caller(uid=entry.pw_uid, gid=entry.pw_gid))
     assert (who.host_uid, who.host_gid, who.id_mapped) == (entry.pw_uid, entry.pw_gid, False)
     assert 0 not in who.groups
+
+
+_UNSEEN = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from llmos.config import SandboxSettings
+from llmos.errors import LlmosError
+from llmos.guard.spawn import Spawner
+from llmos.messages import Run
+from tests.guard.boxes import permit
+
+folder = Path(sys.argv[1])
+spawner = Spawner(SandboxSettings())
+leave = permit(Run(argv=("/bin/touch", "made")), cwd=folder, write=(folder,))
+write = lambda: asyncio.run(spawner.run(leave))
+assert write().exit_code == 0
+(folder / "made").unlink()
+subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
+try:
+    write()
+except LlmosError as error:
+    print(f"{type(error).__name__}: {error}. {error.next_step}")
+subprocess.run(["umount", str(folder)], check=True)
+assert write().exit_code == 0
+spawner.close()
+"""
+
+
+def test_what_is_mounted_where_nobody_is_told_stops_a_call_instead_of_being_written_beneath(
+    tmp_path: Path,
+) -> None:
+    argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", _UNSEEN, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "SandboxUnavailable" in done.stdout and "Restart the daemon" in done.stdout
+    assert (tmp_path / "made").exists()
