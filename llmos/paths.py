@@ -36,6 +36,11 @@ def models_dir() -> Path:
     return Path(override) if override.startswith("/") else cache_dir() / "models"
 
 
+def prepared_dir() -> Path:
+    """Loaded forms of the models, one folder a model; a cache."""
+    return models_dir() / "prepared"
+
+
 def audit_file() -> Path:
     return state_dir() / "audit.jsonl"
 

@@ -40,8 +40,12 @@ RESERVED = {
     ),
     "docker": ("guard/", "toolbox/"),
 }
-# The only files that start processes: the sandbox's, the planner's parent, and `pip download`.
-STARTERS = ("guard/launcher.py", "guard/init.py", "daemon/supervisor.py", "engine/download.py")
+# The only files that start processes: the sandbox's, the planner's parent, `pip download`, and the C compiler
+# that builds the engine's kernels.
+STARTERS = (
+    *("guard/launcher.py", "guard/init.py", "daemon/supervisor.py"),
+    *("engine/download.py", "engine/native.py"),
+)
 START_CALLS = {
     "subprocess": None,  # the whole module
     "pty": None,

@@ -2,8 +2,8 @@
 
 A folder holds `adapter.safetensors` (`NAME.a` [rank, in] and `NAME.b` [out, rank] for each matrix NAME of
 `engine.model`) and `card.toml`: which weights it was trained on (by SHA-256), its scale, and the form of
-prompt it knows. It is added to the dequantised weights when a model is loaded, once, so that it costs
-nothing afterwards. An adapter on other weights than its own would make nonsense, so it is never tried.
+prompt it knows. It is added to the dequantised weights when a model is loaded, once (`weights.Change`), so
+that it costs nothing afterwards. An adapter on other weights than its own would make nonsense, so it is never tried.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from llmos.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from llmos.engine.weights import Change
 
 WEIGHTS_FILE, CARD_FILE = "adapter.safetensors", "card.toml"
 
@@ -73,21 +75,33 @@ def merged(weight: Tensor, low: Tensor, high: Tensor, scale: float) -> Tensor:
     return torch.addmm(weight.float(), high.float(), low.float(), alpha=scale).to(weight.dtype)
 
 
-def apply(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
-    """Add the adapter to a model's tensors, in place. Raises ModelError for one that does not belong."""
+def change(adapter: Adapter) -> Change:
+    """What the adapter does to the matrices it names. Raises ModelError for one that cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load
+
+    from llmos.engine.weights import Change
 
     try:
         data = adapter.weights.read_bytes()
         if hashlib.sha256(data).hexdigest() != adapter.sha256:
             raise ModelError(f"{adapter.weights} is not what its card says", "Install llmos again.")
         parts = load(data)
-        for name in sorted({key[:-2] for key in parts}):
-            weight = tensors[f"{name}.weight"]
-            tensors[f"{name}.weight"] = merged(weight, parts[f"{name}.a"], parts[f"{name}.b"], adapter.scale)
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"the adapter {adapter.name} does not fit the model: {error}",
-            "Set `adapter = false` under [model] in the configuration.",
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise _unfit(adapter, error) from error
+
+    def apply(name: str, weight: Tensor) -> Tensor:
+        own = name.removesuffix(".weight")
+        try:
+            return merged(weight, parts[f"{own}.a"], parts[f"{own}.b"], adapter.scale)
+        except (KeyError, RuntimeError) as error:
+            raise _unfit(adapter, error) from error
+
+    return Change(frozenset(f"{key[:-2]}.weight" for key in parts), apply)
+
+
+def _unfit(adapter: Adapter, error: Exception) -> ModelError:
+    return ModelError(
+        f"the adapter {adapter.name} does not fit the model: {error}",
+        "Set `adapter = false` under [model] in the configuration.",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -52,6 +53,12 @@ class KVCache:
         self._keys[layer][:, :, self.length : end] = keys
         self._values[layer][:, :, self.length : end] = values
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+    def addresses(self) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_void_p]]:
+        """Where each layer's keys and values lie, for the kernels; good until the next `reserve`."""
+        pointers = ctypes.c_void_p * self._layers
+        keys, values = ([tensor.data_ptr() for tensor in kept] for kept in (self._keys, self._values))
+        return pointers(*keys), pointers(*values)
 
     def advance(self, num_tokens: int) -> None:
         """Count the positions that every layer has appended."""

@@ -25,7 +25,7 @@ def dequantize(tensor: GgufTensor, dtype: torch.dtype) -> Tensor:
     """The tensor's values in `dtype`, in torch's order of dimensions."""
     values, num_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
     blocks = torch.from_numpy(tensor.data).view(-1, num_bytes)
-    unpack = _UNPACK.get(tensor.kind.name) or _by_library(tensor.kind)
+    unpack = unpacker(tensor.kind)
     out = torch.empty(len(blocks), values, dtype=dtype)
     step = max(1, _SLICE_VALUES // values)
 
@@ -35,6 +35,11 @@ def dequantize(tensor: GgufTensor, dtype: torch.dtype) -> Tensor:
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, range(0, len(blocks), step)))
     return out.view(tensor.shape)
+
+
+def unpacker(kind: gguf.GGMLQuantizationType) -> Callable[[Tensor], Tensor]:
+    """What turns blocks [n, bytes] into values [n, values of a block]."""
+    return _UNPACK.get(kind.name) or _by_library(kind)
 
 
 def _q8_0(blocks: Tensor) -> Tensor:

@@ -7,28 +7,30 @@ one another out.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from llmos.engine import adapter as adapters
-from llmos.engine import prepared, weights
+from llmos.engine import loading, native, weights
 from llmos.engine.adapter import Adapter
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output, Sampling
-from llmos.engine.model import ModelConfig, Transformer
+from llmos.engine.loading import AnyModel, Numbers
+from llmos.engine.lookup import Lookup
 from llmos.engine.tokenizer import Tokenizer
-from llmos.errors import ModelError, UsageError
+from llmos.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 _MAX_CACHES = 3
 _MAX_THREADS = 8  # a small model's matrices do not feed more
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(slots=True)
@@ -42,11 +44,12 @@ class _Slot:
 class Engine:
     """Load with `Engine.load`; `generate` is the only thing that takes time."""
 
-    def __init__(self, name: str, model: Transformer, tokenizer: Tokenizer, context_tokens: int) -> None:
+    def __init__(self, name: str, model: AnyModel, tokenizer: Tokenizer, context_tokens: int) -> None:
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
+        self.guessing = True
         self._slots: list[_Slot] = []  # most recently used last
 
     @classmethod
@@ -54,7 +57,7 @@ class Engine:
         cls,
         path: Path | str,
         *,
-        dtype: Literal["bfloat16", "float32"] = "bfloat16",
+        dtype: Numbers | Literal["auto"] = "bfloat16",
         threads: int = 0,
         context_tokens: int = 4096,
         adapter: Adapter | None = None,
@@ -65,22 +68,12 @@ class Engine:
         Raises ModelError for what cannot be used.
         """
         path = Path(path)
-        torch.set_num_threads(threads or default_threads())
-        config, tensors, tokenizer = _read(path, DTYPES[dtype], adapter, on_progress)
-        context_tokens = min(context_tokens, config.max_positions)
-        with torch.device("meta"):
-            model = Transformer(config, positions=context_tokens)
-        if config.tied:
-            tensors["head.weight"] = tensors["embedding.weight"]
-        try:
-            model.load_state_dict(tensors, assign=True)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path} does not fit its own description: {error}", "Fetch it again."
-            ) from error
-        if config.tied:
-            model.head.weight = model.embedding.weight
-        return cls(path.stem, model.eval().requires_grad_(False), tokenizer, context_tokens)
+        threads = threads or default_threads()
+        torch.set_num_threads(threads)
+        model, tokenizer = loading.load(path, dtype, context_tokens, on_progress, adapter)
+        native.start(threads)
+        log.info("%s: %s weights, %d threads", path.name, _form(model), threads)
+        return cls(path.stem, model, tokenizer, min(context_tokens, model.config.max_positions))
 
     @torch.inference_mode()
     def generate(
@@ -117,6 +110,8 @@ class Engine:
             constraint=constraint,
             cancel=cancel or threading.Event(),
             output=Output(self.tokenizer.streamer(), stop, on_text),
+            # Where reading several tokens is not bit for bit reading each, a guess could change the choice.
+            lookup=Lookup(prompt_ids) if self.model.exact and self.guessing else None,
         )
         try:
             return decoder.run(prompt_ids)
@@ -139,37 +134,8 @@ class Engine:
         return slot
 
 
-def _read(
-    path: Path, dtype: torch.dtype, adapter: Adapter | None, on_progress: weights.OnProgress | None
-) -> tuple[ModelConfig, dict[str, torch.Tensor], Tokenizer]:
-    """From the prepared form where there is one; else from the file itself, and prepare it."""
-    # Folders of safetensors are in a good form already, and float32 is for proofs, not for every day.
-    if not path.is_file() or dtype != torch.bfloat16:
-        source = weights.open_source(path)
-        return source.config, _adapted(weights.tensors(source, dtype, on_progress), adapter), source.tokenizer
-    folder = prepared.place(path, dtype, adapter.sha256 if adapter else "")
-    if (found := prepared.load(folder)) is not None:
-        return found
-    source = weights.open_source(path)
-    tensors = weights.tensors(source, dtype, on_progress)
-    config = _tie(source.config, tensors)
-    _adapted(tensors, adapter)
-    prepared.save(folder, config, tensors, source.tokenizer)
-    return config, tensors, source.tokenizer
-
-
-def _adapted(tensors: dict[str, torch.Tensor], adapter: Adapter | None) -> dict[str, torch.Tensor]:
-    if adapter is not None:
-        adapters.apply(adapter, tensors)
-    return tensors
-
-
-def _tie(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelConfig:
-    """A tied output matrix that the file stores a second time, value for value, is kept once."""
-    if config.tied or not torch.equal(tensors["head.weight"], tensors["embedding.weight"]):
-        return config
-    del tensors["head.weight"]
-    return replace(config, tied=True)
+def _form(model: AnyModel) -> str:
+    return "packed" if model.exact else str(model.dtype).removeprefix("torch.")
 
 
 def default_threads() -> int:

@@ -1,7 +1,8 @@
 """Decoding: prompt in, tokens out, one at a time, under an optional constraint.
 
 Greedy or sampled (temperature; top-k; nucleus top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024).
-Tokens that the constraint leaves no choice about are not decoded: they join the next forward pass.
+Tokens that the constraint leaves no choice about are not decoded: they join the next forward pass. So do a
+few guessed ones (`lookup`): where the model would have chosen them, one pass gives several tokens.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from llmos.engine.cache import KVCache
-from llmos.engine.model import Transformer
+from llmos.engine.cache import KVCache, common_prefix
+from llmos.engine.loading import AnyModel
+from llmos.engine.lookup import Lookup
 from llmos.engine.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens between two looks at `cancel`
+MAX_GUESS = 4  # tokens: more are seldom right, and a pass over more takes noticeably longer
 StopReason = Literal["stop", "length", "cancelled", "grammar"]
 OnText = Callable[[str], None]
 
@@ -64,6 +67,8 @@ class Generation:
     forced_tokens: int
     prefill_ms: float
     decode_ms: float
+    passes: int = 0  # how often the model was run
+    guessed_tokens: int = 0  # chosen or forced ones among `tokens` that had been guessed
 
     @property
     def generated_tokens(self) -> int:
@@ -136,7 +141,7 @@ class Output:
 class Decoder:
     """One generation in progress. `cache` holds the beginning of the prompt already."""
 
-    model: Transformer
+    model: AnyModel
     tokenizer: Tokenizer
     cache: KVCache
     max_tokens: int
@@ -144,32 +149,60 @@ class Decoder:
     constraint: Constraint | None
     cancel: threading.Event
     output: Output
+    lookup: Lookup | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     num_forced: int = 0
+    num_guessed: int = 0
+    num_passes: int = 0
     reason: StopReason = "length"
+    ended: bool = False  # by the model's own mark
+    generator: torch.Generator | None = None
 
     def run(self, prompt: Sequence[int]) -> Generation:
         """Read the prompt, then decode until something ends it."""
         started = time.perf_counter()
         cached = self.cache.length
-        generator = None if self.sampling.seed is None else torch.Generator().manual_seed(self.sampling.seed)
+        if self.sampling.seed is not None:
+            self.generator = torch.Generator().manual_seed(self.sampling.seed)
         pending = [*prompt[cached:], *self._take_forced()]
         prefill_s = 0.0
         while not self._over():
-            logits = self._forward(pending)
+            guess = self._guess()
+            logits = self._forward(pending, guess)
             prefill_s = prefill_s or time.perf_counter() - started
             if logits is None:
                 break
-            token, logprob = choose(self._allowed(logits), self.sampling, generator)
+            pending = self._take_chosen(logits, guess)
+        total_s = time.perf_counter() - started
+        return self._result(len(prompt), cached, prefill_s or total_s, total_s)
+
+    def _guess(self) -> list[int]:
+        if self.lookup is None:
+            return []
+        return self.lookup.guess(min(MAX_GUESS, self.max_tokens - len(self.tokens) - 1))
+
+    def _take_chosen(self, logits: Tensor, guess: list[int]) -> list[int]:
+        """Choose at one position after the other for as long as the guess was right.
+
+        `logits` [1 + guess, vocab]; the cache has read the guess, and is cut to what was taken of it. Returns
+        what was taken and is still to be read.
+        """
+        start, right = self.cache.length - len(guess), 0
+        pending: list[int] = []
+        while not pending and not self._over():
+            token, logprob = choose(self._allowed(logits[right]), self.sampling, self.generator)
             if token in self.tokenizer.eos_ids:
-                self.reason = "stop"
+                self.reason, self.ended = "stop", True
                 break
             self.logprobs.append(logprob)
             self._take([token])
-            pending = [token, *self._take_forced()]
-        total_s = time.perf_counter() - started
-        return self._result(len(prompt), cached, prefill_s or total_s, total_s)
+            new = [token, *self._take_forced()]
+            same = common_prefix(new, guess[right:])
+            right, pending = right + same, new[same:]
+        self.num_guessed += right
+        self.cache.truncate(start + right)
+        return pending
 
     def _result(self, prompt_tokens: int, cached: int, prefill_s: float, total_s: float) -> Generation:
         return Generation(
@@ -182,17 +215,21 @@ class Decoder:
             forced_tokens=self.num_forced,
             prefill_ms=prefill_s * 1e3,
             decode_ms=(total_s - prefill_s) * 1e3,
+            passes=self.num_passes,
+            guessed_tokens=self.num_guessed,
         )
 
-    def _forward(self, pending: list[int]) -> Tensor | None:
-        """Float logits [vocab] behind `pending`; None when cancelled on the way."""
+    def _forward(self, pending: list[int], guess: list[int]) -> Tensor | None:
+        """Float logits [1 + guess, vocab] behind `pending` and each of the guess; None when cancelled."""
         for start in range(0, len(pending), PREFILL_CHUNK):
             if self.cancel.is_set():
                 self.reason = "cancelled"
                 return None
-            chunk = torch.tensor([pending[start : start + PREFILL_CHUNK]])
-            logits = self.model(chunk, self.cache)
-        return logits[0, -1].float()  # type: ignore[no-any-return]
+            last = start + PREFILL_CHUNK >= len(pending)
+            chunk = [*pending[start : start + PREFILL_CHUNK], *(guess if last else ())]
+            logits = self.model(torch.tensor([chunk]), self.cache, wanted=1 + len(guess) if last else 1)
+            self.num_passes += 1
+        return logits[0].float()
 
     def _allowed(self, logits: Tensor) -> Tensor:
         if self.constraint is None:
@@ -210,11 +247,15 @@ class Decoder:
     def _take(self, ids: list[int]) -> None:
         if self.constraint is not None and ids:
             self.constraint.accept(ids)
+        if self.lookup is not None:
+            self.lookup.extend(ids)
         for token in ids:
             self.tokens.append(token)
             self.output.push(token)
 
     def _over(self) -> bool:
+        if self.ended:
+            return True
         if self.cancel.is_set():
             self.reason = "cancelled"
         elif self.constraint is not None and self.constraint.finished:

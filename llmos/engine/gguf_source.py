@@ -15,6 +15,8 @@ from torch import Tensor
 from llmos.engine import gguf_format, tokenizer
 from llmos.engine.dequantize import SUPPORTED, dequantize
 from llmos.engine.gguf_format import GgufTensor
+from llmos.engine.gguf_groups import grouped
+from llmos.engine.groups import Grouped
 from llmos.engine.model import ModelConfig
 from llmos.engine.source import Source
 from llmos.errors import ModelError
@@ -58,7 +60,18 @@ def open_gguf(path: Path) -> Source:
             tensor = _half_rotated(tensor, heads)
         return tensor
 
-    return Source(config, tokenizer.from_gguf(file.fields, config.vocab_size), frozenset(found), get)
+    def groups(name: str) -> Grouped | None:
+        taken = grouped(found[name])
+        if taken is not None and unpermute and (heads := _rotary_heads(name, config)):
+            return taken.changed(lambda rows: _half_rotated(rows, heads))
+        return taken
+
+    def rows(name: str) -> tuple[str, Tensor]:
+        tensor = found[name]
+        return tensor.kind.name, torch.from_numpy(tensor.data).view(tensor.shape[0], -1)
+
+    words = tokenizer.from_gguf(file.fields, config.vocab_size)
+    return Source(config, words, frozenset(found), get, groups, rows)
 
 
 def _from_gguf_name(name: str) -> str:

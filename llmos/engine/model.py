@@ -80,6 +80,10 @@ class Embedding(nn.Embedding):
         pass
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
 class RMSNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -87,7 +91,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Rope:
@@ -176,6 +180,8 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
+    exact = False  # the products of one row and of several add up in different orders
+
     def __init__(self, config: ModelConfig, *, positions: int) -> None:
         super().__init__()
         self.config = config
@@ -192,7 +198,7 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.norm.weight.dtype
+        return self.norm.weight.dtype  # of what is computed; packed weights are narrower
 
     def new_cache(self, batch: int, max_tokens: int) -> KVCache:
         config = self.config
@@ -206,9 +212,11 @@ class Transformer(nn.Module):
         )
 
     def forward(
-        self, ids: Tensor, cache: KVCache, *, padding: Tensor | None = None, last_only: bool = True
+        self, ids: Tensor, cache: KVCache, *, padding: Tensor | None = None, wanted: int | None = 1
     ) -> Tensor:
-        """Logits [B, T or 1, vocab] for ids [B, T]; `cache` holds what was read before and grows by T.
+        """Logits [B, wanted, vocab] of the last (None: all) of ids [B, T].
+
+        `cache` holds what was read before and grows by T.
 
         `padding` [B] counts the left padding of each row, in the whole sequence: padded positions are
         seen by nobody, and a row's positions start behind them.
@@ -228,7 +236,7 @@ class Transformer(nn.Module):
                 local = not self.config.is_global(layer)
                 x = block(x, ropes[local], masks[local], cache)
         cache.advance(tokens)
-        x = x[:, -1:] if last_only else x
+        x = x if wanted is None else x[:, -wanted:]
         with _kernels_for(x.shape[0] * x.shape[1]):
             return self.head(self.norm(x))  # type: ignore[no-any-return]
 

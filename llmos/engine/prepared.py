@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as HfTokenizer
@@ -27,21 +28,26 @@ from llmos import paths
 from llmos.engine.model import ModelConfig
 from llmos.engine.tokenizer import Tokenizer
 
-_FORMAT = 2  # to be raised whenever the layout below or the model's parameter names change
+_FORMAT = 4  # to be raised whenever the layout below or the model's parameter names change
 _SPARE_BYTES = 1 << 30  # left free on the disk
+_MAX_FORMS = 4  # of one model: number formats and adapters
+_STALE_S = 3600.0  # what is still being written by then was given up
 
 
-def place(path: Path, dtype: torch.dtype, adapter: str = "") -> Path:
-    """Where the prepared form of this very file (path, size, time), with the adapter of that hash, lies or
-    would lie."""
+def place(path: Path, form: str) -> Path:
+    """Where a form (`packed`, say) of this very file (path, size, time) lies or would lie."""
     stat = path.stat()
-    identity = f"{_FORMAT} {path.resolve()} {stat.st_size} {stat.st_mtime_ns} {dtype} {adapter}"
-    return folder_of(path) / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    identity = f"{_FORMAT} {stat.st_size} {stat.st_mtime_ns}"
+    return folder_of(path) / f"{form}-{_short(str(path.resolve()))}-{_short(identity)}"
 
 
 def folder_of(path: Path) -> Path:
     """The folder of all prepared forms of a model file; `store.remove` deletes it with the model."""
-    return paths.models_dir() / "prepared" / path.stem
+    return paths.prepared_dir() / path.stem
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def load(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer] | None:
@@ -52,6 +58,8 @@ def load(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer] | Non
         hf = HfTokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception:  # tokenizers raises plain Exception; whatever it is, the model's own file is there
         return None
+    with contextlib.suppress(OSError):  # another person's, or read-only
+        os.utime(folder)  # when it was last used
     config = values["config"]
     config |= {key: tuple(value) for key, value in config.items() if isinstance(value, list)}
     settings = values["tokenizer"] | {"eos_ids": frozenset(values["tokenizer"]["eos_ids"])}
@@ -65,11 +73,23 @@ def save(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], token
         folder.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder.parent).free < num_bytes + _SPARE_BYTES:
             return
-        for older in folder.parent.iterdir():
-            shutil.rmtree(older, ignore_errors=True)
+        _clear(folder)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="new-") as name:
             _write(Path(name) / "form", config, tensors, tokenizer)
             (Path(name) / "form").replace(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Drop forms of an earlier state of the same file, those longest unused, and what was never finished."""
+    others = sorted(folder.parent.iterdir(), key=lambda other: -other.stat().st_mtime)
+    finished = [other for other in others if not other.name.startswith("new-")]
+    given_up = [other for other in others if other.stat().st_mtime < time.time() - _STALE_S]
+    origin, state = folder.name.rsplit("-", 2)[1:]
+    for other in others:
+        earlier = f"-{origin}-" in other.name and not other.name.endswith(state)
+        spare = other in finished[_MAX_FORMS - 1 :]
+        if earlier or spare or (other in given_up and other not in finished):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:

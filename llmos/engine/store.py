@@ -104,16 +104,21 @@ def show(name: str, *, verify: bool = False) -> Info:
 
 
 def remove(name: str) -> int:
-    """Delete a model's file and any partial download; gives the bytes freed. ModelError if there are none."""
+    """Delete a model's file, its prepared forms and any partial download; gives the bytes freed.
+
+    Raises ModelError if there are none.
+    """
     if is_path(name):
         raise UsageError(f"{name} is your own file, not one of the store", f"Delete it yourself: rm {name}")
     found = card(name)
     with _lock(found):
         files = [file for file in (_file(found), _sidecar(found)) if file.exists()]
-        num_bytes = sum(file.stat().st_size for file in files) + download.num_bytes_below(_work(found))
+        folders = (_work(found), paths.prepared_dir() / _file(found).stem)
+        num_bytes = sum(file.stat().st_size for file in files) + sum(map(download.num_bytes_below, folders))
         for file in files:
             file.unlink()
-        shutil.rmtree(_work(found), ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
     if not num_bytes:
         raise ModelError(f"the model {name!r} is not here", "See what is: llmos model list")
     return num_bytes

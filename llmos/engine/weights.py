@@ -8,6 +8,7 @@ one, gate and up joined into one, and in the half-rotated rotary layout.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,11 +16,24 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from llmos.engine import folder_source, gguf_source
+from llmos.engine.groups import pack, rounded
 from llmos.engine.model import ModelConfig
 from llmos.engine.source import Source
 from llmos.errors import ModelError
 
 OnProgress = Callable[[float], None]  # the share that is done, 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done to some matrices while they are loaded: an adapter's addition.
+
+    `names` are `engine.model`'s (`blocks.3.attention.qkv.weight`); `apply` takes a name and the joined matrix,
+    in the type it is to have (float32 before it is packed), and returns it changed.
+    """
+
+    names: frozenset[str]
+    apply: Callable[[str, Tensor], Tensor]
 
 
 def open_source(path: Path) -> Source:
@@ -31,26 +45,96 @@ def open_source(path: Path) -> Source:
     return gguf_source.open_gguf(path)
 
 
-def tensors(source: Source, dtype: torch.dtype, on_progress: OnProgress | None = None) -> dict[str, Tensor]:
+def tensors(
+    source: Source,
+    dtype: torch.dtype,
+    on_progress: OnProgress | None = None,
+    change: Change | None = None,
+) -> dict[str, Tensor]:
     """All parameters of `engine.model.Transformer`, in `dtype`, joined as it wants them."""
-    plan = list(_plan(source.config))
+    plan = _checked_plan(source, change)
     loaded = {}
     for index, (name, parts, offset) in enumerate(plan):
-        missing = [part for part in parts if part not in source.names]
-        if missing:
-            raise ModelError(
-                f"the model lacks the tensor {missing[0]}", "The file is incomplete; fetch it again."
-            )
         # 1 + w is added before it is rounded.
         try:
             pieces = [source.get(part, torch.float32 if offset else dtype) for part in parts]
             joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         except (RuntimeError, SafetensorError) as error:
             raise ModelError(f"{parts[0]} cannot be read: {error}", "Fetch the model again.") from error
+        if change is not None and name in change.names:
+            joined = change.apply(name, joined)
         loaded[name] = (joined + offset).to(dtype) if offset else joined
         if on_progress is not None:
             on_progress((index + 1) / len(plan))
     return loaded
+
+
+def packed_tensors(
+    source: Source, on_progress: OnProgress | None = None, change: Change | None = None
+) -> dict[str, Tensor]:
+    """All parameters for `engine.packed`: matrices as `NAME.PART.KIND` in blocks, the rest in float32."""
+    plan = _checked_plan(source, change)
+    if source.config.tied:
+        plan.append(("head.weight", ["model.embed_tokens.weight"], 0.0))
+    loaded: dict[str, Tensor] = {}
+    for index, (name, parts, offset) in enumerate(plan):
+        try:
+            loaded |= _packed(source, name, parts, offset, change)
+        except (RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{parts[0]} cannot be read: {error}", "Fetch the model again.") from error
+        if on_progress is not None:
+            on_progress((index + 1) / len(plan))
+    return loaded
+
+
+def _packed(
+    source: Source, name: str, parts: list[str], offset: float, change: Change | None
+) -> dict[str, Tensor]:
+    if name == "embedding.weight":
+        return _embedding(source, parts[0])
+    if name.endswith(("norm.weight", ".bias")):
+        return {name: torch.cat([source.get(part, torch.float32) for part in parts]) + offset}
+    if change is not None and name in change.names:
+        made = _changed(source, name, parts, change)
+    else:
+        made = _blocks(source, parts)
+    return {f"{name}.{number}.{key}": blocks for number, (key, blocks) in enumerate(made)}
+
+
+def _embedding(source: Source, name: str) -> dict[str, Tensor]:
+    if (rows := source.rows(name)) is not None:
+        return {f"embedding.rows.{rows[0]}": rows[1]}
+    return {"embedding.weight": source.get(name, torch.bfloat16)}
+
+
+def _blocks(source: Source, parts: list[str]) -> Iterator[tuple[str, Tensor]]:
+    for part in parts:
+        matrix = source.grouped(part) or rounded(source.get(part, torch.float32), bits=7)
+        yield matrix.kind.name, pack(matrix)
+
+
+def _changed(source: Source, name: str, parts: list[str], change: Change) -> Iterator[tuple[str, Tensor]]:
+    """In 7 bits: a changed matrix is no longer on the file's coarser grid."""
+    joined = torch.cat([source.get(part, torch.float32) for part in parts])
+    matrix = rounded(change.apply(name, joined), bits=7)
+    yield matrix.kind.name, pack(matrix)
+
+
+_Plan = list[tuple[str, list[str], float]]
+
+
+def _checked_plan(source: Source, change: Change | None) -> _Plan:
+    """Raises ModelError where the file lacks a tensor, or the change speaks of one that this model has not."""
+    plan = list(_plan(source.config))
+    parts = (part for _, parts, _ in plan for part in parts)
+    if missing := next((part for part in parts if part not in source.names), ""):
+        raise ModelError(f"the model lacks the tensor {missing}", "The file is incomplete; fetch it again.")
+    if strange := (change.names if change else frozenset()) - {name for name, _, _ in plan}:
+        raise ModelError(
+            f"the adapter does not fit the model: there is no {min(strange)}",
+            "Set `adapter = false` under [model] in the configuration.",
+        )
+    return plan
 
 
 def _plan(config: ModelConfig) -> Iterator[tuple[str, list[str], float]]:

@@ -1,6 +1,7 @@
 """The planner's process: `python -m llmos.planner.worker --fd N`, frames in and frames out.
 
-    wait for the first frame -> imports -> confine_files -> load -> confine_calls -> Ready -> turns
+    wait for the first frame -> imports -> build the kernels, once -> confine_files -> load -> confine_calls
+    -> Ready -> turns
 
 The main thread thinks about one request at a time; a second thread reads frames, so that `Stop` reaches a
 running request within a token. The end of the socket, or of the broker, is the end of this process.
@@ -23,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmos import config, paths
 from llmos.engine import adapter as adapters
-from llmos.engine import store
+from llmos.engine import native, store
 from llmos.engine.adapter import Adapter
 from llmos.errors import CallFailed, LlmosError, ModelError, WireError
 from llmos.messages import Delta, Failed, Message, Ready, Stop, Teach, Think, ToPlanner
@@ -66,6 +67,8 @@ class Worker:
         from llmos.engine.engine import Engine  # torch makes a temporary folder, but no thread yet
         from llmos.planner.loop import Loop
 
+        if settings.model.dtype in ("auto", "packed"):
+            native.library()  # the first time this starts the compiler, which confinement forbids
         held = confine.confine_files(
             confine.needed_to_read(*_weights(path), *_adapter_files(adapter)), _prepared_folder()
         )
@@ -152,7 +155,7 @@ def _adapter_files(adapter: Adapter | None) -> tuple[Path, ...]:
 
 def _prepared_folder() -> tuple[Path, ...]:
     """Where loading may keep the weights' prepared form; none when it cannot be made."""
-    folder = paths.models_dir() / "prepared"
+    folder = paths.prepared_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # a shared, read-only store: loading is slower, nothing more

@@ -2,8 +2,8 @@
 
 The same weights through llmos, `transformers` and llama-cpp-python (if installed), each in a process of its
 own that stays up; rounds are interleaved so that all see the same machine. What is compared differs in
-number format and is named in the table: llmos and transformers hold bf16, llama.cpp computes on the file's
-own quantised blocks. Medians; the last two columns say how many times as fast llmos is. Nothing is judged.
+number format and is named in the table: llmos packs the file's blocks where it has its kernels (else bf16),
+transformers holds bf16, llama.cpp computes on the file's own quantised blocks. Medians; the last two columns say how many times as fast llmos is. Nothing is judged.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Peer(Protocol):
 
 
 class Llmos:
-    numbers = "bf16"
+    numbers = "packed where it can be"
 
     def __init__(self, file: Path, threads: int, context: int) -> None:
         from llmos.engine.engine import Engine
 
-        self.engine = Engine.load(file, threads=threads, context_tokens=context)
+        self.engine = Engine.load(file, dtype="auto", threads=threads, context_tokens=context)
         self.engine.tokenizer.eos_ids = frozenset()  # all decode the same number of tokens
 
     def decode(self, ids: list[int], count: int) -> tuple[float, float]:

@@ -102,9 +102,9 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _logits(engine: Engine) -> torch.Tensor:
     """In one piece and, behind position 25, token by token; the two must agree."""
     with torch.inference_mode():
-        whole = engine.model(IDS, engine.model.new_cache(2, 64), last_only=False)
+        whole = engine.model(IDS, engine.model.new_cache(2, 64), wanted=None)
         cache = engine.model.new_cache(2, 64)
-        pieces = [engine.model(IDS[:, :25], cache, last_only=False)]
+        pieces = [engine.model(IDS[:, :25], cache, wanted=None)]
         pieces += [engine.model(IDS[:, at : at + 1], cache) for at in range(25, IDS.shape[1])]
     assert _relative_error(torch.cat(pieces, dim=1), whole) < BOUND
     return whole
@@ -125,8 +125,8 @@ def test_folder_as_transformers(model: Any, folder: Path) -> None:
 def test_bf16_stays_near(model: Any, folder: Path) -> None:
     with torch.inference_mode():
         theirs = model(IDS).logits
-        engine = Engine.load(folder)
-        ours = engine.model(IDS, engine.model.new_cache(2, 64), last_only=False)
+        engine = Engine.load(folder, dtype="bfloat16")
+        ours = engine.model(IDS, engine.model.new_cache(2, 64), wanted=None)
     assert ours.dtype == torch.bfloat16
     assert _relative_error(ours.float(), theirs) < 0.1
 

@@ -27,7 +27,7 @@ PERPLEXITY_BOUND = 0.005
 def _ours(engine: Engine, ids: list[int]) -> Tensor:
     with torch.inference_mode():
         cache = engine.model.new_cache(1, engine.context_tokens)
-        return engine.model(torch.tensor([ids]), cache, last_only=False)[0].float()
+        return engine.model(torch.tensor([ids]), cache, wanted=None)[0].float()
 
 
 def _theirs(model: Any, ids: list[int]) -> Tensor:
@@ -75,7 +75,7 @@ def test_default_model_logits_and_perplexity(default_model: Path, reference: Any
     assert _relative_error(ours, theirs) < FP32_BOUND
     assert _perplexity(ours, ids) == pytest.approx(_perplexity(theirs, ids), rel=PERPLEXITY_BOUND)
     del exact, ours
-    rounded = _ours(Engine.load(default_model, context_tokens=2048), ids)
+    rounded = _ours(Engine.load(default_model, dtype="bfloat16", context_tokens=2048), ids)
     assert _relative_error(rounded, theirs) < BF16_FROM_FP32_BOUND
     assert _perplexity(rounded, ids) == pytest.approx(_perplexity(theirs, ids), rel=PERPLEXITY_BOUND)
 
@@ -87,8 +87,8 @@ def test_cached_is_uncached(tiny_fp32: Engine, prose: str, cut: int) -> None:
     whole = _ours(tiny_fp32, ids)
     model, cache = tiny_fp32.model, tiny_fp32.model.new_cache(1, 2048)
     with torch.inference_mode():
-        pieces = [model(torch.tensor([ids[:cut]]), cache, last_only=False)[0]]
-        pieces += [model(torch.tensor([ids[cut:310]]), cache, last_only=False)[0]]
+        pieces = [model(torch.tensor([ids[:cut]]), cache, wanted=None)[0]]
+        pieces += [model(torch.tensor([ids[cut:310]]), cache, wanted=None)[0]]
         pieces += [model(torch.tensor([[token]]), cache)[0] for token in ids[310:]]
     assert _relative_error(torch.cat(pieces), whole) < FP32_BOUND
 
@@ -120,7 +120,7 @@ def test_batch_is_single(tiny_fp32: Engine) -> None:
     following = torch.tensor([[11], [22], [33]])
     cache = tiny_fp32.model.new_cache(len(rows), 64)
     with torch.inference_mode():
-        first = tiny_fp32.model(batch, cache, padding=padding, last_only=False)
+        first = tiny_fp32.model(batch, cache, padding=padding, wanted=None)
         second = tiny_fp32.model(following, cache, padding=padding)
     for index, row in enumerate(rows):
         alone = _ours(tiny_fp32, [*row, int(following[index])])

@@ -1,0 +1,265 @@
+/* One pass of a decoder-only transformer over some new tokens: what `model.Transformer` does, layer by layer,
+   with packed weights (products.h) and float32 between them. The caller owns all memory and checks every size.
+
+   Rows of activations are [tokens][width]; keys and values [kv_heads][capacity][head_dim] for each layer. */
+
+#include <math.h>
+#include <string.h>
+
+#include "products.h"
+
+typedef struct {
+    Matrix qkv, out, gate_up, down;
+    const float *attention_norm, *feed_forward_norm;
+    const float *attention_post_norm, *feed_forward_post_norm, *q_norm, *k_norm; /* null where there is none */
+    const float *cos, *sin;                                                       /* [positions][head_dim] */
+    int32_t window;                                                               /* 0: everything is seen */
+} Layer;
+
+typedef struct {
+    const Layer *layers;
+    int32_t num_layers, hidden, intermediate, heads, kv_heads, head_dim, gelu;
+    float eps, attention_scale;
+} Model;
+
+typedef struct {
+    const Model *model;
+    const Layer *layer;
+    int tokens, start, capacity;
+    float *keys, *values;   /* this layer's */
+    float *x;               /* [tokens][hidden], from layer to layer */
+    float *narrow, *wide;   /* [tokens][hidden or heads * head_dim], [tokens][the widest matrix] */
+    float *mixed;           /* as narrow */
+    Group *groups;
+} Pass;
+
+/* --- small functions of vectors ------------------------------------------------------------------ */
+
+INLINE float sum_of(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* e^x to float32's last bits, clamped to where that is a normal number (Cephes' expf). */
+INLINE __m256 exp_of(__m256 x) {
+    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
+    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
+static void rms_norm(const float *x, const float *weight, int width, float eps, float *out) {
+    __m256 squares = _mm256_setzero_ps();
+    for (int i = 0; i < width; i += 8) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        squares = _mm256_fmadd_ps(v, v, squares);
+    }
+    __m256 scale = _mm256_set1_ps(1.0f / sqrtf(sum_of(squares) / (float)width + eps));
+    for (int i = 0; i < width; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale), _mm256_loadu_ps(weight + i)));
+}
+
+/* Half-rotated layout; head_dim is a multiple of 16. */
+static void rotate(const float *x, const float *cos, const float *sin, int width, float *out) {
+    int half = width / 2;
+    for (int i = 0; i < half; i += 8) {
+        __m256 low = _mm256_loadu_ps(x + i), high = _mm256_loadu_ps(x + half + i);
+        __m256 c = _mm256_loadu_ps(cos + i), s = _mm256_loadu_ps(sin + i); /* both halves are the same */
+        _mm256_storeu_ps(out + i, _mm256_fmsub_ps(low, c, _mm256_mul_ps(high, s)));
+        _mm256_storeu_ps(out + half + i, _mm256_fmadd_ps(high, c, _mm256_mul_ps(low, s)));
+    }
+}
+
+/* --- the steps of a layer, each for one token or head -------------------------------------------- */
+
+static void norm_attention(const void *task, int t) {
+    const Pass *p = task;
+    int width = p->model->hidden;
+    rms_norm(p->x + (size_t)t * width, p->layer->attention_norm, width, p->model->eps, p->narrow + (size_t)t * width);
+}
+
+static void norm_feed_forward(const void *task, int t) {
+    const Pass *p = task;
+    int width = p->model->hidden;
+    rms_norm(p->x + (size_t)t * width, p->layer->feed_forward_norm, width, p->model->eps, p->narrow + (size_t)t * width);
+}
+
+/* Queries are rotated in place, keys and values go to the cache. */
+static void remember(const void *task, int t) {
+    const Pass *p = task;
+    const Model *m = p->model;
+    int width = m->head_dim, position = p->start + t;
+    const float *cos = p->layer->cos + (size_t)position * width, *sin = p->layer->sin + (size_t)position * width;
+    float *row = p->wide + (size_t)t * p->layer->qkv.rows;
+    for (int h = 0; h < m->heads + m->kv_heads; h++, row += width) {
+        const float *norm = h < m->heads ? p->layer->q_norm : p->layer->k_norm;
+        if (norm) rms_norm(row, norm, width, m->eps, row);
+        int kv = h - m->heads;
+        rotate(row, cos, sin, width, kv < 0 ? row : p->keys + ((size_t)kv * p->capacity + position) * width);
+    }
+    for (int kv = 0; kv < m->kv_heads; kv++, row += width)
+        memcpy(p->values + ((size_t)kv * p->capacity + position) * width, row, sizeof(float) * width);
+}
+
+#define KEYS 64 /* looked at together */
+#define MAX_HEAD_DIM 256
+
+/* scores[j] = q . keys[j] */
+INLINE void four_keys(const float *q, const float *keys, int width, float *scores) {
+    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int i = 0; i < width; i += 8) {
+        __m256 v = _mm256_loadu_ps(q + i);
+        for (int j = 0; j < 4; j++) s[j] = _mm256_fmadd_ps(v, _mm256_loadu_ps(keys + (size_t)j * width + i), s[j]);
+    }
+    __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+    _mm_storeu_ps(scores, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+}
+
+INLINE void add_values(const float *weights, const float *values, int count, int width, float *out) {
+    for (int i = 0; i < width; i += 32) {
+        int lanes = width - i < 32 ? (width - i) / 8 : 4;
+        __m256 s[4];
+        for (int k = 0; k < lanes; k++) s[k] = _mm256_loadu_ps(out + i + 8 * k);
+        for (int j = 0; j < count; j++) {
+            __m256 w = _mm256_set1_ps(weights[j]);
+            for (int k = 0; k < lanes; k++) s[k] = _mm256_fmadd_ps(w, _mm256_loadu_ps(values + (size_t)j * width + i + 8 * k), s[k]);
+        }
+        for (int k = 0; k < lanes; k++) _mm256_storeu_ps(out + i + 8 * k, s[k]);
+    }
+}
+
+/* Softmax as it goes (Milakov and Gimelshein 2018): the running maximum rescales what was added before. */
+INLINE void attend(const Pass *p, const float *q, const float *keys, const float *values, int first, int end, float *out) {
+    const int width = p->model->head_dim;
+    const float scale = p->model->attention_scale;
+    float most = -INFINITY, total = 0;
+    memset(out, 0, sizeof(float) * width);
+    for (int at = first; at < end; at += KEYS) {
+        int count = end - at < KEYS ? end - at : KEYS;
+        float scores[KEYS];
+        for (int i = 0; i < KEYS; i++) scores[i] = -INFINITY;
+        int j = 0;
+        for (; j + 4 <= count; j += 4) four_keys(q, keys + (size_t)(at + j) * width, width, scores + j);
+        for (; j < count; j++) {
+            __m256 s = _mm256_setzero_ps();
+            for (int i = 0; i < width; i += 8)
+                s = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), _mm256_loadu_ps(keys + (size_t)(at + j) * width + i), s);
+            scores[j] = sum_of(s);
+        }
+        float top = most;
+        for (j = 0; j < count; j++) top = scores[j] * scale > top ? scores[j] * scale : top;
+        __m256 shift = _mm256_set1_ps(top), factor = _mm256_set1_ps(scale), sum = _mm256_setzero_ps();
+        for (j = 0; j < KEYS; j += 8) {
+            __m256 s = _mm256_loadu_ps(scores + j), e = exp_of(_mm256_fmsub_ps(s, factor, shift));
+            e = _mm256_and_ps(e, _mm256_cmp_ps(s, _mm256_set1_ps(-INFINITY), _CMP_NEQ_OQ));
+            _mm256_storeu_ps(scores + j, e);
+            sum = _mm256_add_ps(sum, e);
+        }
+        float fade = most == -INFINITY ? 0.0f : expf(most - top);
+        for (int i = 0; i < width; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(out + i), _mm256_set1_ps(fade)));
+        total = total * fade + sum_of(sum);
+        most = top;
+        add_values(scores, values + (size_t)at * width, count, width, out);
+    }
+    __m256 inverse = _mm256_set1_ps(1.0f / total);
+    for (int i = 0; i < width; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(out + i), inverse));
+}
+
+/* Head by head, so that the keys of one head stay in the cache from token to token. */
+static void attend_piece(const void *task, int piece) {
+    const Pass *p = task;
+    const Model *m = p->model;
+    int head = piece % m->heads, tile = piece / m->heads, group = m->heads / m->kv_heads, width = m->head_dim;
+    const float *keys = p->keys + (size_t)(head / group) * p->capacity * width;
+    const float *values = p->values + (size_t)(head / group) * p->capacity * width;
+    int end = (tile + 1) * 16 < p->tokens ? (tile + 1) * 16 : p->tokens;
+    for (int t = tile * 16; t < end; t++) {
+        int seen = p->start + t + 1, window = p->layer->window;
+        int first = window && seen > window ? seen - window : 0;
+        attend(p, p->wide + (size_t)t * p->layer->qkv.rows + (size_t)head * width, keys, values, first, seen,
+               p->mixed + ((size_t)t * m->heads + head) * width);
+    }
+}
+
+/* silu(x) = x * sigmoid(x); gelu's tanh form is x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3)). */
+static void gate(const void *task, int t) {
+    const Pass *p = task;
+    int width = p->model->intermediate;
+    float *gates = p->wide + (size_t)t * 2 * width;
+    const __m256 one = _mm256_set1_ps(1.0f);
+    for (int i = 0; i < width; i += 8) {
+        __m256 x = _mm256_loadu_ps(gates + i), up = _mm256_loadu_ps(gates + width + i), at = x;
+        if (p->model->gelu) {
+            __m256 cube = _mm256_mul_ps(_mm256_mul_ps(x, x), x);
+            at = _mm256_mul_ps(_mm256_fmadd_ps(cube, _mm256_set1_ps(0.044715f), x), _mm256_set1_ps(1.5957691216f));
+        }
+        __m256 open = _mm256_div_ps(one, _mm256_add_ps(one, exp_of(_mm256_sub_ps(_mm256_setzero_ps(), at))));
+        _mm256_storeu_ps(gates + i, _mm256_mul_ps(_mm256_mul_ps(x, open), up));
+    }
+}
+
+static void add_to_x(const Pass *p, const float *norm) {
+    int width = p->model->hidden;
+    for (int t = 0; t < p->tokens; t++) {
+        float *x = p->x + (size_t)t * width, *more = p->narrow + (size_t)t * width;
+        if (norm) rms_norm(more, norm, width, p->model->eps, more);
+        for (int i = 0; i < width; i += 8) _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(more + i)));
+    }
+}
+
+static void each(Work work, const Pass *p) {
+    if (p->tokens > 8) share(work, p, p->tokens);
+    else for (int t = 0; t < p->tokens; t++) work(p, t);
+}
+
+/* Gates and the others alternate in `wide`; the products want their rows without gaps. */
+static void close_gaps(const Pass *p) {
+    size_t width = p->model->intermediate;
+    for (int t = 1; t < p->tokens; t++) memcpy(p->wide + t * width, p->wide + t * 2 * width, sizeof(float) * width);
+}
+
+static void layer_pass(const Pass *p) {
+    const Layer *layer = p->layer;
+    each(norm_attention, p);
+    multiply(&layer->qkv, p->tokens, p->narrow, p->groups, p->wide);
+    each(remember, p);
+    share(attend_piece, p, p->model->heads * ((p->tokens + 15) / 16));
+    multiply(&layer->out, p->tokens, p->mixed, p->groups, p->narrow);
+    add_to_x(p, layer->attention_post_norm);
+    each(norm_feed_forward, p);
+    multiply(&layer->gate_up, p->tokens, p->narrow, p->groups, p->wide);
+    each(gate, p);
+    close_gaps(p);
+    multiply(&layer->down, p->tokens, p->wide, p->groups, p->narrow);
+    add_to_x(p, layer->feed_forward_post_norm);
+}
+
+/* --- what Python calls -------------------------------------------------------------------------- */
+
+int llmos_start(int threads, long spins) { return start_threads(threads, spins); }
+
+void llmos_product(const Matrix *matrix, int tokens, const float *x, void *groups, float *out) {
+    multiply(matrix, tokens, x, groups, out);
+}
+
+/* keys and values: for each layer an address. narrow and mixed: tokens * max(hidden, heads * head_dim) floats each,
+   wide: tokens * the most rows of a matrix, groups: tokens * the most columns / 32 of 40 bytes. */
+void llmos_forward(const Model *model, int tokens, int start, int capacity, float **keys, float **values, float *x,
+                   float *narrow, float *mixed, float *wide, void *groups) {
+    Pass pass = {.model = model, .tokens = tokens, .start = start, .capacity = capacity, .x = x,
+                 .narrow = narrow, .wide = wide, .mixed = mixed, .groups = groups};
+    for (int i = 0; i < model->num_layers; i++) {
+        pass.layer = model->layers + i, pass.keys = keys[i], pass.values = values[i];
+        layer_pass(&pass);
+    }
+}

@@ -1,0 +1,114 @@
+"""From a model's file to a model in memory, in one of three number formats.
+
+    packed     the weights in the file's few bits, multiplied by kernels of our own (where they can be had)
+    bfloat16   unpacked to 16 bits, multiplied by torch: runs everywhere
+    float32    for proofs
+
+`auto` is the first of them that this machine and this model allow.
+
+An adapter (`engine.adapter`) is added before a matrix is packed and before the prepared form is kept, whose
+name carries the adapter's hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llmos.engine import adapter as adapters
+from llmos.engine import native, packed, prepared, weights
+from llmos.engine.adapter import Adapter
+from llmos.engine.model import ModelConfig, Transformer
+from llmos.engine.packed import PackedTransformer
+from llmos.engine.source import Source
+from llmos.engine.tokenizer import Tokenizer
+from llmos.errors import ModelError
+
+Numbers = Literal["packed", "bfloat16", "float32"]
+AnyModel = Transformer | PackedTransformer
+_TORCH = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load(
+    path: Path,
+    numbers: Numbers | Literal["auto"],
+    context_tokens: int,
+    on_progress: weights.OnProgress | None = None,
+    adapter: Adapter | None = None,
+) -> tuple[AnyModel, Tokenizer]:
+    """Raises ModelError for what cannot be used."""
+    chosen, config, tensors, tokenizer = _read(path, numbers, on_progress, adapter)
+    positions = min(context_tokens, config.max_positions)
+    try:
+        if chosen == "packed":
+            return PackedTransformer(config, tensors, positions=positions), tokenizer
+        return _plain(config, tensors, positions), tokenizer
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(f"{path} does not fit its own description: {error}", "Fetch it again.") from error
+
+
+def _plain(config: ModelConfig, tensors: dict[str, Tensor], positions: int) -> Transformer:
+    with torch.device("meta"):
+        model = Transformer(config, positions=positions)
+    if model.config.tied:
+        tensors["head.weight"] = tensors["embedding.weight"]
+    model.load_state_dict(tensors, assign=True)
+    if model.config.tied:
+        model.head.weight = model.embedding.weight
+    return model.eval().requires_grad_(False)
+
+
+def _read(
+    path: Path,
+    numbers: Numbers | Literal["auto"],
+    on_progress: weights.OnProgress | None,
+    adapter: Adapter | None,
+) -> tuple[Numbers, ModelConfig, dict[str, Tensor], Tokenizer]:
+    """From the prepared form where there is one; else from the file itself, and prepare it."""
+    chosen = _first_choice(numbers)
+    # Folders of safetensors are in a good form already, and float32 is not for every day.
+    keep = path.is_file() and chosen != "float32"
+    form = f"{chosen}-{adapter.sha256[:8]}" if adapter else chosen
+    if keep and (found := prepared.load(prepared.place(path, form))) is not None:
+        return chosen, *found
+    source = weights.open_source(path)
+    if chosen == "packed" and not packed.fits(source.config):
+        if numbers == "auto":
+            return _read(path, "bfloat16", on_progress, adapter)
+        raise ModelError(f"{path} does not divide into blocks of 8 by 32", 'Use dtype = "bfloat16".')
+    config, tensors = _tensors(source, chosen, on_progress, adapters.change(adapter) if adapter else None)
+    if keep:
+        prepared.save(prepared.place(path, form), config, tensors, source.tokenizer)
+    return chosen, config, tensors, source.tokenizer
+
+
+def _first_choice(numbers: Numbers | Literal["auto"]) -> Numbers:
+    if numbers in ("auto", "packed") and native.library() is not None:
+        return "packed"
+    if numbers == "packed":
+        raise ModelError("there are no kernels for packed weights", 'Install a C compiler, or use "auto".')
+    return "bfloat16" if numbers == "auto" else numbers
+
+
+def _tensors(
+    source: Source,
+    numbers: Numbers,
+    on_progress: weights.OnProgress | None,
+    change: weights.Change | None,
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    if numbers == "packed":
+        return source.config, weights.packed_tensors(source, on_progress, change)
+    tensors = weights.tensors(source, _TORCH[numbers], on_progress, change)
+    return (source.config if numbers == "float32" else _tie(source.config, tensors)), tensors
+
+
+def _tie(config: ModelConfig, tensors: dict[str, Tensor]) -> ModelConfig:
+    """A tied output matrix that the file stores a second time, value for value, is kept once."""
+    if config.tied or not torch.equal(tensors["head.weight"], tensors["embedding.weight"]):
+        return config
+    del tensors["head.weight"]
+    return replace(config, tied=True)

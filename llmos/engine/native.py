@@ -1,0 +1,171 @@
+"""The kernels of `kernels/`, built once by the machine's own C compiler for its own processor.
+
+Where there is neither a compiler nor an earlier build, no AVX2, or no folder to keep the result in, `library` returns None and the engine
+computes in bfloat16 with torch. What was built is kept beside the models under the hash of everything that
+went into it, in a folder that nobody else may write to: code is loaded from there, so a folder or file of
+another person's, or one that others can change, is left alone and nothing is loaded. It does not protect
+against somebody who can write there as this user: that one can replace the weights as well. A small
+product is tried before the kernels are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import struct
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from llmos import paths
+
+log = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("kernels") / "forward.c"
+_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-pthread")
+_LIBRARIES = ("-lm",)
+_BUILD_TIMEOUT_S = 120
+_MAX_BUILDS = 8  # kept: several machines may share a store, and versions of llmos too
+SPINS = 20_000  # pauses that a waiting thread makes before it sleeps
+
+
+class Part(ctypes.Structure):
+    """As in products.h, like `Matrix`; `Layer` and `Model` as in forward.c."""
+
+    _fields_ = (("blocks", ctypes.c_void_p), ("rows", ctypes.c_int32), ("kind", ctypes.c_int32))
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = (
+        *(("parts", ctypes.POINTER(Part)), ("bias", ctypes.c_void_p)),
+        *((name, ctypes.c_int32) for name in ("num_parts", "rows", "columns")),
+    )
+
+
+class Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
+        *((f"{part}_norm", ctypes.c_void_p) for part in ("attention", "feed_forward")),
+        *((f"{part}_norm", ctypes.c_void_p) for part in ("attention_post", "feed_forward_post", "q", "k")),
+        *(("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p), ("window", ctypes.c_int32)),
+    )
+
+
+class Model(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(Layer)),
+        *((name, ctypes.c_int32) for name in ("num_layers", "hidden", "intermediate")),
+        *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "gelu")),
+        *(("eps", ctypes.c_float), ("attention_scale", ctypes.c_float)),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, built if need be; None where they cannot be had. May start the compiler."""
+    if platform.machine() != "x86_64":
+        log.info("no kernels of our own: not an x86-64 processor")
+        return None
+    try:
+        return _loaded(_built())
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("no kernels of our own: %s", error)
+        return None
+
+
+def _built() -> Path:
+    source = b"".join(file.read_bytes() for file in sorted(_SOURCE.parent.iterdir()) if file.is_file())
+    identity = b"\0".join([source, " ".join(_FLAGS).encode(), _processor()])
+    folder = paths.models_dir() / "kernels"
+    file = folder / f"{hashlib.sha256(identity).hexdigest()[:16]}.so"
+    if not file.is_file():
+        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+        if compiler is None:
+            raise OSError("there is no C compiler")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_unless_private(folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as name:
+            made = Path(name) / file.name
+            _compile(compiler, made)
+            made.chmod(0o600)
+            made.replace(file)
+        _drop_oldest(folder)
+    _refuse_unless_private(folder)
+    _refuse_unless_private(file)
+    return file
+
+
+def _drop_oldest(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        builds = sorted(folder.glob("*.so"), key=lambda build: -build.stat().st_mtime)
+        for build in builds[_MAX_BUILDS:]:
+            build.unlink()
+
+
+def _refuse_unless_private(path: Path) -> None:
+    """Raises OSError unless `path` is no link, ours or root's, and writable for its owner alone."""
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise OSError(f"{path} could be changed by others")
+
+
+def _compile(compiler: str, out: Path) -> None:
+    done = subprocess.run(
+        [compiler, *_FLAGS, "-o", str(out), str(_SOURCE), *_LIBRARIES],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_BUILD_TIMEOUT_S,
+        check=False,
+        cwd=out.parent,
+        env={"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(out.parent), "LC_ALL": "C"},
+    )
+    if done.returncode != 0:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), "the compiler failed")
+        raise OSError(first.strip())
+
+
+def _processor() -> bytes:
+    """What `-march=native` looks at: a store that is shared by several machines keeps a build for each."""
+    wanted = ("vendor_id", "cpu family", "model\t", "flags")
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(wanted)).encode()
+
+
+def _loaded(file: Path) -> ctypes.CDLL:
+    found = ctypes.CDLL(str(file))
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    found.llmos_start.argtypes = (number, ctypes.c_long)
+    found.llmos_product.argtypes = (ctypes.POINTER(Matrix), number, *[pointer] * 3)
+    found.llmos_product.restype = None
+    found.llmos_forward.argtypes = (ctypes.POINTER(Model), number, number, number, *[pointer] * 7)
+    found.llmos_forward.restype = None
+    _try_out(found)
+    return found
+
+
+def _try_out(kernels: ctypes.CDLL) -> None:
+    """Raises OSError unless eight rows of ones, scaled by 1 to 8, times 1 to 32 are what they should be."""
+    block = struct.pack("<8e", *range(1, 9)) + b"\x99" * 128  # 4 bits: 9 - 8 is one
+    held = ctypes.create_string_buffer(block, len(block))
+    part = Part(blocks=ctypes.addressof(held), rows=8, kind=2)
+    matrix = Matrix(parts=ctypes.pointer(part), bias=None, num_parts=1, rows=8, columns=32)
+    x, out = (ctypes.c_float * 32)(*range(1, 33)), (ctypes.c_float * 8)()
+    groups = ctypes.create_string_buffer(64)
+    kernels.llmos_product(ctypes.byref(matrix), 1, x, groups, out)
+    if any(abs(out[row] / (528 * (row + 1)) - 1) > 0.01 for row in range(8)):
+        raise OSError("the kernels compute something else than they should")
+
+
+def start(threads: int) -> None:
+    """Have `threads` threads share each product; the helpers live as long as the process."""
+    if library.cache_info().currsize and (kernels := library()) is not None:
+        kernels.llmos_start(threads, SPINS)
