@@ -3,7 +3,8 @@
 A folder holds `adapter.safetensors` (`NAME.a` [rank, in] and `NAME.b` [out, rank] for each matrix NAME of
 `engine.model`) and `card.toml`: which weights it was trained on (by SHA-256), its scale, and the form of
 prompt it knows. It is added to the dequantised weights when a model is loaded, once (`weights.Change`), so
-that it costs nothing afterwards. An adapter on other weights than its own would make nonsense, so it is never tried.
+that it costs nothing afterwards. An adapter on other weights than its own would make nonsense, so it is
+never tried.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The kernels of `kernels/`, built once by the machine's own C compiler for its own processor.
 
-Where there is neither a compiler nor an earlier build, no AVX2, or no folder to keep the result in, `library` returns None and the engine
-computes in bfloat16 with torch. What was built is kept beside the models under the hash of everything that
-went into it, in a folder that nobody else may write to: code is loaded from there, so a folder or file of
-another person's, or one that others can change, is left alone and nothing is loaded. It does not protect
-against somebody who can write there as this user: that one can replace the weights as well. A small
-product is tried before the kernels are used.
+Where there is neither a compiler nor an earlier build, no AVX2, or no folder to keep the result in, `library`
+returns None and the engine computes in bfloat16 with torch. What was built is kept beside the models under
+the hash of everything that went into it, in a folder that nobody else may write to: code is loaded from
+there, so a folder or file of another person's, or one that others can change, is left alone and nothing is
+loaded. It does not protect against somebody who can write there as this user: that one can replace the
+weights as well. A small product is tried before the kernels are used.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ OnProgress = Callable[[float], None]  # the share that is done, 0..1
 class Change:
     """What is done to some matrices while they are loaded: an adapter's addition.
 
-    `names` are `engine.model`'s (`blocks.3.attention.qkv.weight`); `apply` takes a name and the joined matrix,
-    in the type it is to have (float32 before it is packed), and returns it changed.
+    `names` are `engine.model`'s (`blocks.3.attention.qkv.weight`); `apply` takes a name and the joined
+    matrix, in the type it is to have (float32 before it is packed), and returns it changed.
     """
 
     names: frozenset[str]
@@ -124,7 +124,7 @@ _Plan = list[tuple[str, list[str], float]]
 
 
 def _checked_plan(source: Source, change: Change | None) -> _Plan:
-    """Raises ModelError where the file lacks a tensor, or the change speaks of one that this model has not."""
+    """Raises ModelError where the file lacks a tensor, or the change names one that this model has not."""
     plan = list(_plan(source.config))
     parts = (part for _, parts, _ in plan for part in parts)
     if missing := next((part for part in parts if part not in source.names), ""):

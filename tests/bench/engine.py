@@ -3,7 +3,8 @@
 The same weights through llmos, `transformers` and llama-cpp-python (if installed), each in a process of its
 own that stays up; rounds are interleaved so that all see the same machine. What is compared differs in
 number format and is named in the table: llmos packs the file's blocks where it has its kernels (else bf16),
-transformers holds bf16, llama.cpp computes on the file's own quantised blocks. Medians; the last two columns say how many times as fast llmos is. Nothing is judged.
+transformers holds bf16, llama.cpp computes on the file's own quantised blocks. Medians; the last two columns
+say how many times as fast llmos is. Nothing is judged.
 """
 
 from __future__ import annotations

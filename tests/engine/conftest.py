@@ -15,9 +15,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from llmos.engine import native
 from llmos.engine.engine import Engine
 
 DATA = Path(__file__).parent / "data"
+# Kernels are tested where they can be had; that one does without them elsewhere is test_packed.py's to show.
+collect_ignore = [] if native.library() is not None else ["test_kernels.py"]
 Reference = Callable[[Path, torch.dtype], Any]
 
 

@@ -123,9 +123,7 @@ def test_gradients_are_those_of_the_merged_matrices(base: Any) -> None:
     }
     plain = Transformer(config, positions=128)
     state = tensors | {f"{name}.weight": leaf for name, leaf in leaves.items()}
-    logits = torch.func.functional_call(
-        plain, state, (batch.ids, plain.new_cache(2, 64)), {"last_only": False}
-    )
+    logits = torch.func.functional_call(plain, state, (batch.ids, plain.new_cache(2, 64)), {"wanted": None})
     F.cross_entropy(logits[batch.rows, batch.columns], batch.targets, reduction="sum").backward()
     for name, leaf in leaves.items():
         low, high = ours.lora.pair(name)
@@ -211,23 +209,22 @@ def test_an_adapter_is_added_exactly_and_only_where_it_belongs(base: Any, tmp_pa
     kept = {name: t.to(torch.bfloat16).contiguous() for name, t in ours.lora.tensors().items()}
     adapter = stored(tmp_path / "one", kept, base_sha256="a" * 64)
     assert adapters.find("a" * 64, tmp_path) == adapter and adapters.find("b" * 64, tmp_path) is None
-    changed = dict(tensors)
-    adapters.apply(adapter, changed)
     name = "blocks.1.feed_forward.down"
+    change, plain = adapters.change(adapter), tensors[f"{name}.weight"]
     delta = 2.0 * kept[f"{name}.b"].double() @ kept[f"{name}.a"].double()
-    assert torch.allclose(
-        changed[f"{name}.weight"].double(), tensors[f"{name}.weight"].double() + delta, atol=1e-6
-    )
-    assert changed["norm.weight"] is tensors["norm.weight"]
-    with pytest.raises(ModelError, match="does not fit"):
-        adapters.apply(adapter, {"other.weight": torch.zeros(1)})
+    changed = change.apply(f"{name}.weight", plain)
+    assert torch.allclose(changed.double(), plain.double() + delta, atol=1e-6)
+    assert "norm.weight" not in change.names and f"{name}.weight" in change.names
+    for where, matrix in (("other.weight", plain), (f"{name}.weight", torch.zeros(2, 3))):
+        with pytest.raises(ModelError, match="does not fit"):
+            change.apply(where, matrix)
 
 
 def test_a_changed_adapter_and_a_poor_card_are_refused(base: Any, tmp_path: Path) -> None:
     adapter = stored(tmp_path / "one", {"x.a": torch.zeros(4, 2)}, base_sha256="a" * 64)
     adapter.weights.write_bytes(adapter.weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(ModelError, match="not what its card says"):
-        adapters.apply(adapter, dict(base[1]))
+        adapters.change(adapter)
     (adapter.folder / adapters.CARD_FILE).write_text("rank = 4\n")
     with pytest.raises(ConfigError, match=r"card\.toml"):
         adapters.read(adapter.folder)

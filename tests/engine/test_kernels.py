@@ -1,0 +1,178 @@
+"""Packed weights compute what torch computes with the same rounded numbers, in every family's variant.
+
+The reference is `model.Transformer` with the unpacked weights, its linear layers rounding their input as the
+kernels do. The order of additions differs, and now and then that flips the rounding of an activation: hence
+the bound on the median token is that of float32, and the mean one's is wider.
+
+conftest.py has this file collected where the kernels can be built at all; what happens elsewhere is
+test_packed.py's to show.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llmos.engine.groups import GROUP, Grouped, Kind, pack
+from llmos.engine.model import ModelConfig, Transformer
+from llmos.engine.packed import PackedTransformer, fits
+
+MEDIAN_BOUND, MEAN_BOUND = 1e-5, 5e-3
+
+PLAIN = ModelConfig(
+    architecture="llama",
+    num_layers=3,
+    hidden_size=128,
+    intermediate_size=224,
+    num_heads=6,
+    num_kv_heads=2,
+    head_dim=32,
+    vocab_size=80,
+    max_positions=512,
+    rms_eps=1e-6,
+    rope_theta=10000.0,
+)
+FAMILIES = {
+    "llama": PLAIN,
+    "qwen2": replace(PLAIN, architecture="qwen2", qkv_bias=True, tied=False),
+    "qwen3": replace(PLAIN, architecture="qwen3", qk_norm=True),
+    "gemma3": replace(
+        PLAIN,
+        architecture="gemma3",
+        qk_norm=True,
+        post_norms=True,
+        gelu=True,
+        embedding_scale=11.3,
+        attention_scale=0.2,
+        sliding_window=24,
+        global_layers=(1,),
+        local_rope_theta=1000.0,
+    ),
+}
+
+
+def random_matrix(kind: Kind, rows: int, columns: int) -> Grouped:
+    values = torch.randint(0, {Kind.BITS_7: 128, Kind.BITS_5: 32}.get(kind, 16), (rows, columns))
+    by_group = (rows, columns // GROUP)
+    scales = (torch.rand(by_group) * 2 + 0.2).half() / kind_width(kind)
+    minima = (torch.rand(by_group)).half() if kind is Kind.BITS_4_MIN else None
+    return Grouped(kind, values.to(torch.uint8), scales, minima)
+
+
+def kind_width(kind: Kind) -> float:
+    return {Kind.BITS_7: 64, Kind.BITS_5: 16}.get(kind, 8) * 8.0
+
+
+def eighth(x: Tensor) -> Tensor:
+    """Activations as the kernels round them."""
+    groups = x.view(*x.shape[:-1], -1, GROUP)
+    scale = groups.abs().amax(-1, keepdim=True) / 127
+    return torch.where(scale == 0, 0, (groups / scale).round() * scale).view(x.shape)
+
+
+class Rounding(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(eighth(x))  # type: ignore[no-any-return]
+
+
+def both(config: ModelConfig) -> tuple[PackedTransformer, Transformer]:
+    """The same random weights, of every kind in turn, packed and plain."""
+    torch.manual_seed(1)
+    plain = Transformer(replace(config, tied=False), positions=512).requires_grad_(False)
+    kinds = [Kind.BITS_5, Kind.BITS_4_MIN, Kind.BITS_7, Kind.BITS_4]
+    tensors: dict[str, Tensor] = {}
+    for number, (name, module) in enumerate(list(plain.named_modules())):
+        if isinstance(module, nn.Linear):
+            sizes = [module.out_features // 2 // 8 * 8, 0]
+            sizes[1] = module.out_features - sizes[0]
+            parts = [
+                random_matrix(kinds[(number + i) % 4], rows, module.in_features)
+                for i, rows in enumerate(sizes)
+            ]
+            module.weight.copy_(torch.cat([part.plain() for part in parts]))
+            for index, part in enumerate(parts):
+                tensors[f"{name}.weight.{index}.{part.kind.name}"] = pack(part)
+            if module.bias is not None:
+                tensors[f"{name}.bias"] = module.bias.normal_()
+            parent, _, own = name.rpartition(".")
+            setattr(plain.get_submodule(parent), own, Rounding(module))
+        elif hasattr(module, "eps"):
+            tensors[f"{name}.weight"] = module.weight.uniform_(0.5, 1.5)  # type: ignore[union-attr,operator]
+    tensors["embedding.weight"] = plain.embedding.weight.normal_()
+    return PackedTransformer(config, tensors, positions=512), plain
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_the_reference_s(family: str) -> None:
+    ours, theirs = both(FAMILIES[family])
+    ids = torch.randint(0, 80, (1, 200))
+    expected = theirs(ids, theirs.new_cache(1, 512), wanted=None)
+    off = (ours(ids, ours.new_cache(1, 512), wanted=None) - expected)[0].norm(dim=-1) / expected[0].norm(
+        dim=-1
+    )
+    assert off.median() < MEDIAN_BOUND
+    assert off.mean() < MEAN_BOUND
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reading_in_pieces_changes_nothing(family: str) -> None:
+    """Every count of tokens that the kernels treat apart, across a growing cache."""
+    ours, _ = both(FAMILIES[family])
+    ids = torch.randint(0, 80, (1, 512))
+    whole = ours(ids, ours.new_cache(1, 512), wanted=None)[0]
+    cache, start, pieces = ours.new_cache(1, 512), 0, []
+    for count in (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 65, 1, 331):
+        pieces.append(ours(ids[:, start : start + count], cache, wanted=None)[0])
+        start += count
+    assert start == cache.length == 512
+    assert torch.equal(torch.cat(pieces), whole), "bit for bit: guessing relies on it"
+    cache.truncate(100)
+    again = ours(ids[:, 100:101], cache)[0]
+    assert torch.equal(again[0], whole[100])
+
+
+def test_a_model_that_does_not_divide_is_not_packed() -> None:
+    assert fits(PLAIN)
+    assert not fits(replace(PLAIN, intermediate_size=225))
+    assert not fits(replace(PLAIN, vocab_size=81))
+
+
+def test_a_library_that_others_could_change_is_not_loaded(tmp_path: Path) -> None:
+    """A file or folder that others may write to, and a link: nothing of them is loaded."""
+    code = "from llmos.engine import native; print(native.library() is None)"
+
+    def refused() -> bool:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"LLMOS_MODELS_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        return done.stdout.strip() == "True"
+
+    assert not refused(), "built into a folder of its own"
+    (made,) = (tmp_path / "kernels").glob("*.so")
+    made.chmod(0o666)
+    assert refused()
+    made.chmod(0o600)
+    (tmp_path / "kernels").chmod(0o777)
+    assert refused()
+    (tmp_path / "kernels").chmod(0o700)
+    made.rename(tmp_path / "elsewhere.so")
+    made.symlink_to(tmp_path / "elsewhere.so")
+    assert refused()
