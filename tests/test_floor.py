@@ -21,7 +21,7 @@ from llmos.paths import PACKAGE_DIR
 # Lower numbers are deeper; an import must go to a strictly lower number or stay in its own part.
 LAYERS = {
     "errors": 0,
-    **dict.fromkeys(("messages", "paths"), 1),
+    **dict.fromkeys(("messages", "paths", "cgroupfs", "stopping"), 1),
     **dict.fromkeys(("config", "wire", "rights"), 2),
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud"), 3),
     "automation": 3,  # scripts and their runs; requests are made for it by who runs it

@@ -19,6 +19,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmos.cgroupfs import mounted, own_groups
 from llmos.guard.sandbox import ControlGroup
 
 CONTROLLERS = ("memory", "pids", "cpu")
@@ -184,26 +185,6 @@ def _enable(folder: str) -> None:
     for name in CONTROLLERS:
         if name in having:
             _put(f"{folder}/cgroup.subtree_control", f"+{name}")
-
-
-def own_groups(text: str) -> list[tuple[str, str]]:
-    """Controller (empty: version 2) and group of this process, out of /proc/PID/cgroup."""
-    found = []
-    for line in text.splitlines():
-        _, names, path = line.split(":", 2)
-        found += [(name, path) for name in names.split(",")]
-    return found
-
-
-def mounted(text: str) -> list[tuple[str, str, list[str]]]:
-    """Mount point, type and options of the cgroup file systems that show their whole hierarchy."""
-    found = []
-    for line in text.splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        if kind in ("cgroup", "cgroup2") and left.split(" ")[3] == "/":
-            found.append((left.split(" ")[4], kind, options.split(",")))
-    return found
 
 
 def settings(version: int, group: ControlGroup) -> list[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 
 from llmos.errors import CallFailed, Denied, UsageError
@@ -21,6 +22,8 @@ from llmos.messages import Caller, Outcome, Signal
 # psutil reports create_time from clock ticks since boot: two readings of it may differ by a tick.
 _START_TOLERANCE_S = 0.05
 _KILL_WAIT_S = 5.0
+_STATE_WAIT_S = 2.0
+_POLL_S = 0.01
 
 
 async def deliver(step: Signal, caller: Caller) -> Outcome:
@@ -34,7 +37,7 @@ async def deliver(step: Signal, caller: Caller) -> Outcome:
         name = _check(step, caller)
         _send(fd, number, step.pid)
         if number not in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            told = f"sent {number.name} to {name} ({step.pid})\n"
+            told = await _verified(step.pid, name, number)
             return Outcome(exit_code=0, stdout=told, reverse=_reverse(step, number))
         if await _ends(fd, step.grace_s):
             return Outcome(exit_code=0, stdout=f"{name} ({step.pid}) has ended\n")
@@ -48,6 +51,25 @@ async def deliver(step: Signal, caller: Caller) -> Outcome:
             f"process {step.pid} does not die",
             "It waits in the kernel, mostly for a disk: see its wchan in ps.",
         )
+
+
+async def _verified(pid: int, name: str, number: signal.Signals) -> str:
+    """What became of it: of STOP and CONT it is looked up, for they are not carried out at once."""
+    import psutil  # type: ignore[import-untyped,unused-ignore]
+
+    if number not in (signal.SIGSTOP, signal.SIGCONT):
+        return f"sent {number.name} to {name} ({pid})\n"
+    wanted = number is signal.SIGSTOP
+    deadline = time.monotonic() + _STATE_WAIT_S
+    with contextlib.suppress(psutil.Error):
+        while (psutil.Process(pid).status() == psutil.STATUS_STOPPED) != wanted:
+            if time.monotonic() > deadline:
+                raise CallFailed(
+                    f"{name} ({pid}) is {psutil.Process(pid).status()} after {number.name}",
+                    "Look again: llmos call process.details; it may wait in the kernel.",
+                )
+            await asyncio.sleep(_POLL_S)
+    return f"{name} ({pid}) is suspended\n" if wanted else f"{name} ({pid}) goes on\n"
 
 
 def to_end(pid: int) -> tuple[Signal, ...]:

@@ -25,6 +25,7 @@ from llmos import paths
 from llmos.config import SandboxSettings
 from llmos.errors import CallFailed, LlmosError
 from llmos.guard import hidden, layers, relay, sandbox, seccomp, signals, zygote
+from llmos.guard.aside import aside
 from llmos.guard.identity import identity, stand_in_id
 from llmos.guard.launcher import Launcher
 from llmos.guard.permit import Permit
@@ -166,7 +167,7 @@ class Spawner:
             case Run() | Shell() | Pipelines():
                 return _outcome(await self._run(_job(step, permit), _grants(permit), tell, cancel))
             case Observe():
-                return await self._observe(step, tell)
+                return await self._observe(step, tell, cancel)
             case Change():
                 return await self._change(step, permit.caller, tell)
             case Signal():
@@ -220,13 +221,15 @@ class Spawner:
         finally:
             program.release()
 
-    async def _observe(self, step: Observe, tell: OnOutput) -> Outcome:
+    async def _observe(self, step: Observe, tell: OnOutput, cancel: asyncio.Event) -> Outcome:
         observer = self._observers.get(step.observer)
         if observer is None:
             raise CallFailed(
                 f"no observer is called {step.observer!r}", "Correct the manifest: `llmos tools` lists them."
             )
-        text = await asyncio.to_thread(observer, step.args)
+        text = await aside(lambda: observer(step.args), cancel)
+        if text is None:
+            return Outcome(cancelled=True)
         tell("stdout", text)
         return Outcome(exit_code=0, stdout=text)
 

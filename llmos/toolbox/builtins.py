@@ -10,16 +10,21 @@ from llmos.toolbox import (
     attributes,
     commands,
     files,
+    holders,
     links,
     listing,
     network,
     packages,
     processes,
+    processfacts,
+    resources,
     services,
     several,
     system,
     text,
+    usage,
     users,
+    waits,
 )
 from llmos.toolbox.context import Pair
 
@@ -34,6 +39,11 @@ PAIRS: Mapping[str, Pair] = {
     **text.PAIRS,
     **processes.PAIRS,
     **system.PAIRS,
+    **processfacts.PAIRS,
+    **holders.PAIRS,
+    **waits.PAIRS,
+    **usage.PAIRS,
+    **resources.PAIRS,
     **services.PAIRS,
     **packages.PAIRS,
     **users.PAIRS,
@@ -42,12 +52,17 @@ PAIRS: Mapping[str, Pair] = {
 OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = {
     **processes.OBSERVERS,
     **system.OBSERVERS,
+    **processfacts.OBSERVERS,
+    **holders.OBSERVERS,
+    **waits.OBSERVERS,
+    **usage.OBSERVERS,
     **services.OBSERVERS,
     **users.OBSERVERS,
     **network.OBSERVERS,
     **attributes.OBSERVERS,
 }
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
+    **resources.CHANGERS,
     **attributes.CHANGERS,
     **links.CHANGERS,
 }

@@ -39,14 +39,30 @@ def _find_processes(name: str) -> list[ProcessInfo]:
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """How large this machine is: the CPUs that are switched on, and its memory."""
+
+    cpus: frozenset[int]
+    memory_bytes: int
+
+
+def _machine() -> Machine:
+    from llmos.toolbox import system
+
+    return system.size()
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
-    """Where a call is made from. `find_processes(name or pid)` is a planner's one look."""
+    """Where a call is made from. `find_processes(name or pid)` and `machine()` are a
+    planner's only looks."""
 
     cwd: str
     home: str
     uid: int
     has_data: bool = False
     find_processes: Callable[[str], list[ProcessInfo]] = _find_processes
+    machine: Callable[[], Machine] = _machine
 
     def absolute(self, path: str) -> str:
         """`path` from the root, `~` expanded, `..` folded; links are the gate's business."""

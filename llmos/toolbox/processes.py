@@ -6,15 +6,18 @@ number that was used again is not hit. The guard checks owner and start time onc
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 import re
 import shlex
 import time
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
+from llmos.cgroupfs import own_groups
 from llmos.errors import UsageError
 from llmos.messages import Effects, JsonObject, Observe, Signal, Start
 from llmos.toolbox.context import Args, Context, Draft, Pair, ProcessInfo, programs
@@ -25,6 +28,61 @@ _COMMAND_CHARS = 80
 
 
 def find(name: str) -> list[ProcessInfo]:
+    """Processes by name or pid; or all of `user:NAME`, `service:NAME`, `container:ID`, or those that llmos
+    has started for a uid (`started:UID`). Never init or llmos itself.
+    """
+    kind, colon, rest = name.partition(":")
+    return list(_FINDS[kind](rest)) if colon and kind in _FINDS else _called(name)
+
+
+def of_user(name: str) -> Iterator[ProcessInfo]:
+    try:
+        uid = int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return
+    yield from _those(lambda process: process.uids().real == uid)
+
+
+def of_service(name: str) -> Iterator[ProcessInfo]:
+    """What systemd keeps in the control group of a unit."""
+    unit = name if name.endswith((".service", ".scope", ".slice")) else f"{name}.service"
+    yield from _those(lambda process: unit in _group_names(process.pid))
+
+
+def of_container(name: str) -> Iterator[ProcessInfo]:
+    """What lies in the control group of a container whose id begins so."""
+    if not re.fullmatch(r"[0-9a-f]{6,64}", name):
+        return
+    yield from _those(lambda process: any(_is_container(word, name) for word in _group_names(process.pid)))
+
+
+def _is_container(group: str, name: str) -> bool:
+    found = _CONTAINER.fullmatch(group)
+    return found is not None and found[1].startswith(name)
+
+
+_CONTAINER = re.compile(r"(?:docker-|libpod-|cri-containerd-)?([0-9a-f]{64})(?:\.scope)?")
+
+
+def _group_names(pid: int) -> set[str]:
+    try:
+        found = own_groups(Path(f"/proc/{pid}/cgroup").read_text())
+    except OSError:
+        return set()
+    return {name for _, path in found for name in path.split("/") if name}
+
+
+def _those(meant: Callable[[psutil.Process], bool]) -> Iterator[ProcessInfo]:
+    """Every process that is meant, less init, llmos, and what has ended."""
+    for process in psutil.process_iter():
+        try:
+            if meant(process) and not is_protected(process) and not _has_ended(process):
+                yield _info(process)
+        except psutil.Error:
+            continue
+
+
+def _called(name: str) -> list[ProcessInfo]:
     """Processes of this pid, or this name: the program's, or the script's that it runs. Never init or llmos.
 
     `python` also means `python3.11`. The rest of the command line does not count: an editor that has
@@ -37,11 +95,85 @@ def find(name: str) -> list[ProcessInfo]:
             with process.oneshot():
                 words = _words(process)
                 fits = process.pid == int(name) if name.isdecimal() else _is_called(process, words, wanted)
-                if fits and not _protected(process, words):
+                if fits and not _protected(process, words) and not _has_ended(process):
                     found.append(_info(process))
         except psutil.Error:
             continue  # it ended while we looked
     return found
+
+
+def started_by_llmos(uid: int) -> list[ProcessInfo]:
+    """The programs that llmos has started in its sandbox for a caller and that still run.
+
+    The parent of each is the first process of that sandbox, which is a part of llmos.
+    """
+    found = []
+    for process in psutil.process_iter():
+        try:
+            first, owner = process.parent(), process.uids().real
+            if first is None or first.uids().real != owner or is_protected(process):
+                continue
+            if _boots(_words(first)) and (owner == uid or (uid == 0 and _is_nobodys(owner))):
+                found.append(_info(process))
+        except psutil.Error:
+            continue
+    return found
+
+
+def _is_nobodys(uid: int) -> bool:
+    """What root starts through llmos runs as a uid that is no account's."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return True
+    return False
+
+
+def owner(pid: int, default: int) -> int:
+    """The uid a process runs as; the default for one that is gone."""
+    try:
+        return int(psutil.Process(pid).uids().real)
+    except psutil.Error:
+        return default
+
+
+def starts(pids: Iterable[int]) -> Iterator[tuple[int, float]]:
+    """Each process with when it started, of those that are still there."""
+    for pid in pids:
+        try:
+            yield pid, psutil.Process(pid).create_time()
+        except psutil.Error:
+            continue
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """The memory that processes hold, shared pages counted for each."""
+    total = 0
+    for pid in pids:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+_FINDS: dict[str, Callable[[str], Iterable[ProcessInfo]]] = {
+    "user": of_user,
+    "service": of_service,
+    "container": of_container,
+    "started": lambda uid: started_by_llmos(int(uid)),
+}
+
+
+def is_protected(process: psutil.Process) -> bool:
+    """init, kernel threads, this daemon, who started it, and any other part of llmos."""
+    return _protected(process, _words(process))
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """A zombie: its parent has not asked yet how it ended."""
+    ended: bool = process.status() == psutil.STATUS_ZOMBIE
+    return ended
 
 
 def _words(process: psutil.Process) -> list[str]:
@@ -57,13 +189,23 @@ def _is_called(process: psutil.Process, words: list[str], wanted: re.Pattern[str
 
 
 def _protected(process: psutil.Process, words: list[str]) -> bool:
-    """init, this daemon, who started it, and any other part of llmos (client, planner, launcher)."""
-    if process.pid in (1, os.getpid(), os.getppid()) or process.ppid() == os.getpid():
+    """init, kernel threads, this daemon, who started it, and any other part of llmos."""
+    if process.pid in (1, 2, os.getpid(), os.getppid()) or process.ppid() in (2, os.getpid()):
         return True
+    return _is_part_of_llmos(words)
+
+
+def _is_part_of_llmos(words: list[str]) -> bool:
+    """The client, the daemon, the planner, the launcher and the first process of a sandbox."""
     module = words[words.index("-m") + 1 :][:1] if "-m" in words[:4] else []
-    return any(
+    return _boots(words) or any(
         word.partition(".")[0] == "llmos" for word in [*(PurePosixPath(w).name for w in words[:2]), *module]
     )
+
+
+def _boots(words: list[str]) -> bool:
+    """The launcher, or the first process of a sandbox: `python -I -S -c "import sys; … llmos.guard …"`."""
+    return any("llmos.guard" in word for word in words[1:6] if word.startswith("import "))
 
 
 def _info(process: psutil.Process) -> ProcessInfo:
@@ -143,31 +285,68 @@ def _cells(row: _Row) -> tuple[str, ...]:
 
 
 def plan_stop(args: Args, context: Context) -> Draft:
-    name = str(args["pid"]) if args["pid"] is not None else (args["name"] or "").strip()
-    if not name:
-        raise UsageError("process.stop: give `pid` or `name`", "Find it first: llmos call process.list")
-    found = context.find_processes(name)
-    if not found:
-        raise UsageError(
-            f"process.stop: no process {name!r} runs that could be stopped", "See: llmos call process.list"
-        )
-    if args["pid"] is None:
-        found = _meant(name, found, context, every=args["all"])
+    found = _signalled("process.stop", args, context)
     kind = "KILL" if args["force"] else "TERM"
     steps = tuple(Signal(pid=info.pid, started=info.started, signal=kind) for info in found)
     return Draft(steps, Effects(signals=tuple(info.pid for info in found)))
 
 
-def _meant(name: str, found: list[ProcessInfo], context: Context, *, every: bool) -> list[ProcessInfo]:
-    """The caller's own of those found; raises UsageError when it is not clear which is meant."""
-    own = [info for info in found if context.uid in (0, info.uid)] or found
-    if len(own) > 1 and not every:
-        some = "; ".join(f"{info.pid} {info.command[:40]}" for info in own[:8])
+def _signalled(tool: str, args: Args, context: Context) -> list[ProcessInfo]:
+    """The processes that `pid`, or `name` and `all`, mean; of a family its head. Raises UsageError."""
+    from llmos.toolbox import targets
+
+    name = str(args["pid"]) if args["pid"] is not None else (args["name"] or "").strip()
+    if not name:
+        raise UsageError(f"{tool}: give `pid` or `name`", "Find it first: llmos call process.list")
+    every = bool(args.get("all"))
+    found = list(targets.resolve(name, context, kind="process", every=every, tool=tool).roots)
+    return found if every else targets.heads(found)
+
+
+def plan_suspend(args: Args, context: Context) -> Draft:
+    return _halted("process.suspend", "STOP", args, context)
+
+
+def plan_resume(args: Args, context: Context) -> Draft:
+    return _halted("process.resume", "CONT", args, context)
+
+
+def _halted(tool: str, kind: str, args: Args, context: Context) -> Draft:
+    """STOP or CONT for a process and its children; those in that state already are left alone, so that
+    what takes it back reaches no others."""
+    heads = _signalled(tool, args, context)
+    family = list(
+        {info.pid: info for head in heads for info in (head, *below(head.pid, context.uid))}.values()
+    )
+    found = [info for info in family if is_suspended(info.pid) is not (kind == "STOP")]
+    if not found:
+        state = "suspended already" if kind == "STOP" else "not suspended"
         raise UsageError(
-            f"process.stop: {len(own)} processes match {name!r}: {some}",
-            "Name one by `pid`, or say all=true.",
+            f"{tool}: {heads[0].name} ({heads[0].pid}) is {state}", "See: llmos call process.details"
         )
-    return own
+    steps = tuple(Signal(pid=info.pid, started=info.started, signal=kind) for info in found)
+    return Draft(steps, Effects(signals=tuple(info.pid for info in found)))
+
+
+def is_suspended(pid: int) -> bool | None:
+    """None when it has gone."""
+    try:
+        return str(psutil.Process(pid).status()) in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return None
+
+
+def below(pid: int, uid: int) -> Iterator[ProcessInfo]:
+    """The descendants of a process that belong to the caller, less what is protected or has ended."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            own = uid in (0, child.uids().real)
+            if own and not is_protected(child) and not _has_ended(child):
+                yield _info(child)
 
 
 def plan_start(args: Args, context: Context) -> Draft:
@@ -185,5 +364,7 @@ PAIRS = {
     "processes.list": Pair(plan_list),
     "processes.stop": Pair(plan_stop),
     "processes.start": Pair(plan_start),
+    "processes.suspend": Pair(plan_suspend),
+    "processes.resume": Pair(plan_resume),
 }
 OBSERVERS = {"process.list": observe}

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from llmos.messages import JsonObject, Observe
-from llmos.toolbox.context import Args, Context, Draft, Pair
-from llmos.toolbox.values import human_duration, human_size, table
+from llmos.toolbox.context import Args, Context, Draft, Machine, Pair
+from llmos.toolbox.values import cpu_set, human_duration, human_size, table
 
 _PRESSURE = Path("/proc/pressure")
 
@@ -30,6 +30,11 @@ def _observing(observer: str) -> Pair:
         return Draft((Observe(observer=observer, args=given),))
 
     return Pair(plan)
+
+
+def size() -> Machine:
+    online = Path("/sys/devices/system/cpu/online").read_text().strip()
+    return Machine(frozenset(cpu_set(online)), int(psutil.virtual_memory().total))
 
 
 def info(args: JsonObject) -> str:
@@ -99,12 +104,12 @@ def load(args: JsonObject) -> str:
         ("Load", f"{one:.2f} (1 min)  {five:.2f} (5 min)  {fifteen:.2f} (15 min)"),
         ("CPUs", str(psutil.cpu_count())),
         ("CPU use", f"{psutil.cpu_percent(interval=0.2):.0f}%"),
-        *((f"{name} pressure", text) for name, text in _pressure()),
+        *((f"{name} pressure", text) for name, text in pressure()),
     ]
     return table(rows)
 
 
-def _pressure() -> list[tuple[str, str]]:
+def pressure() -> list[tuple[str, str]]:
     """PSI: the share of the last 10 s and 60 s in which some task waited (kernel: accounting/psi)."""
     found = []
     for name in ("cpu", "memory", "io"):

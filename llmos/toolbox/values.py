@@ -1,4 +1,4 @@
-"""Sizes, durations and tables: the one place that parses `10M` and `7d` and prints them back. Pure."""
+"""Sizes, durations, lists of CPUs and tables: the one place that parses `10M`, `7d` and `0-3`. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ DURATION_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,3})?[smhdwy]$"
 # A person may write more than a model: `10 MB`, `1.5GiB`, `90 min`.
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*(s|m|min|h|d|w|y)", re.IGNORECASE | re.ASCII)
+_CPU_DIGITS = 6
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 
@@ -29,6 +30,29 @@ def duration_s(text: str) -> float:
     if not found:
         raise ValueError("a duration such as 30m, 12h or 7d")
     return float(found[1]) * _SECONDS[found[2].lower()]
+
+
+def cpu_set(text: str) -> set[int]:
+    """`0-3,6` as a set. Raises ValueError."""
+    found: set[int] = set()
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        numbers = (first, last) if dash else (first, first)
+        if not all(number.isdecimal() and len(number) < _CPU_DIGITS for number in numbers):
+            raise ValueError(f"{text[:80]!r} is no list of CPUs such as 0-3 or 0,2")
+        found |= set(range(int(numbers[0]), int(numbers[1]) + 1))
+    return found
+
+
+def cpu_list(cpus: set[int] | frozenset[int]) -> str:
+    """A set as `0-3,6`."""
+    parts: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if parts and cpu == parts[-1][1] + 1:
+            parts[-1][1] = cpu
+        else:
+            parts.append([cpu, cpu])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
 def human_size(num_bytes: float) -> str:

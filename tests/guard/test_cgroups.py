@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llmos import cgroupfs
 from llmos.errors import SandboxUnavailable
 from llmos.guard import cgroups
 from llmos.guard.cgroups import Hierarchy
@@ -173,7 +174,7 @@ def test_version_2_sets_the_same_bounds_in_its_own_files(tmp_path: Path) -> None
 
 def test_the_kernels_tables_are_read() -> None:
     own = "4:memory:/user/7\n1:cpu,cpuacct:/\n0::/user.slice/x.service\n"
-    assert dict(cgroups.own_groups(own)) == {
+    assert dict(cgroupfs.own_groups(own)) == {
         "memory": "/user/7",
         "cpu": "/",
         "cpuacct": "/",
@@ -181,7 +182,7 @@ def test_the_kernels_tables_are_read() -> None:
     }
     table = "41 31 0:38 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
     table += "9 1 0:3 /sub /x rw - cgroup c rw,pids\n"
-    assert cgroups.mounted(table) == [("/sys/fs/cgroup", "cgroup2", ["rw", "nsdelegate"])]
+    assert cgroupfs.mounted(table) == [("/sys/fs/cgroup", "cgroup2", ["rw", "nsdelegate"])]
 
 
 @pytest.mark.sandbox

@@ -14,7 +14,7 @@ from llmos.errors import ConfigError, UsageError
 from llmos.messages import Outcome, ToolCall
 from llmos.toolbox import arguments, catalog, docs, values
 from llmos.toolbox.catalog import Catalog
-from llmos.toolbox.context import Context, ProcessInfo
+from llmos.toolbox.context import Context, Machine, ProcessInfo
 
 SHIPPED = catalog.load(paths.tool_dirs()[:1])
 EXPECTED = """
@@ -25,6 +25,8 @@ system.info system.memory system.disk system.load system.ports answer ask
 service.status service.logs service.failed service.timers
 package.installed package.provides package.updates
 user.list user.info session.list net.interfaces net.dns net.ping net.connections
+process.tree process.wait process.suspend process.resume process.details process.holders
+resource.status resource.limit resource.release resource.priority resource.affinity resource.rlimit
 """.split()  # noqa: SIM905
 GOOD = """name = "my.head"
 summary = "First lines"
@@ -50,7 +52,11 @@ def someone(name: str) -> list[ProcessInfo]:
     return [ProcessInfo(4242, name, name, 1, 1.0)]
 
 
-EVERYWHERE = Context(cwd="/work", home="/home/a", uid=1, has_data=True, find_processes=someone)
+def large() -> Machine:
+    return Machine(frozenset(range(64)), 1 << 40)
+
+
+EVERYWHERE = Context(cwd="/work", home="/home/a", uid=1, has_data=True, find_processes=someone, machine=large)
 
 
 def test_the_first_set_is_there() -> None:

@@ -67,12 +67,12 @@ def test_only_the_callers_own_are_meant(tools: Catalog, here: Context) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["1", str(os.getpid()), str(os.getppid()), "4194303", "no such process"],
-    ids=["init", "itself", "its parent", "no such pid", "no such name"],
+    ["1", "2", str(os.getpid()), str(os.getppid()), "4194303", "no such process"],
+    ids=["init", "the kernel", "itself", "its parent", "no such pid", "no such name"],
 )
 def test_init_and_llmos_itself_are_never_found(tools: Catalog, here: Context, name: str) -> None:
     assert processes.find(name) == []
-    with pytest.raises(UsageError, match="that could be stopped"):
+    with pytest.raises(UsageError, match=r"keeps the system or llmos|there is no process"):
         tools.plan(ToolCall(tool="process.stop", args={"name": name}), here)
 
 
