@@ -18,7 +18,7 @@ from llmos import cli_args_scripts
 from llmos.cli_parser import Parser, Verb, count, grants, in_quotes, json_option, seconds
 from llmos.errors import UsageError
 
-RESERVED = ("watch", "schedule", "mcp", "tune")
+RESERVED = ("mcp", "tune")
 _VALUE_OPTIONS = ("--write", "--timeout", "--policy")  # may stand before the verb or the text
 
 

@@ -132,7 +132,7 @@ def perform(
                 daemon,
                 asker,
                 interrupts,
-                needed=method not in ("call", "undo"),
+                needed=method not in ("call", "undo", "inbox.approve"),
                 run=lambda: daemon.request(method, params, turn, interrupts, timeout_s=options.timeout),
             )
         finally:

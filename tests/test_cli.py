@@ -118,7 +118,6 @@ def test_policy_check_takes_the_command_as_it_is() -> None:
         (["polcy", "--json"], "llmos policy"),
         (["tune"], "llmos ask tune"),
         (["run", "redis", "now"], 'llmos "run redis now"'),
-        (["watch", "the", "log"], 'llmos "watch the log"'),
         (["status", "of", "nginx"], 'llmos "status of nginx"'),
         (["ask", "--jsn", "x"], "--json"),
         (["--pln", "x y"], "--plan"),

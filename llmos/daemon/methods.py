@@ -24,7 +24,7 @@ from llmos.messages import Ask, Consent, Event, JsonObject, Pin, ToolCall, new_i
 
 _M = TypeVar("_M", bound=BaseModel)
 MAX_HISTORY = 1000
-_ID = r"^[A-Za-z0-9_-]{1,64}$"
+ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class _Params(BaseModel):
@@ -35,7 +35,7 @@ class RequestParams(_Params):
     """What every request carries."""
 
     cwd: str
-    id: str = Field(default_factory=new_id, pattern=_ID)
+    id: str = Field(default_factory=new_id, pattern=ID)
     consent: Consent = "none"
     data_b64: str | None = None
     write: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class CallParams(RequestParams):
 class TranslateParams(_Params):
     text: str
     cwd: str
-    id: str = Field(default_factory=new_id, pattern=_ID)
+    id: str = Field(default_factory=new_id, pattern=ID)
 
 
 class ApproveParams(_Params):
@@ -93,7 +93,7 @@ class HistoryParams(_Params):
 
 class UndoParams(_Params):
     undo_id: str = Field(default="", max_length=80)
-    id: str = Field(default_factory=new_id, pattern=_ID)
+    id: str = Field(default_factory=new_id, pattern=ID)
     consent: Consent = "none"
     mode: Literal["do", "plan"] = "do"
 
@@ -104,7 +104,10 @@ class NoParams(_Params):
 
 class Methods:
     def __init__(self, broker: Broker) -> None:
+        from llmos.daemon.automating import Automating  # which builds on this module
+
         self._broker = broker
+        self.automating = Automating(broker, self)
 
     def table(self) -> Table:
         work: dict[str, Method] = {
@@ -127,9 +130,7 @@ class Methods:
             "status": self.status,
             "subscribe": self.subscribe,
         }
-        from llmos.daemon.automating import Automating
-
-        work |= Automating(self._broker, self).table()
+        work |= self.automating.table()
         return Table(work | control, frozenset(control), self._broker.left)
 
     # --- requests ---

@@ -44,7 +44,8 @@ class Server:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._methods = Methods(broker).table()
+        methods = Methods(broker)
+        self._methods, self._automating = methods.table(), methods.automating
         self._connections: dict[Connection, asyncio.Task[Any]] = {}
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -67,6 +68,7 @@ class Server:
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: embedded
                 loop.add_signal_handler(number, self.stop)
         self._broker.start()
+        self._starting = asyncio.create_task(self._automating.start())
         server = await asyncio.start_unix_server(self._accept, sock=sock)
         systemd.notify("READY=1")
         log.info("llmos %s serves (pid %d)", llmos.__version__, os.getpid())
@@ -85,6 +87,8 @@ class Server:
             waiting.cancel()
 
     async def _shut_down(self) -> None:
+        self._starting.cancel()
+        await self._automating.triggers.stop()
         await self._broker.stop()
         for connection in self._connections:
             connection.close()

@@ -77,6 +77,11 @@ class Session(Carrying):
             )
         return await asyncio.to_thread(self._pinned, unchanged)
 
+    async def left(self) -> tuple[Pinned, ...]:
+        """The calls that did not run, to be put to a person later."""
+        pinned = await asyncio.to_thread(self._pinned, ())
+        return tuple(call for call, item in zip(pinned, self._items, strict=True) if item.outcome is None)
+
     def _pinned(self, unchanged: Sequence[str]) -> tuple[Pinned, ...]:
         return tuple(pinning.pin(item.judged, self._hands, self.job, unchanged) for item in self._items)
 
