@@ -40,21 +40,11 @@ RESERVED = {
     ),
     "docker": ("guard/", "toolbox/"),
 }
-<<<<<<< HEAD
-# The only files that start processes: the sandbox's, the planner's parent, `pip download`, and the C compiler
-# that builds the engine's kernels.
+# The only files that start processes: the sandbox's, the planner's parent, `pip download`, the C compiler
+# that builds the engine's kernels, and systemctl for schedules.
 STARTERS = (
     *("guard/launcher.py", "guard/init.py", "daemon/supervisor.py"),
-    *("engine/download.py", "engine/native.py"),
-=======
-# The only files that start processes: the sandbox's, the planner's parent, `pip download`, and systemctl.
-STARTERS = (
-    "guard/launcher.py",
-    "guard/init.py",
-    "daemon/supervisor.py",
-    "engine/download.py",
-    "automation/systemctl.py",
->>>>>>> 721841b (daemon, automation: triggers by files and by systemd's timers, and the inbox of what waits for a person)
+    *("engine/download.py", "engine/native.py", "automation/systemctl.py"),
 )
 START_CALLS = {
     "subprocess": None,  # the whole module
