@@ -37,13 +37,14 @@ def acting_as(uid: int) -> Iterator[None]:
     if os.geteuid() != 0 or uid == 0:
         yield
         return
-    groups, gid = os.getgroups(), os.getegid()
-    theirs = _account(uid)
+    libc = _libc()
+    before = (os.getgroups(), os.getegid(), libc.setfsgid(_KEEP), libc.setfsuid(_KEEP))
+    gid, groups = _account(uid)
     try:
-        _change(theirs[1], theirs[0], uid)
+        _change(groups, gid, uid)
         yield
     finally:
-        _change_back(groups, gid)
+        _change_back(*before)
 
 
 def _account(uid: int) -> tuple[int, list[int]]:
@@ -64,12 +65,15 @@ def _change(groups: Sequence[int], gid: int, uid: int) -> None:
     _call(setresuid, _KEEP, uid, _KEEP)
 
 
-def _change_back(groups: Sequence[int], gid: int) -> None:
+def _change_back(groups: Sequence[int], gid: int, fsgid: int, fsuid: int) -> None:
+    """The file rights last: they follow the effective ids, and may have been another caller's before."""
     setgroups, setresuid, setresgid = _numbers()
     _call(setresuid, _KEEP, 0, _KEEP)
     _call(setresgid, _KEEP, gid, _KEEP)
     ids = (ctypes.c_uint32 * len(groups))(*groups)
     _call(setgroups, len(groups), ids)
+    _libc().setfsgid(fsgid)
+    _libc().setfsuid(fsuid)
 
 
 def _numbers() -> tuple[int, int, int]:

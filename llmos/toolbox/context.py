@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from llmos.messages import Effects, Exec, Outcome, Pipeline, Pipelines, Run, Step
 
@@ -38,6 +38,12 @@ def _find_processes(name: str) -> list[ProcessInfo]:
     return processes.find(name)
 
 
+def _find_unit(name: str, uid: int) -> Literal["system", "user"]:
+    from llmos.toolbox import manager
+
+    return manager.scope_of(name, uid) if manager.is_running() else "system"
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """How large this machine is: the CPUs that are switched on, and its memory."""
@@ -54,8 +60,9 @@ def _machine() -> Machine:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a call is made from. `find_processes(name or pid)` and `machine()` are a
-    planner's only looks."""
+    """Where a call is made from. A planner's only looks: `find_processes(name or pid)`, `machine()`, and
+    `find_unit(name, uid)`, which tells whose unit is meant or raises UsageError with the nearest names.
+    """
 
     cwd: str
     home: str
@@ -63,6 +70,7 @@ class Context:
     has_data: bool = False
     find_processes: Callable[[str], list[ProcessInfo]] = _find_processes
     machine: Callable[[], Machine] = _machine
+    find_unit: Callable[[str, int], Literal["system", "user"]] = _find_unit
 
     def absolute(self, path: str) -> str:
         """`path` from the root, `~` expanded, `..` folded; links are the gate's business."""

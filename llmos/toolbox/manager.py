@@ -79,6 +79,14 @@ class Manager:
     def properties(self, path: str, kind: str = "Unit") -> dict[str, Any]:
         return self.link.properties(_NAME, path, f"{_NAME}.{kind}")
 
+    def has_job(self, path: str) -> bool:
+        """Whether this job is still waiting or running: its object goes with it."""
+        try:
+            self.link.properties(_NAME, path, f"{_NAME}.Job")
+        except BusError:
+            return False
+        return True
+
     def load(self, name: str) -> dict[str, Any]:
         """A unit's properties, those of its kind among them; raises UsageError naming the nearest units."""
         try:

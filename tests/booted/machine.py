@@ -23,17 +23,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Answers lines of JSON: a tool's part that acts inside the broker, called as the broker would call it.
 TOOLBOX = """
 import json, sys
 from llmos.errors import LlmosError
+from llmos.messages import Caller
 from llmos.toolbox import builtins
 for line in sys.stdin:
     table, name, args = json.loads(line)
     try:
+        if table == "CHANGERS":
+            args[1] = Caller(uid=args[1], gid=args[1])
         answer = getattr(builtins, table)[name](*args)
+        answer = answer if isinstance(answer, str) else answer.model_dump(mode="json")
     except LlmosError as error:
         answer = f"{error.kind}: {error} | {error.next_step}"
     print(json.dumps(answer), flush=True)
@@ -78,7 +83,7 @@ class Machine:
     folder: Path
     console: Path
     leader: int = 0
-    uids: dict[str, int] = field(default_factory=lambda: {"": 0})
+    uids: dict[str, int] = field(default_factory=lambda: {"": 0, "nobody": 65534})
     toolbox: subprocess.Popen[str] | None = None
 
     def run(
@@ -130,7 +135,7 @@ class Machine:
     def uid(self, user: str) -> int:
         return self.uids[user]
 
-    def ask(self, table: str, tool: str, *args: object) -> str:
+    def ask(self, table: str, tool: str, *args: object) -> Any:
         """Call an entry of the toolbox's tables inside, as root; its answer, or `KIND: error | next step`."""
         if self.toolbox is None:
             words = [*self._inside(), str(venv() / "bin/python"), "-c", TOOLBOX]
@@ -138,8 +143,7 @@ class Machine:
         assert self.toolbox.stdin is not None and self.toolbox.stdout is not None
         self.toolbox.stdin.write(json.dumps([table, tool, args]) + "\n")
         self.toolbox.stdin.flush()
-        answer: str = json.loads(self.toolbox.stdout.readline())
-        return answer
+        return json.loads(self.toolbox.stdout.readline())
 
     def stop(self) -> None:
         """The machine is switched off hard: its files are gone anyway."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,18 @@ def web(machine: Machine) -> Iterator[Machine]:
 
 def look(machine: Machine, tool: str, user: str = "", /, **args: object) -> str:
     """What an observer says, or its error."""
-    return machine.ask("OBSERVERS", tool, args | {"uid": machine.uid(user)})
+    told: str = machine.ask("OBSERVERS", tool, args | {"uid": machine.uid(user)})
+    return told
+
+
+def change(machine: Machine, verb: str, name: str, user: str = "", scope: str = "system") -> dict[str, Any]:
+    """What a changer did, with the steps that take it back; an error is `{"error": …}`."""
+    done = machine.ask("CHANGERS", "service", {"verb": verb, "name": name, "scope": scope}, machine.uid(user))
+    return {"error": done} if isinstance(done, str) else done
+
+
+def state(machine: Machine, name: str) -> str:
+    return machine.run("systemctl", "is-active", name).stdout.strip()
 
 
 @pytest.mark.parametrize("user", ["", "anna"])
@@ -89,3 +101,143 @@ def test_a_users_own_units_are_theirs(web: Machine) -> None:
 
 def test_sessions_are_those_of_logind(web: Machine) -> None:
     assert look(web, "session.list", "anna")  # nobody is at a terminal here; it is asked and answers
+
+
+# --- changing ------------------------------------------------------------------------------------
+
+
+def back(machine: Machine, done: dict[str, Any], user: str = "") -> dict[str, Any]:
+    """Take it back by the step that came with it."""
+    (step,) = done["reverse"]
+    args = step["args"]
+    return change(machine, args["verb"], args["name"], user, args["scope"])
+
+
+def test_a_stopped_unit_is_started_again_by_its_reverse(web: Machine) -> None:
+    done = change(web, "stop", "web.service")
+    assert done["text"] == "stopped web.service\n" and state(web, "web") == "inactive"
+    assert change(web, "stop", "web.service") == {
+        "text": "web.service is not running (inactive (dead))\n",
+        "reverse": [],
+    }
+    again = back(web, done)
+    assert again["text"].startswith("started web.service: active (running), process ")
+    assert state(web, "web") == "active"
+    assert "running already" in change(web, "start", "web.service")["text"]
+    assert back(web, again)["text"] == "stopped web.service\n" and state(web, "web") == "inactive"
+    change(web, "start", "web.service")
+
+
+def test_a_restart_is_seen_in_the_process(web: Machine) -> None:
+    before = web.ok("systemctl", "show", "-P", "MainPID", "web")
+    done = change(web, "restart", "web.service")
+    assert done["text"].startswith("restarted web.service") and done["reverse"] == []
+    assert web.ok("systemctl", "show", "-P", "MainPID", "web") != before
+    assert "UsageError: web.service cannot reread" in change(web, "reload", "web.service")["error"]
+
+
+def test_enabling_is_undone_by_disabling(web: Machine) -> None:
+    done = change(web, "enable", "web.service")
+    assert "basic.target.wants/web.service" in done["text"]
+    assert web.ok("systemctl", "is-enabled", "web").strip() == "enabled"
+    assert change(web, "enable", "web.service") == {"text": "web.service is enabled already\n", "reverse": []}
+    assert back(web, done)["text"].startswith("disabled web.service")
+    assert web.run("systemctl", "is-enabled", "web").stdout.strip() == "disabled"
+    assert "no [Install] section" in change(web, "enable", "broken.service")["error"]
+
+
+def test_a_unit_that_does_not_start_says_why(web: Machine) -> None:
+    failed = change(web, "start", "broken.service")["error"]
+    assert (
+        "CallFailed: broken.service did not start: exit-code, exit status 7; it said: cannot do it" in failed
+    )
+    assert "service.logs" in failed
+    assert "there is no unit frobnicate.service" in change(web, "start", "frobnicate.service")["error"]
+    web.ok("systemctl", "mask", "--runtime", "nightly.service")
+    assert "unmask" in change(web, "start", "nightly.service")["error"]
+
+
+def test_a_plain_user_changes_their_own_units_and_no_others(web: Machine) -> None:
+    refused = change(web, "stop", "web.service", "anna")["error"]
+    assert refused.startswith("Denied: you may not change web.service") and state(web, "web") == "active"
+    assert change(web, "enable", "web.service", "anna")["error"].startswith("Denied")
+    done = change(web, "stop", "sync.service", "anna", "user")
+    assert (
+        done["text"] == "stopped sync.service\n"
+        and done["reverse"][0]["shows"] == "systemctl --user start sync.service"
+    )
+    assert back(web, done, "anna")["text"].startswith("started sync.service")
+
+
+def test_a_users_link_to_the_machines_socket_makes_nobody_an_administrator(web: Machine) -> None:
+    """Connected with root's ids, it would: the folder belongs to the user."""
+    private = f"/run/user/{web.uid('anna')}/systemd/private"
+    web.ok("mv", private, f"{private}.away", user="anna")
+    web.ok("ln", "-s", "/run/systemd/private", private, user="anna")
+    try:
+        stopped = change(web, "stop", "web.service", "anna", "user")
+        assert "error" in stopped and state(web, "web") == "active"
+    finally:
+        web.ok("mv", "-T", f"{private}.away", private, user="anna")
+
+
+# --- packages ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shop(machine: Machine) -> Machine:
+    """An archive on the machine itself: `lamp` needs `bulb`."""
+    build = """
+set -e
+mkdir -p /srv/shop; cd /srv/shop
+for name in bulb lamp; do
+    mkdir -p $name/DEBIAN $name/usr/share/$name; echo light >$name/usr/share/$name/file
+    {
+        printf 'Package: %s\nVersion: 1.0\nArchitecture: all\n' $name
+        printf 'Maintainer: t <t@example.org>\nDescription: test\n'
+    } >$name/DEBIAN/control
+done
+echo 'Depends: bulb' >>lamp/DEBIAN/control
+for name in bulb lamp; do dpkg-deb --build $name . >/dev/null; done
+for deb in *.deb; do
+    dpkg-deb -f $deb; echo "Filename: ./$deb"; echo "Size: $(stat -c %s $deb)"
+    echo "SHA256: $(sha256sum $deb | cut -d' ' -f1)"; echo
+done >Packages
+rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/apt.conf.d/*proxy*
+echo 'deb [trusted=yes] file:/srv/shop ./' >/etc/apt/sources.list
+apt-get -q update
+"""
+    machine.ok("bash", "-c", build)
+    return machine
+
+
+def package(machine: Machine, verb: str, *names: str, user: str = "") -> dict[str, Any]:
+    done = machine.ask("CHANGERS", "package", {"verb": verb, "names": list(names)}, machine.uid(user))
+    return {"error": done} if isinstance(done, str) else done
+
+
+def test_packages_are_installed_and_exactly_these_are_taken_off_again(shop: Machine) -> None:
+    done = package(shop, "install", "lamp")
+    assert done["text"] == "installed bulb 1.0\ninstalled lamp 1.0\n"
+    assert shop.path("/usr/share/lamp/file").read_text() == "light\n"
+    (step,) = done["reverse"]
+    assert step["shows"] == "apt-get remove bulb lamp"
+    assert package(shop, "install", "lamp")["text"] == "lamp is installed already\n"
+    gone = package(shop, "remove", *step["args"]["names"])
+    assert (
+        gone["text"] == "removed bulb 1.0\nremoved lamp 1.0\n" and not shop.path("/usr/share/lamp").exists()
+    )
+    assert shop.ok("systemctl", "list-units", "--all", "--plain", "--no-legend", "llmos-*") == ""
+
+
+def test_what_others_need_is_not_removed(shop: Machine) -> None:
+    package(shop, "install", "lamp")
+    refused = package(shop, "remove", "bulb")["error"]
+    assert "would go too: lamp" in refused and "Nothing was removed" in refused
+    assert shop.path("/usr/share/bulb/file").exists()
+
+
+def test_packages_are_roots_business_and_must_exist(shop: Machine) -> None:
+    assert package(shop, "install", "lamp", user="nobody")["error"].startswith("Denied: only root")
+    assert "Unable to locate package no-such-zz" in package(shop, "install", "no-such-zz")["error"]
+    assert package(shop, "remove", "no-such-zz")["text"] == "no-such-zz is not installed\n"

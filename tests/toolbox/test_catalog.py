@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -23,6 +24,7 @@ file.permissions file.link file.checksum file.duplicates file.rename file.mkdir
 file.usage text.search text.count text.replace process.list process.find process.stop process.start
 system.info system.memory system.disk system.load system.ports answer ask
 service.status service.logs service.failed service.timers
+service.start service.stop service.restart service.enable package.install package.remove
 package.installed package.provides package.updates
 user.list user.info session.list net.interfaces net.dns net.ping net.connections
 process.tree process.wait process.suspend process.resume process.details process.holders
@@ -56,7 +58,19 @@ def large() -> Machine:
     return Machine(frozenset(range(64)), 1 << 40)
 
 
-EVERYWHERE = Context(cwd="/work", home="/home/a", uid=1, has_data=True, find_processes=someone, machine=large)
+def anybodys(name: str, uid: int) -> Literal["system", "user"]:
+    return "system"
+
+
+EVERYWHERE = Context(
+    cwd="/work",
+    home="/home/a",
+    uid=1,
+    has_data=True,
+    find_processes=someone,
+    machine=large,
+    find_unit=anybodys,
+)
 
 
 def test_the_first_set_is_there() -> None:
