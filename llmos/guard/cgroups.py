@@ -42,23 +42,26 @@ class Hierarchy:
     def places(self, name: str) -> list[str]:
         return list(dict.fromkeys(f"{folder}/{name}" for folder in self.folders.values()))
 
-    def make(self, name: str, group: ControlGroup) -> None:
-        """Make the group and set its limits. Raises OSError and leaves nothing behind."""
+    def make(self, name: str) -> None:
+        """Make the group, still without limits. Raises OSError and leaves nothing behind."""
         try:
             for place in self.places(name):
                 Path(place).mkdir(0o755)
-            for controller, file, value in settings(self.version, group):
-                if controller in self.folders:
-                    _put(f"{self.folders[controller]}/{name}/{file}", value)
         except OSError:
             self.remove(name)
             raise
 
     def enter(self, name: str) -> None:
-        """Move this process into the group."""
+        """Move this process into the group. Raises OSError."""
         for place in self.places(name):
             # In version 1 a thread that moves itself takes no lock of the whole system.
             _put(f"{place}/{'tasks' if self.version == 1 else 'cgroup.procs'}", "0")
+
+    def limit(self, name: str, group: ControlGroup) -> None:
+        """Set the group's limits. Raises OSError."""
+        for controller, file, value in settings(self.version, group):
+            if controller in self.folders:
+                _put(f"{self.folders[controller]}/{name}/{file}", value)
 
     def kills(self, name: str) -> tuple[int, ...]:
         """The open file that counts what the kernel ended in it for want of memory, where it counts."""

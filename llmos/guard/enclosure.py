@@ -49,15 +49,24 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a fork can make before it knows its job: file systems of its namespaces, mounted nowhere yet."""
+    """What a fork can make before it knows its job: file systems of its namespaces, mounted nowhere yet.
+
+    And its control group, which it is in from then on; the limits come with the job.
+    """
 
     own_proc: int  # writable, for ourselves
     proc: int
     terminals: int
 
 
-def prepare() -> Prepared:
+def prepare(hierarchy: Hierarchy, group: str) -> Prepared:
     """Raises LayerError."""
+    if hierarchy:
+        with layer("cgroup"):
+            hierarchy.make(group)
+            hierarchy.enter(group)
+    with layer("namespaces"):
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
     plain = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
     with layer("proc"):
         own, shown = mounts.proc(attrs=plain), mounts.proc(attrs=plain | mounts.ATTR_RDONLY)
@@ -90,7 +99,8 @@ def run(job: Job, ready: Ready, prepared: Prepared | None = None) -> NoReturn:
         reset_signals()
         os.setsid()
         box = sandbox.from_job(json.loads(os.pread(job.fds[0], _MAX_JOB_BYTES, 0)))
-        _Enclosure(box, job, ready, prepared or prepare(), wires).put_up()
+        made = prepared or prepare(ready.hierarchy, job.group)
+        _Enclosure(box, job, ready, made, wires).put_up()
         if box.detached:
             tell(wires.status, {"started": True})
         code = init.run(box.script, dict(box.env), box.cwd)
@@ -144,17 +154,13 @@ class _Enclosure:
         for step in self._plan:
             self._do(step)
 
-    def _enter_group(self, group: sandbox.ControlGroup) -> None:
+    def _limit_group(self, group: sandbox.ControlGroup) -> None:
         hierarchy = self._ready.hierarchy
         if group.needed and not hierarchy:
             raise LayerError("cgroup", hierarchy.missing)
-        if hierarchy:
-            with layer("cgroup"):
-                hierarchy.make(self._job.group, group)
-                hierarchy.enter(self._job.group)
-                self._kills = hierarchy.kills(self._job.group)
-        with layer("namespaces"):
-            kernel.unshare(kernel.CLONE_NEWCGROUP)
+        with layer("cgroup"):
+            hierarchy.limit(self._job.group, group)
+            self._kills = hierarchy.kills(self._job.group)
 
     def _tree(self) -> None:
         """All mounts of the plan at once, at the first of them."""
@@ -172,7 +178,7 @@ class _Enclosure:
             case sandbox.Namespaces():
                 pass  # made with the process
             case sandbox.ControlGroup():
-                self._enter_group(step)
+                self._limit_group(step)
             case sandbox.Reach(routes):
                 with layer("reach"):
                     self._listen(routes)

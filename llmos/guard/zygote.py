@@ -59,8 +59,8 @@ _SAMPLE = sandbox.Box(
 @dataclass(frozen=True, slots=True)
 class Fork:
     group: str
-    status: int
-    detached: bool
+    status: int = -1  # none while it stands by
+    detached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class Spare:
     pid: int
     sock: socket.socket
     generation: int
+    group: str
 
 
 class Zygote:
@@ -93,13 +94,13 @@ class Zygote:
     def launch(self, fds: list[int], flags: int) -> None:
         """Have one job done, by the spare where there is one that fits."""
         status, detached = fds[4], bool(flags & DETACHED)
-        self._count += 1
-        group = cgroups.name(os.getpid(), self._count, stays=detached)
         try:
             self.templates.make(mapped=bool(flags & MAPPED))
-            pid = self._hand_over(fds, flags, group)
-            if not pid and (pid := kernel.clone(_namespaces(network=bool(flags & NETWORK)))) == 0:
-                enclosure.run(self._job(fds, flags, group), self._ready)
+            pid, group = self._hand_over(fds, flags)
+            if not pid:
+                group = self._new_group(stays=detached)
+                if (pid := kernel.clone(_namespaces(network=bool(flags & NETWORK)))) == 0:
+                    enclosure.run(self._job(fds, flags, group), self._ready)
         except LayerError as error:
             enclosure.tell(status, {"layer": error.layer, "error": error.error})
             return
@@ -114,49 +115,59 @@ class Zygote:
         userns_fd = self._id_map.fd() if self._id_map and mapped else None
         return enclosure.Job(tuple(fds), group, self.templates.table, folder(mapped=mapped), userns_fd)
 
-    def _hand_over(self, fds: list[int], flags: int, group: str) -> int:
-        """Give the job to the spare, if there is one that fits; its pid, or 0."""
+    def _new_group(self, *, stays: bool = False) -> str:
+        self._count += 1
+        return cgroups.name(os.getpid(), self._count, stays=stays)
+
+    def _hand_over(self, fds: list[int], flags: int) -> tuple[int, str]:
+        """Give the job to the spare, if there is one that fits; its pid, or 0, and its group.
+
+        What is to stay gets a fork of its own: its group must not be one that goes with us.
+        """
         spare = self._spare
-        if spare is None or flags & NETWORK:
-            return 0
+        if spare is None or flags & (NETWORK | DETACHED):
+            return 0, ""
         self._spare = None
         with spare.sock:
             if spare.generation != self.templates.generation:
-                return 0  # with its socket closed it ends by itself
+                return 0, ""  # with its socket closed it ends by itself
             try:
-                socket.send_fds(spare.sock, [bytes([flags]) + group.encode()], fds)
+                socket.send_fds(spare.sock, [bytes([flags])], fds)
             except OSError:
-                return 0
-        return spare.pid
+                return 0, ""
+        return spare.pid, spare.group
 
     def make_spare(self) -> None:
         """Fork in advance; most of what a fork costs is then paid while nobody waits."""
         if self._spare is not None or not self.templates.generation:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        group = self._new_group()
         with theirs, contextlib.suppress(OSError):
             if (pid := kernel.clone(_namespaces(network=False))) == 0:
                 ours.close()
-                self._stand_by(theirs)
-            self._spare = Spare(pid, ours, self.templates.generation)
+                self._stand_by(theirs, group)
+            self._spare = Spare(pid, ours, self.templates.generation, group)
+            self._forks[pid] = Fork(group)
 
-    def _stand_by(self, sock: socket.socket) -> NoReturn:
+    def _stand_by(self, sock: socket.socket, group: str) -> NoReturn:
         """In the spare: hold nothing of others' calls, get ready, and wait for the job."""
         enclosure.reset_signals()
         enclosure.die_with(self._ready.launcher)
         self._sock.close()
         for fork in self._forks.values():
-            os.close(fork.status)
+            if fork.status >= 0:
+                os.close(fork.status)
         try:
-            prepared = enclosure.prepare()
+            prepared = enclosure.prepare(self._hierarchy, group)
             # What is read and written here is copied from our parent now and not when the job is there.
             sandbox.plan(sandbox.from_job(json.loads(json.dumps(_SAMPLE.to_job()))))
-            data, fds, _, _ = socket.recv_fds(sock, 256, JOB_FDS)
+            data, fds, _, _ = socket.recv_fds(sock, 1, JOB_FDS)
         except (LayerError, OSError):
             os._exit(125)
         if len(fds) != JOB_FDS:
             os._exit(0)
-        enclosure.run(self._job(fds, data[0], data[1:].decode()), self._ready, prepared)
+        enclosure.run(self._job(fds, data[0], group), self._ready, prepared)
 
     @property
     def patience_ms(self) -> float | None:
@@ -172,11 +183,12 @@ class Zygote:
 
     def _ended(self, fork: Fork) -> None:
         """A fork that the kernel killed for want of memory cannot tell; its group can."""
-        for fd in self._hierarchy.kills(fork.group):
-            if cgroups.count_kills(fd):
-                enclosure.tell(fork.status, {"out-of-memory": True})
-            os.close(fd)
-        os.close(fork.status)
+        if fork.status >= 0:
+            for fd in self._hierarchy.kills(fork.group):
+                if cgroups.count_kills(fd):
+                    enclosure.tell(fork.status, {"out-of-memory": True})
+                os.close(fd)
+            os.close(fork.status)
         self._leaving.add(fork.group)
 
     def leave(self) -> None:

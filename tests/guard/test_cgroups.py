@@ -30,7 +30,7 @@ grouped = pytest.mark.skipif(
 
 def left(launcher: int) -> list[str]:
     """The groups of one launcher that are there."""
-    names = [name for folder in set(HERE.folders.values()) for name in os.listdir(folder)]
+    names = {name for folder in set(HERE.folders.values()) for name in os.listdir(folder)}
     return [name for name in names if name.startswith(f"llmos-{launcher}.")]
 
 
@@ -79,7 +79,9 @@ def test_the_group_holds_every_process_of_the_call_and_bounds_their_number(own_b
     seen: dict[str, str] = {}
 
     def look(stream: str, text: str) -> None:
-        folder = Path(HERE.folders["pids"], left(launcher_of(os.getpid()).pid)[0])
+        groups = [Path(HERE.folders["pids"], name) for name in left(launcher_of(os.getpid()).pid)]
+        # One more may be there already, with the fork that stands by for the next call.
+        folder = max(groups, key=lambda group: int((group / "pids.current").read_text()))
         seen.update({name: (folder / name).read_text() for name in ("pids.max", "pids.current")})
         if HERE.version == 1:
             seen["quota"] = Path(HERE.folders["cpu"], folder.name, "cpu.cfs_quota_us").read_text()
@@ -105,7 +107,8 @@ def test_no_group_is_left_after_calls_nor_after_the_launcher_was_killed(own_benc
     for text in ("true", "exit 3", "sleep 5 & exit"):
         own_bench.shell(text)
     launcher = launcher_of(os.getpid())
-    assert eventually(lambda: not left(launcher.pid))
+    # One is the next call's: the fork that stands by is in it already.
+    assert eventually(lambda: len(left(launcher.pid)) == len(launcher.children()) == 1)
 
     def kill(stream: str, text: str) -> None:
         launcher.kill()
@@ -149,12 +152,11 @@ def test_a_killed_broker_takes_its_calls_along_and_leaves_no_group(own_bench: Be
 def test_groups_of_launchers_that_are_gone_are_swept_and_others_stay() -> None:
     gone, here = "llmos-999999999.1.1", cgroups.name(os.getpid(), 1)
     reused = f"llmos-{os.getpid()}.1.1"  # our pid, but of an earlier process
-    group = ControlGroup(memory_bytes=1 << 27, processes=10, cpus=0, needed=False)
     try:
         for name in (gone, here, reused):
-            HERE.make(name, group)
+            HERE.make(name)
         assert HERE.sweep() == set()
-        assert left(os.getpid()) == [here] * len(set(HERE.folders.values()))
+        assert left(os.getpid()) == [here]
         assert not left(999999999)
     finally:
         HERE.remove(here)
@@ -214,7 +216,7 @@ def test_a_version_2_group_is_entered_and_cleared_of_whoever_is_left(tmp_path: P
     try:
         parent.mkdir()
         here = Hierarchy(2, {"any": str(parent)})
-        here.make(name, ControlGroup(memory_bytes=1 << 27, processes=10, cpus=0, needed=False))
+        here.make(name)
         code = (
             f"from llmos.guard.cgroups import Hierarchy\nHierarchy(2, {here.folders!r}).enter({name!r})\n"
             "print('in', flush=True)\nimport time; time.sleep(30)"
