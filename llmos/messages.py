@@ -188,11 +188,17 @@ class Change(Message):
 
 
 class Start(Message):
-    """Start a program that outlives the request, in the sandbox, its output in a log file."""
+    """Start a program that outlives the request, in the sandbox, its output in a log file.
+
+    What it may use at most stands here where that is less than the sandbox's own bounds; 0 is not asked for.
+    """
 
     kind: Literal["start"] = "start"
     argv: tuple[str, ...]
     name: str
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    processes: int = 0
 
 
 Step = Annotated[Run | Shell | Pipelines | Observe | Change | Signal | Start, Field(discriminator="kind")]

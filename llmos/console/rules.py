@@ -61,6 +61,12 @@ def rules(found: JsonObject, columns: int) -> str:
         for rule in found.get("rules") or ()
     ]
     text = table(rows, clip_last=columns)
-    for key, what in (("write", "may be written"), ("network", "may be reached"), ("hide", "is hidden")):
+    granted = {
+        "write": "may be written",
+        "network": "may be reached",
+        "processes": "root may signal and limit the processes of",
+        "hide": "is hidden",
+    }
+    for key, what in granted.items():
         text += "".join(f"{what}: {safetext.one_line(str(value))}\n" for value in found.get(key) or ())
     return text

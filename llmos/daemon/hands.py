@@ -228,6 +228,8 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     from llmos.toolbox import catalog
 
     tools = catalog.load(paths.tool_dirs())
+    if old is None:
+        tools.tidy()
     policy = Policy.load(settings.policy, policy_dirs())
     # Others than root bring their own files, and root's do not bind them.
     others = Policy.load(settings.policy, policy_dirs()[:-1]) if os.geteuid() == 0 else None

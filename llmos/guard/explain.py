@@ -38,7 +38,8 @@ def listed(policy: Policy) -> JsonObject:
         for rule in policy.rules
     ]  # fmt: skip
     sheet = policy.sheet
-    return {"rules": rules, "hide": sheet.hide, "write": sheet.write, "network": sheet.network}
+    return {"rules": rules, "hide": sheet.hide, "write": sheet.write, "network": sheet.network,
+            "processes": sheet.processes}  # fmt: skip
 
 
 def _question(judgement: Judgement, verdict: Verdict) -> JsonObject:

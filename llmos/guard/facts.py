@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import pwd
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Facts:
     now: datetime.datetime = field(default_factory=datetime.datetime.now)  # local time
     hide: tuple[re.Pattern[str], ...] = ()
     hosts: frozenset[str] = frozenset()  # granted by the system's policy
+    processes: frozenset[str] = frozenset()  # users whose processes it grants to root
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +158,12 @@ def _effects(plan: Plan, facts: Facts, common: JsonObject) -> Iterator[Question]
             common | {"host": host, "port": port, "network_granted": granted(target, facts.hosts)},
         )
     for pid in effects.signals:
-        yield Question("signal", str(pid), common | {"own_process": _is_own_process(pid, facts.uid)})
+        yield Question("signal", str(pid), common | {"own_process": _is_own_process(pid, facts)})
     for action, targets in (("resource", effects.resources), ("unit", effects.units),
                             ("container", effects.containers), ("setting", effects.settings),
                             ("package", effects.packages)):  # fmt: skip
         for target in targets:
-            yield Question(action, target, common | {"target": _text(target), **_target(target, facts.uid)})
+            yield Question(action, target, common | {"target": _text(target), **_target(target, facts)})
 
 
 def _path(path: str, facts: Facts) -> JsonObject:
@@ -206,16 +208,16 @@ def _program(use: ProgramUse) -> JsonObject:
     }
 
 
-def _target(target: str, uid: int) -> JsonObject:
+def _target(target: str, facts: Facts) -> JsonObject:
     """`own_process` of what names a process; what names none is judged by its name."""
     kind, _, name = target.partition(":")
     if kind != "pid":
         return {}
-    return {"own_process": name.isdecimal() and _is_own_process(int(name), uid)}
+    return {"own_process": name.isdecimal() and _is_own_process(int(name), facts)}
 
 
-def _is_own_process(pid: int, uid: int) -> bool:
-    """The caller's, and neither init nor llmos itself. One that is gone is nobody's to protect."""
+def _is_own_process(pid: int, facts: Facts) -> bool:
+    """The caller's, and neither init's, the kernel's nor llmos' own. One that is gone needs no protection."""
     if pid <= 2 or pid == os.getpid():
         return False
     try:
@@ -224,12 +226,32 @@ def _is_own_process(pid: int, uid: int) -> bool:
     except OSError:
         return True
     ours = b"python" in words[0] and any(_OURS.search(word) for word in words[1:5])
-    return owner in _owners(uid) and not ours
+    return _is_owners(owner, facts) and not ours and not _is_kernels(pid, words)
 
 
-def _owners(uid: int) -> tuple[int, ...]:
-    """Who a caller's processes run as: what root starts through llmos runs as nobody."""
-    return (0, stand_in_id()) if uid == 0 else (uid,)
+def _is_owners(owner: int, facts: Facts) -> bool:
+    """Whether a caller's processes run as that: what root starts through llmos runs as nobody."""
+    if facts.uid != 0 or owner == 0:
+        return owner == facts.uid
+    granted_to_root = facts.processes
+    return owner == stand_in_id() or "*" in granted_to_root or _name_of(owner) in granted_to_root
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+def _is_kernels(pid: int, words: list[bytes]) -> bool:
+    """A kernel thread: no command line, and the kernel's own thread starter for a parent."""
+    if words[0]:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1] == b"2"
+    except (OSError, IndexError):
+        return False
 
 
 _OURS = re.compile(rb"\bllmos[./](?:planner|guard|daemon|__main__)")

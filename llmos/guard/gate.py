@@ -135,6 +135,7 @@ class Gate:
             facts = Facts(
                 uid=caller.uid, home=home, cwd=cwd, write_roots=roots, unattended=unattended, user=user,
                 groups=groups, session=session, now=self.clock(), hosts=frozenset(policy.sheet.network),
+                processes=frozenset(policy.sheet.processes),
                 hide=hiding.compiled(policy.sheet.hide, home),
             )  # fmt: skip
             return policy.explain(plan, facts)

@@ -88,6 +88,7 @@ def _as_it_was(line: JsonObject, policy: Policy) -> tuple[Plan, Facts]:
         unattended=where.get("unattended", False), user=user, groups=groups,
         session=where.get("session", ""), now=_moment(line["time"], where),
         hide=hiding.compiled(policy.sheet.hide, home), hosts=frozenset(policy.sheet.network),
+        processes=frozenset(policy.sheet.processes),
     )  # fmt: skip
     plan = Plan(
         call=ToolCall(tool=line["tool"], args=line["args"]),

@@ -3,7 +3,7 @@
     extends = "default"          (shipped sets only) the rules of that set come first
     hide = ["**/*.kdbx"]         places that are secrets
     [grants]                     (files of /etc/llmos/policies only)
-    write = ["/srv/www"]         network = ["deb.debian.org"]
+    write = ["/srv/www"]         network = ["deb.debian.org"]         processes = ["www-data"]
     [[rule]]
     id = "files.change"          decision = "allow" | "ask" | "deny" (never left out)
     every_time = true            (optional) "always" is no answer to it; so it is in every later tier
@@ -101,6 +101,7 @@ class _RuleText(Message):
 class _Grants(Message):
     write: tuple[str, ...] = ()
     network: tuple[str, ...] = ()
+    processes: tuple[str, ...] = ()
 
 
 class _File(Message):
@@ -131,6 +132,7 @@ class Sheet:
     hide: tuple[str, ...] = ()
     write: tuple[str, ...] = ()  # write roots granted
     network: tuple[str, ...] = ()  # hosts granted
+    processes: tuple[str, ...] = ()  # users whose processes root may signal and limit
 
     def __add__(self, other: Sheet) -> Sheet:
         """Both; raises ConfigError for an id that is given twice."""
@@ -145,6 +147,7 @@ class Sheet:
             tuple(dict.fromkeys((*self.hide, *other.hide))),
             (*self.write, *other.write),
             (*self.network, *other.network),
+            (*self.processes, *other.processes),
         )
 
 
@@ -259,7 +262,8 @@ def of_text(text: str, name: str, tier: Tier, *, extends: bool = True) -> Sheet:
         hiding.check(pattern, name)
     _check_grants(parsed.grants, name, tier)
     rules = tuple(_rules(parsed, text, name, tier))
-    return base + Sheet(rules, parsed.hide, parsed.grants.write, parsed.grants.network)
+    given = parsed.grants
+    return base + Sheet(rules, parsed.hide, given.write, given.network, given.processes)
 
 
 def _rules(parsed: _File, text: str, name: str, tier: Tier) -> Iterator[Rule]:
@@ -279,7 +283,7 @@ def _rules(parsed: _File, text: str, name: str, tier: Tier) -> Iterator[Rule]:
 
 
 def _check_grants(grants: _Grants, name: str, tier: Tier) -> None:
-    if (grants.write or grants.network) and tier is not Tier.SYSTEM:
+    if (grants.write or grants.network or grants.processes) and tier is not Tier.SYSTEM:
         raise ConfigError(
             "only the system's policy grants anything",
             "Let root write it to a file in /etc/llmos/policies, or open a folder with --write.",
@@ -289,6 +293,13 @@ def _check_grants(grants: _Grants, name: str, tier: Tier) -> None:
         if not root.startswith("/") or root != os.path.normpath(root) or root == "/":
             raise ConfigError(
                 f"{root!r} is no folder to grant", "Give it from /.", where=f"{name}: grants.write"
+            )
+    for user in grants.processes:
+        if not re.fullmatch(r"[a-z_][a-z0-9_.-]{0,31}\$?|\*", user):
+            raise ConfigError(
+                f"{user!r} is no user whose processes to grant",
+                'Name accounts, or "*" for everybody\'s.',
+                where=f"{name}: grants.processes",
             )
     for host in grants.network:
         if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]{1,255}", host):

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import math
 import os
 import shutil
 import socket
@@ -203,7 +204,8 @@ class Spawner:
         return Quota(grants.stage, grants.write_roots, bounds.max_written_bytes, bounds.min_free_bytes)
 
     async def _start(self, step: Start, permit: Permit, tell: OnOutput) -> Outcome:
-        box = replace(await self._box(_one(step.argv), _grants(permit), cpu_s=None), detached=True)
+        box = await self._box(_one(step.argv), _grants(permit), cpu_s=None)
+        box = replace(box, detached=True, limits=_tightened(box.limits, step))
         log = _log_file(step.name, permit.request_id)
         with contextlib.ExitStack() as held:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -304,6 +306,20 @@ class Spawner:
             ours.close()
             raise layers.explain("launcher", str(error)) from error
         return ours
+
+
+def _tightened(limits: Limits, step: Start) -> Limits:
+    """Both bounds hold. Processor time can be bounded by a control group alone, so then there must be one."""
+    memory = min(step.memory_bytes or limits.memory_bytes, limits.memory_bytes)
+    return replace(
+        limits,
+        processes=min(step.processes or limits.processes, limits.processes),
+        memory_bytes=memory,
+        data_bytes=min(memory, limits.data_bytes),
+        scratch_bytes=min(memory, limits.scratch_bytes),
+        cpus=min(step.cpus or limits.cpus or math.inf, limits.cpus or math.inf) if step.cpus else limits.cpus,
+        need_group=limits.need_group or step.cpus > 0,
+    )
 
 
 def _flags(box: Box) -> int:

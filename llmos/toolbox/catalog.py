@@ -69,6 +69,12 @@ class Catalog:
 
         return builtins.CHANGERS
 
+    def tidy(self) -> None:
+        """Remove, in the background, what a daemon before this one may have left behind."""
+        from llmos.toolbox import groups
+
+        groups.sweep_on()
+
     def get(self, name: str) -> Tool:
         """The tool of this name; raises UsageError with the nearest name."""
         if name in self.tools:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from llmos.messages import Effects, Exec, Outcome, Pipeline, Pipelines, Run, Step
+from llmos.messages import Effects, Exec, Outcome, Pipeline, Pipelines, Run, Start, Step
 
 Args = Mapping[str, Any]  # checked and converted by `arguments.check`
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -154,7 +154,18 @@ def _command(step: Step) -> str:
         case "signal":
             return f"kill -{step.signal} {step.pid}"
         case "start":
-            return f"{shlex.join(step.argv)} &"
+            return f"{shlex.join(step.argv)} &{_start_limits(step)}"
+
+
+def _start_limits(step: Start) -> str:
+    """A comment for the person, as a shell would take it."""
+    found = [
+        f"{step.cpus * 100:.0f} % of a CPU" if step.cpus else "",
+        f"{step.memory_bytes >> 20} MiB of memory" if step.memory_bytes else "",
+        f"{step.processes} processes" if step.processes else "",
+    ]
+    told = ", ".join(filter(None, found))
+    return f"  # at most {told}" if told else ""
 
 
 def is_glob(path: str) -> bool:

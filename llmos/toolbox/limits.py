@@ -61,15 +61,15 @@ class Limits(Message):
         return dict(_properties(self))
 
 
-def read(args: dict[str, Any], machine: Machine) -> Limits:
+def read(args: dict[str, Any], machine: Machine, tool: str = "resource.limit") -> Limits:
     """The limits of a call's checked arguments. Raises UsageError for impossible ones and for none."""
     limits = Limits(**{name: args.get(name) for name in Limits.model_fields})
     if limits == Limits():
         raise UsageError(
-            "resource.limit: no limit is given", "Give cpu (per cent), memory, io (per second) or pids."
+            f"{tool}: no limit is given", "Give cpu (per cent), memory, io (per second) or pids."
         )
     for problem, step in _problems(limits, machine):
-        raise UsageError(f"resource.limit: {problem}", step)
+        raise UsageError(f"{tool}: {problem}", step)
     return limits
 
 

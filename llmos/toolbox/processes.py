@@ -14,12 +14,14 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from llmos.cgroupfs import own_groups
 from llmos.errors import UsageError
 from llmos.messages import Effects, JsonObject, Observe, Signal, Start
+from llmos.toolbox import limits
 from llmos.toolbox.context import Args, Context, Draft, Pair, ProcessInfo, programs
 from llmos.toolbox.values import human_duration, human_size, table
 
@@ -357,7 +359,17 @@ def plan_start(args: Args, context: Context) -> Draft:
     if not argv:
         raise UsageError("process.start: argument `command`: it is empty", "Say what to start.")
     name = args["name"] or PurePosixPath(argv[0]).name
-    return Draft((Start(argv=argv, name=name),), Effects(programs=programs(argv)))
+    step = Start(argv=argv, name=name, **_start_limits(args, context))
+    return Draft((step,), Effects(programs=programs(argv)))
+
+
+def _start_limits(args: Args, context: Context) -> dict[str, Any]:
+    """What it is started under, in the sandbox's terms. Raises UsageError for what cannot be."""
+    given = {name: args.get(name) for name in ("cpu", "memory", "pids")}
+    if not any(value is not None for value in given.values()):
+        return {}
+    asked = limits.read(given, context.machine(), "process.start")
+    return {"cpus": (asked.cpu or 0) / 100, "memory_bytes": asked.memory or 0, "processes": asked.pids or 0}
 
 
 PAIRS = {

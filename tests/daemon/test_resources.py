@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -141,3 +142,26 @@ def test_a_limit_is_kept_over_a_restart_of_the_daemon_and_undo_takes_the_group_a
         assert "30 % of a CPU, 100 processes" in seen
         back = client.result("undo", undo_id=done["calls"][0]["undo_id"], consent="yes")
     assert back["status"] == "done" and not any(Path(folder).exists() for folder in mine), back
+
+
+@pytest.mark.root
+@pytest.mark.sandbox
+@pytest.mark.skipif("cpu" not in groups.trees(), reason="no control group for cpu")
+def test_what_is_started_under_limits_keeps_to_them_and_can_be_limited_and_stopped_as_this_command(
+    client: Client, tmp_path: Path
+) -> None:
+    args = {"command": "sh -c 'while :; do :; done'", "cpu": 20, "memory": "64M", "pids": 16}
+    done = call(client, "process.start", **args)
+    found = re.search(r"process (\d+)", done["calls"][0]["stdout"])
+    assert found, done
+    process = psutil.Process(int(found[1]))
+    process.cpu_percent()
+    time.sleep(1.5)
+    assert 8 <= process.cpu_percent() <= 32
+    assert re.search(rf"Max data size +{64 << 20} ", Path(f"/proc/{process.pid}/limits").read_text())
+    changed = call(client, "resource.priority", target="this command", nice=15)
+    assert changed["status"] == "done" and process.nice() == 15, changed
+    stopped = call(client, "process.stop", pid=process.pid)
+    assert stopped["status"] == "done" and not psutil.pid_exists(process.pid), stopped
+    error = client.error("call", tool="process.start", args={"command": "sleep 1", "cpu": 0}, cwd="/")
+    assert "process.start: argument `cpu`" in error["message"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
+import pwd
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llmos import config, paths
@@ -103,10 +106,11 @@ def test_rules_that_would_hold_everybody_up_are_refused(place: judging.Place) ->
 
 
 def test_grants_are_the_systems_alone(tmp_path: Path) -> None:
-    grants = '[grants]\nwrite = ["/srv/www"]\nnetwork = ["deb.example.org:443"]\n'
+    grants = '[grants]\nwrite = ["/srv/www"]\nnetwork = ["deb.example.org:443"]\nprocesses = ["nobody"]\n'
     system, user = folder(tmp_path, "system", grants), folder(tmp_path, "user", "")
     sheet = Policy.load("default", (BUILTIN, system, user)).sheet
     assert (sheet.write, sheet.network) == (("/srv/www",), ("deb.example.org:443",))
+    assert sheet.processes == ("nobody",)
     (user / "rules.toml").write_text(grants)
     with pytest.raises(ConfigError, match="only the system's policy grants"):
         Policy.load("default", (BUILTIN, system, user))
@@ -114,7 +118,14 @@ def test_grants_are_the_systems_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['write = ["/"]', 'write = ["srv"]', 'write = ["/srv/../etc"]', 'network = ["*"]', 'network = ["a b"]'],
+    [
+        'write = ["/"]',
+        'write = ["srv"]',
+        'write = ["/srv/../etc"]',
+        'network = ["*"]',
+        'network = ["a b"]',
+        'processes = ["a b"]',
+    ],
 )
 def test_a_grant_names_one_place(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="grants"):
@@ -153,6 +164,28 @@ def test_a_granted_root_may_be_written(tmp_path: Path, place: judging.Place) -> 
         request_id="r", cwd=str(place.folder), approved=True,
     )  # fmt: skip
     assert str(www) in granted.write_roots
+
+
+@pytest.mark.root
+def test_root_reaches_processes_of_granted_users_and_never_init_or_the_kernel(tmp_path: Path) -> None:
+    nap = subprocess.Popen(["sleep", "60"], user=65534, group=65534, extra_groups=[])
+    policy = gate(tmp_path, "").policy
+
+    def word(pid: int, granted: str, uid: int = 0) -> str:
+        effects = Effects(signals=(pid,), resources=(f"pid:{pid}",))
+        plan = Plan(call=ToolCall(tool="x"), command="x", effects=effects, steps=(), read_only=False)
+        return policy.judge(plan, Facts(uid, "/root", "/root", processes=frozenset({granted}))).decision.word
+
+    try:
+        assert word(nap.pid, "") == "deny"
+        assert word(nap.pid, pwd.getpwuid(65534).pw_name) == "ask"
+        assert word(nap.pid, "*") == "ask"
+        assert word(nap.pid, "*", uid=1000) == "deny"  # it is granted to root alone
+        kernel = next(p.pid for p in psutil.process_iter() if p.ppid() == 2)
+        assert {word(pid, "*") for pid in (1, 2, kernel)} == {"deny"}
+    finally:
+        nap.kill()
+        nap.wait()
 
 
 def test_a_granted_host_is_reached_unasked_and_nothing_else_is(tmp_path: Path) -> None:
