@@ -12,7 +12,7 @@ from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Pipelines, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
 from llmos.toolbox.listing import empty, need, split_glob
-from llmos.toolbox.values import shown
+from llmos.toolbox.values import shown, table
 
 
 def _from_data(args: Args, context: Context) -> bool:
@@ -34,13 +34,18 @@ def _draft(run: Run | Pipelines, args: Args, context: Context, *argvs: list[str]
 
 def plan_search(args: Args, context: Context) -> Draft:
     if _from_data(args, context):
-        argv = _grep(args, "-n")
+        argv = _grep(args, "-n", *_around(args))
         return _draft(Run(argv=tuple(argv), stdin_data=True, ok_codes=(0, 1)), args, context, argv)
     path, pattern = split_glob(args["path"] or ".")
-    argv = _grep(args, "-rnHIZ")
+    argv = _grep(args, "-rnHIZ", *_around(args))
     argv += [f"--include={name}" for name in (pattern, args["name"]) if name]
     argv += ["--", context.word(path)]
     return _draft(Run(argv=tuple(argv), ok_codes=(0, 1)), args, context, argv)
+
+
+def _around(args: Args) -> list[str]:
+    more = [f"-C{args['context']}", "--no-group-separator"] if args["context"] else []
+    return [*more, *(["-v"] if args["invert"] else [])]
 
 
 def read_search(outcome: Outcome, args: Args) -> Outcome:
@@ -56,7 +61,7 @@ def read_search(outcome: Outcome, args: Args) -> Outcome:
 
 def _match(line: str) -> str:
     name, separated, rest = line.partition("\0")
-    number, _, text = (rest if separated else line).partition(":")
+    number, _, text = re.split("([:-])", rest if separated else line, maxsplit=1)
     where = f"{shown(name.removeprefix('./'))}:{number}" if separated else number
     return f"{where}: {text.strip()[:500]}"
 
@@ -67,6 +72,8 @@ _WC = {"lines": "-l", "words": "-w", "characters": "-m", "bytes": "-c"}
 
 
 def plan_count(args: Args, context: Context) -> Draft:
+    if args["top"] is not None:
+        return _frequent(args, context)
     matches = args["what"] == "matches"
     if matches and args["pattern"] is None:
         raise UsageError("text.count: argument `pattern`: it is missing", "Say which matches to count.")
@@ -84,6 +91,31 @@ def plan_count(args: Args, context: Context) -> Draft:
     return _draft(run, args, context, *argvs)
 
 
+def _frequent(args: Args, context: Context) -> Draft:
+    """The most frequent lines, words or matches: sort(1) spills to disk, so the file may be large."""
+    argvs = [_source(args, context)]
+    if args["field"] is not None:
+        argvs.append(["awk", f"NF >= {args['field']} {{ print ${args['field']} }}"])
+    elif args["what"] == "words":
+        argvs.append(["grep", "-oE", r"\w+"])
+    fold = ["-f"] if args["ignore_case"] else []
+    alike = ["uniq", "-ci" if args["ignore_case"] else "-c"]
+    argvs += [["sort", *fold], alike, ["sort", "-k1,1nr", "-s"], ["head", "-n", str(args["top"])]]
+    run = pipeline(argvs, stdin_data=_from_data(args, context), timeout_s=300)
+    return _draft(run, args, context, *argvs)
+
+
+def _source(args: Args, context: Context) -> list[str]:
+    """What prints the lines, or the matches, that are counted."""
+    argv = ["cat"]
+    if args["pattern"] is not None:
+        argv = _grep(args, "-oh" if args["what"] == "matches" else "-h")
+    if _from_data(args, context):
+        return argv
+    path, pattern = split_glob(need(args["path"], "text.count", "path"))
+    return _each(path, pattern, argv, context) if pattern else [*argv, "--", context.word(path)]
+
+
 def _operands(args: Args, context: Context, counter: str) -> list[str]:
     if _from_data(args, context):
         return []
@@ -98,12 +130,22 @@ def _each(folder: str, pattern: str, counter: list[str], context: Context) -> li
 
 def read_count(outcome: Outcome, args: Args) -> Outcome:
     """The number; for several files each with its name. A complaint without a count is a failure."""
+    if args["top"] is not None:
+        return _ranked(outcome)
     if outcome.stderr and outcome.stdout.strip() in ("", "0"):
         return outcome.model_copy(update={"stdout": "", "exit_code": outcome.exit_code or 1})
     if not outcome.stdout.strip():
         return empty(outcome, f"Nothing matches {args['path']}.\n")
     lines = [line.strip() for line in outcome.stdout.splitlines()]
     return outcome.model_copy(update={"stdout": "\n".join(lines) + "\n", "exit_code": 0})
+
+
+def _ranked(outcome: Outcome) -> Outcome:
+    if not outcome.stdout:
+        return empty(outcome, "Nothing to count.\n")
+    rows = [line.strip().partition(" ") for line in outcome.stdout.splitlines()]
+    text = table([(count, shown(what)) for count, _, what in rows], frozenset({0}))
+    return outcome.model_copy(update={"stdout": text})
 
 
 # --- replace -----------------------------------------------------------------------------------

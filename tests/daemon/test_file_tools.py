@@ -83,3 +83,23 @@ def test_sets_of_files_are_changed_and_taken_back_as_one(call: Call, folder: Pat
     (folder / "copy").write_text("a 1.txt")
     assert "2 × 7 B" in call("file.duplicates", consent="none")["stdout"]
     call("file.checksum", path="copy", consent="none", expect="0000", status="failed")
+
+
+def test_text_tools_look_unasked_in_the_sandbox(call: Call, folder: Path) -> None:
+    (folder / "s.csv").write_text("city,amount\nParis,3\nRome,4\nParis,5\n")
+    (folder / "t.csv").write_text("city,amount\nParis,3\n")
+
+    def look(tool: str, **args: Any) -> str:
+        return str(call(tool, consent="none", **args)["stdout"])
+
+    assert look("text.query", path="s.csv", where="amount > 3", select="city") == "Rome\nParis\n"
+    assert look("text.query", path="s.csv", group="city", sum="amount").splitlines()[1].split() == [
+        "Paris",
+        "8",
+    ]
+    assert look("text.columns", path="s.csv", columns=["amount"]) == "3\n4\n5\n"
+    assert look("text.count", path="s.csv", top=1, what="words", pattern="Paris").splitlines() == ["2  Paris"]
+    assert look("text.tail", path="s.csv", lines=1) == "Paris,5\n"
+    assert "-Rome,4" in look("text.compare", a="s.csv", b="t.csv")
+    assert "watched" in look("text.tail", path="s.csv", follow=True, duration="0.2s")
+    assert not list(folder.rglob("*.pyc"))

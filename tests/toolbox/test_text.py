@@ -98,3 +98,53 @@ def test_a_literal_replacement_is_literal(call: Call, folder: Path, find: str, r
     file.write_bytes(f"<{find}>\n".encode())
     assert call("text.replace", path="case", find=find, replace=replace).exit_code == 0
     assert file.read_bytes().decode() == f"<{find}>\n".replace(find, replace)
+
+
+# --- the most frequent, lines around, the end of a file, differences -----------------------------------
+
+
+def test_the_most_frequent_lines_words_fields_and_matches(call: Call, folder: Path) -> None:
+    (folder / "a.log").write_text("10.0.0.1 GET /a b\n10.0.0.2 GET /b\n\n10.0.0.1 POST /a\n")
+    assert call("text.count", path="a.log", top=2, field=1).stdout == "2  10.0.0.1\n1  10.0.0.2\n"
+    assert call("text.count", path="a.log", top=1, what="words", pattern="GET").stdout == "4  0\n"
+    assert (
+        call("text.count", path="a.log", top=1, what="matches", pattern="/[ab]", regex=True).stdout
+        == "2  /a\n"
+    )
+    assert call("text.count", data=b"X\nx\ny\n", top=1, ignore_case=True).stdout == "2  X\n"
+    (folder / "b.log").write_text("10.0.0.1 x\n")
+    assert call("text.count", path="*.log", top=1, field=1).stdout == "3  10.0.0.1\n"
+    assert call("text.count", path="missing", top=1).exit_code == 1
+
+
+def test_search_with_lines_around_and_without(call: Call, folder: Path) -> None:
+    (folder / "f").write_text("a-1\nb\nc\nd\n")
+    assert call("text.search", path="f", pattern="b", context=1).stdout == "f:1: a-1\nf:2: b\nf:3: c\n"
+    assert call("text.search", path="f", pattern="b", invert=True).stdout == "f:1: a-1\nf:3: c\nf:4: d\n"
+    assert call("text.search", data=b"x\ny\n", pattern="y", context=1).stdout == "1: x\n2: y\n"
+
+
+def test_the_end_of_files_and_what_is_added(call: Call, folder: Path) -> None:
+    (folder / "-a.log").write_text("1\n2\n3\n")
+    (folder / "b.log").write_text("4\n")
+    assert call("text.tail", path="-a.log", lines=2).stdout == "2\n3\n"
+    assert call("text.tail", path="*.log", lines=1).stdout.count("==>") == 2
+    followed = call("text.tail", path="b.log", follow=True, duration="0.3s")
+    assert followed.exit_code == 0 and followed.stdout.startswith("4\n… watched")
+    (folder / "bin").write_bytes(b"\0")
+    assert "binary" in call("text.tail", path="bin").stdout
+    assert call("text.tail", path="missing").exit_code == 1
+
+
+def test_differences_of_files_and_folders(call: Call, folder: Path) -> None:
+    for name, text in (("a", "one\ntwo\n"), ("b", "one\n  two\n"), ("c", "one\ntwo\n")):
+        (folder / name).mkdir()
+        (folder / name / "f").write_text(text)
+    assert "+  two" in call("text.compare", a="a/f", b="b/f").stdout
+    assert (
+        call("text.compare", a="a/f", b="b/f", ignore_space=True).stdout
+        == "a/f and b/f are the same but for blanks.\n"
+    )
+    assert call("text.compare", a="a", b="c").stdout == "a and c are the same.\n"
+    assert "-two" in call("text.compare", a="a", b="b").stdout
+    assert call("text.compare", a="a/f", b="missing").exit_code == 2

@@ -20,6 +20,10 @@ def _program(name: str) -> Program:
             from llmos.toolbox.inside.rename import main
         case "duplicates":
             from llmos.toolbox.inside.duplicates import main
+        case "columns":
+            from llmos.toolbox.inside.columns import main
+        case "query":
+            from llmos.toolbox.inside.query import main
         case _:
             raise SystemExit(f"there is no program {name}")
     return main

@@ -1,0 +1,156 @@
+"""Questions to a table: which rows, which columns, grouped by what, summed up how. sqlite3 does the work.
+
+The SQL is made here from column numbers alone; names and values of the person and of the file are only ever
+parameters or looked up. Not protected against: a table larger than the sandbox's scratch space, which ends
+in an error.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from llmos.toolbox.inside import where
+from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
+from llmos.toolbox.inside.told import Refused, shown
+
+_BATCH = 1000
+_CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
+_FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mean": "avg", "min": "min",
+              "max": "max", "count": "count"}  # fmt: skip
+
+
+def main(args: dict[str, Any]) -> int:
+    try:
+        table = read(args["path"], args["separator"], _names(args))
+        return _answer(table, args)
+    except Refused as refused:
+        raise Refused(f"{shown(args['name'])}: {refused}") from None
+    except sqlite3.Error as error:
+        raise Refused(f"{shown(args['name'])}: {error}") from None
+
+
+def _names(args: dict[str, Any]) -> list[str]:
+    """Whatever of the question may be a path into a JSON document."""
+    texts = (_dotted(args[key]) for key in ("select", "group", "sum", "sort", "where") if args[key])
+    return [name.strip("-") for text in texts for name in re.findall(r"[\w.-]+", text)]
+
+
+def _dotted(text: str) -> str:
+    """`.users[].name` and `$.users[*].name` are `users.name`."""
+    return re.sub(r"(?<![\w)])[$]?\.(?=\w)", "", re.sub(r"\[\*?\]", "", text))
+
+
+def _answer(table: Table, args: dict[str, Any]) -> int:
+    asked = {key: _dotted(args[key] or "") for key in ("select", "group", "sum", "sort")}
+    condition = where.parse(_dotted(args["where"]), table) if args["where"] else where.Condition()
+    groups = [_column(name, table) for name in _split(asked["group"])]
+    distinct, columns = _columns(asked, table, groups)
+    sql = f"SELECT {distinct}{', '.join(sql for _, sql in columns)} FROM t"  # noqa: S608 - numbers of columns
+    sql += f" WHERE {condition.sql}" if condition.sql else ""
+    sql += f" GROUP BY {', '.join(sql for _, sql in groups)}" if groups else ""
+    sql += _order(asked, table, columns, grouped=bool(groups))
+    with sqlite3.connect("") as base:
+        _fill(base, table)
+        return tell([name for name, _ in columns], _rows(base.execute(sql, condition.values)), args["limit"])
+
+
+def _fill(base: sqlite3.Connection, table: Table) -> None:
+    base.create_function("num", 1, number, deterministic=True)
+    width = len(table.header)
+    base.execute(f"CREATE TABLE t ({', '.join(f'c{index}' for index in range(width))})")
+    rows = table.rows()
+    marks = ", ".join("?" * width)
+    while batch := list(islice(rows, _BATCH)):
+        base.executemany(f"INSERT INTO t VALUES ({marks})", map(_storable, batch))  # noqa: S608 - marks
+
+
+def _storable(row: Row) -> list[Value]:
+    """Text that is no valid Unicode, and numbers beyond 64 bits, as something sqlite takes."""
+    return [_clean(value) for value in row]
+
+
+def _clean(value: Value) -> Value:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 63:
+        return str(value)
+    return value
+
+
+def _rows(found: sqlite3.Cursor) -> Iterator[Sequence[Value]]:
+    yield from found
+
+
+# --- what to show ------------------------------------------------------------------------------------
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip()]
+
+
+def _column(name: str, table: Table) -> tuple[str, str]:
+    index = table.index(name)
+    return table.header[index], f"c{index}"
+
+
+def _columns(
+    asked: dict[str, str], table: Table, groups: list[tuple[str, str]]
+) -> tuple[str, list[tuple[str, str]]]:
+    """DISTINCT or nothing, and each column with its SQL."""
+    select = re.sub(r"^distinct\s+", "", asked["select"], flags=re.IGNORECASE)
+    distinct = "DISTINCT " if select != asked["select"] else ""
+    shown_columns = [column for part in _split(select) for column in _selected(part, table)]
+    sums = [_summed(part, table) for part in _split(asked["sum"])]
+    if groups:
+        chosen = [column for column in shown_columns if column not in groups]
+        return "", [*groups, *chosen, *(sums or ([] if chosen else [("count", "count(*)")]))]
+    if sums or shown_columns:
+        return distinct, [*shown_columns, *sums]
+    return distinct, [(name, f"c{index}") for index, name in enumerate(table.header)]
+
+
+def _selected(part: str, table: Table) -> list[tuple[str, str]]:
+    if part == "*":
+        return [(name, f"c{index}") for index, name in enumerate(table.header)]
+    if table.has(part):
+        return [_column(part, table)]
+    if part.lower() in ("count", "count(*)"):
+        return [("count", "count(*)")]
+    if _CALL.fullmatch(part):
+        return [_summed(part, table)]
+    below = [(name, f"c{index}") for index, name in enumerate(table.header) if name.startswith(f"{part}.")]
+    return below or [_column(part, table)]
+
+
+def _summed(part: str, table: Table) -> tuple[str, str]:
+    """`amount` is added up; `avg(amount)`, `min`, `max` and `count` may stand there as well."""
+    call = _CALL.fullmatch(part)
+    if call is None or table.has(part):
+        name, column = _column(part, table)
+        return f"sum({name})", f"sum(num({column}))"
+    function = _FUNCTIONS.get(call[1].lower())
+    if function is None:
+        raise Refused(f"there is no function {shown(call[1])!r}; there are sum, avg, min, max and count")
+    if function == "count" and call[2] in ("", "*"):
+        return "count", "count(*)"
+    name, column = _column(call[2], table)
+    inner = f"nullif({column}, '')" if function == "count" else f"num({column})"
+    return f"{function}({name})", f"{function}({inner})"
+
+
+def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], *, grouped: bool) -> str:
+    """As was said; groups without a word on it by what they come to, the largest first."""
+    if not asked["sort"]:
+        return f" ORDER BY {columns[-1][1]} DESC" if grouped else ""
+    parts = []
+    for part in _split(asked["sort"]):
+        name = re.sub(r"^-|\s+(desc|asc)\w*$", "", part, flags=re.IGNORECASE).strip()
+        down = " DESC" if part.startswith("-") or re.search(r"\sdesc\w*$", part, re.IGNORECASE) else ""
+        made = dict(columns)
+        sql = made[name] if name in made else _column(name, table)[1]
+        parts.append(f"num({sql}) IS NULL, num({sql}){down}, {sql}{down}")
+    return f" ORDER BY {', '.join(parts)}"

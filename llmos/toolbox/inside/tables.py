@@ -1,0 +1,287 @@
+"""A CSV, TSV, JSON or JSON Lines file as a table: a header, and rows that are read as a stream.
+
+Values stay as they were written; `number` says which number a value is, if any. A JSON document is held in
+memory; the others are not. Not protected against: a JSON document larger than the sandbox's memory, which
+ends in an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from llmos.toolbox.inside.told import Refused, say, shown
+
+Value = str | int | float | None
+Row = list[Value]
+_NUMBER = re.compile(r"[-+]?[$€£¥]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
+_SEPARATORS = (",", ";", "\t", "|")
+_NAMED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "blank": " ", "pipe": "|"}
+_MAX_SHOWN_CHARS = 500
+_MAX_COLUMNS = 1500  # of a table in sqlite
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`rows` may be read more than once."""
+
+    header: list[str]
+    rows: Callable[[], Iterator[Row]]
+
+    def index(self, name: str) -> int:
+        """The column of this name, whatever its case. Raises Refused naming those there are."""
+        wanted = name.strip().strip("\"'`")
+        for made in (str, str.lower):
+            folded = [made(column.strip()) for column in self.header]
+            if made(wanted) in folded:
+                return folded.index(made(wanted))
+        ends = [column.endswith(f".{wanted.lower()}") for column in folded]
+        if ends.count(True) == 1:  # `name`, where a document has `users.name`
+            return ends.index(True)
+        close = difflib.get_close_matches(wanted.lower(), [column.lower() for column in self.header], 1)
+        guess = f" Did you mean {shown(close[0])}?" if close else ""
+        there = ", ".join(shown(column) for column in self.header[:30]) or "none"
+        raise Refused(f"there is no column {shown(wanted)!r}.{guess} There are: {there}")
+
+    def has(self, name: str) -> bool:
+        try:
+            self.index(name)
+        except Refused:
+            return False
+        return True
+
+
+def number(value: Value) -> int | float | None:
+    """The number that is written there: `12`, `-3.50`, `1,234.5`, `$7`; a leading zero makes it a text."""
+    if isinstance(value, int | float) or value is None:
+        return value
+    text = value.strip()
+    if len(text) > 40 or not _NUMBER.fullmatch(text) or re.match(r"[-+]?0\d", text):
+        return None
+    plain = re.sub(r"[$€£¥,]", "", text)
+    return int(plain) if re.fullmatch(r"[-+]?\d{1,18}", plain) else float(plain)
+
+
+# --- opening -----------------------------------------------------------------------------------------
+
+
+def read(path: str, separator: str | None, names: Sequence[str]) -> Table:
+    """The table in a file (`-`: standard input). `names` are what is asked for: they say which list of a
+    JSON document is meant."""
+    file = _kept(sys.stdin.buffer) if path == "-" else Path(path)
+    with file.open("rb") as raw:
+        head = raw.read(4096)
+    if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        raise Refused("it is a binary file, not a table")
+    first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    ending = file.suffix.lower()
+    if ending in (".csv", ".tsv", ".tab") or first not in (b"{", b"["):
+        return _csv(file, _separator(separator, ending))
+    return _json(file, names)
+
+
+def _kept(stream: io.BufferedReader | Any) -> Path:
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        shutil.copyfileobj(stream, file)
+    return Path(file.name)
+
+
+def _separator(given: str | None, ending: str) -> str | None:
+    if ending in (".tsv", ".tab") and given in (None, ","):
+        return "\t"
+    named = _NAMED.get((given or ",").lower(), given or ",")
+    if len(named) != 1:
+        raise Refused(f"a separator is one character, such as ; or tab, and {shown(named)!r} is not")
+    return named
+
+
+def _text(file: Path) -> io.TextIOWrapper:
+    with file.open("rb") as raw:
+        wide = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if wide else "utf-8-sig"
+    return file.open("r", encoding=encoding, errors="replace" if wide else "surrogateescape", newline="")
+
+
+# --- CSV ---------------------------------------------------------------------------------------------
+
+
+def _csv(file: Path, separator: str | None) -> Table:
+    csv.field_size_limit(1 << 24)
+    with _text(file) as text:
+        line = text.readline(1 << 20)
+    chosen = _chosen(line, separator or ",")
+
+    def rows() -> Iterator[Row]:
+        with _text(file) as text:
+            try:
+                parts = (
+                    (line.split() for line in text) if chosen == " " else csv.reader(text, delimiter=chosen)
+                )
+                for row in filter(None, parts):
+                    yield [*row]
+            except csv.Error as error:
+                raise Refused(f"it cannot be read as a table: {error}") from None
+
+    header = _unique([str(name) for name in next(rows(), [])])
+    if not header:
+        raise Refused("it is empty")
+
+    def body() -> Iterator[Row]:
+        found = rows()
+        next(found, None)
+        width = len(header)
+        for row in found:
+            yield (row + [None] * (width - len(row)))[:width]
+
+    return Table(header, body)
+
+
+def _chosen(line: str, separator: str) -> str:
+    """The separator that was named, or the one the first line is really made with."""
+    if separator in line or separator == " ":
+        return separator
+    return max(_SEPARATORS, key=line.count) if any(map(line.count, _SEPARATORS)) else separator
+
+
+def _unique(header: list[str]) -> list[str]:
+    """A second column of the same name gets a number."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in header:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return found[:_MAX_COLUMNS]
+
+
+# --- JSON --------------------------------------------------------------------------------------------
+
+
+def _json(file: Path, names: Sequence[str]) -> Table:
+    if _is_json_lines(file):
+        return _json_lines(file)
+    with _text(file) as text:
+        try:
+            document = json.load(text)
+        except RecursionError:
+            raise Refused("it is nested too deeply") from None
+        except json.JSONDecodeError as error:
+            raise Refused(f"it is no valid JSON: {error}") from None
+    return _document(document, names)
+
+
+def _is_json_lines(file: Path) -> bool:
+    """Whether a first line is an object of its own, and others follow."""
+    with _text(file) as text:
+        first, second = text.readline(1 << 24), text.readline(1 << 10)
+    try:
+        return isinstance(json.loads(first), dict) and bool(second.strip())
+    except (json.JSONDecodeError, RecursionError):
+        return False
+
+
+def _json_lines(file: Path) -> Table:
+    def objects() -> Iterator[dict[str, Value]]:
+        with _text(file) as text:
+            for count, line in enumerate(text, 1):
+                if line.strip():
+                    try:
+                        yield flat(json.loads(line))
+                    except (json.JSONDecodeError, RecursionError):
+                        raise Refused(f"line {count} is no valid JSON") from None
+
+    return _of_objects(objects)
+
+
+def _document(document: Any, names: Sequence[str]) -> Table:
+    place = _place(document, [name.split(".") for name in names])
+    found: Any = document
+    for part in place:
+        found = found[part]
+    if isinstance(found, list):
+        return _of_objects(lambda: map(flat, found), ".".join(place))
+    return _of_objects(lambda: iter([flat(found)]))
+
+
+def _place(document: Any, asked: Sequence[list[str]]) -> list[str]:
+    """Where in the document the rows are: the list that a name leads through, or the only list of objects."""
+    for parts in asked:
+        found = document
+        for depth, part in enumerate(parts):
+            found = found.get(part) if isinstance(found, dict) else None
+            if isinstance(found, list) and depth + 1 < len(parts):
+                return parts[: depth + 1]
+            if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+                return parts[: depth + 1]
+    if isinstance(document, dict):
+        lists = [key for key, value in document.items() if isinstance(value, list) and value]
+        lists = [key for key in lists if all(isinstance(item, dict) for item in document[key])]
+        named = {parts[0] for parts in asked}
+        if len(lists) == 1 and not named & set(document):
+            return lists
+    return []
+
+
+def flat(value: Any, prefix: str = "", depth: int = 0) -> dict[str, Value]:
+    """Nested objects as one: `{"a": {"b": 1}}` is `a.b`. Lists become one value, joined by commas."""
+    if not isinstance(value, dict) or depth > 50:
+        return {prefix or "value": _plain(value)}
+    found: dict[str, Value] = {}
+    for key, item in value.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(item, dict) and item:
+            found |= flat(item, name, depth + 1)
+        else:
+            found[name] = _plain(item)
+    return found
+
+
+def _plain(value: Any) -> Value:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        return ", ".join(str(_plain(item)) for item in value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _of_objects(objects: Callable[[], Iterable[dict[str, Value]]], prefix: str = "") -> Table:
+    header = list(dict.fromkeys(chain.from_iterable(objects())))[:_MAX_COLUMNS]
+
+    def rows() -> Iterator[Row]:
+        for one in objects():
+            yield [one.get(name) for name in header]
+
+    return Table([f"{prefix}.{name}" if prefix and name != "value" else name for name in header], rows)
+
+
+# --- telling -----------------------------------------------------------------------------------------
+
+
+def tell(header: Sequence[str], rows: Iterable[Sequence[Value]], limit: int) -> int:
+    """The header and the rows, each a JSON array, for the reader outside; then how many were left out."""
+    say(json.dumps(list(header)))
+    number_of_rows = 0
+    for number_of_rows, row in enumerate(rows, 1):
+        if number_of_rows <= limit:
+            say(json.dumps([_cell(value) for value in row]))
+    say(json.dumps({"rows": number_of_rows, "shown": min(number_of_rows, limit)}))
+    return 0
+
+
+def _cell(value: Value) -> str:
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    text = "" if value is None else str(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"

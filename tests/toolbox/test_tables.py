@@ -1,0 +1,233 @@
+"""Columns of, and questions to, real CSV and JSON files: what people ask, and what hostile input tries.
+
+Most of it runs the programs in this process: they are the same ones, without an interpreter's start each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmos.errors import LlmosError
+from llmos.messages import Outcome
+from llmos.toolbox import tables
+from llmos.toolbox.context import Context
+from llmos.toolbox.inside import columns, query
+from llmos.toolbox.inside.told import Refused
+
+from .conftest import Call
+
+Ask = Callable[..., Outcome]
+
+PEOPLE = """name,city,age,first seen,salary
+Ann,Paris,31,2024-01-05,"1,200.50"
+Bob,New York,25,2023-11-30,900
+"O'Neil, Cy",Paris,,2024-02-01,$1100
+Dee,paris,100,2022-01-01,n/a
+李雷,北京,42,2024-03-03,0.1
+"""
+USERS = {
+    "version": "1.2",
+    "users": [
+        {"name": "ann", "age": 31, "tags": ["a", "b"], "home": {"city": "Paris"}},
+        {"name": "bob", "age": 9, "active": True},
+    ],
+    "limits": {"cpu": 2, "memory": "1G"},
+}
+
+
+@pytest.fixture
+def folder(here: Context) -> Path:
+    place = Path(here.cwd)
+    (place / "p.csv").write_text(PEOPLE)
+    (place / "u.json").write_text(json.dumps(USERS))
+    (place / "e.jsonl").write_text(
+        '{"level": "error", "n": 1}\n{"level": "info", "n": 2, "more": {"x": "y"}}\n'
+    )
+    return place
+
+
+@pytest.fixture
+def ask(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """The program itself, and the reader of what it prints."""
+    monkeypatch.chdir(folder)
+    none = dict.fromkeys(("where", "select", "group", "sum", "sort", "separator"))
+
+    def run(path: str, **args: Any) -> Outcome:
+        given = {**none, "limit": 1000, "name": path, "path": path, **args}
+        code, problem = 0, ""
+        try:
+            (columns if "columns" in args else query).main(given)
+        except (Refused, OSError) as error:
+            code, problem = 1, str(error)
+        return tables.read_rows(
+            Outcome(exit_code=code, stdout=capsys.readouterr().out, stderr=problem), given
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"where": "city = Paris", "select": "name"}, "Ann\nO'Neil, Cy\n"),
+        ({"where": "city = New York", "select": "name"}, "Bob\n"),
+        ({"where": "city = 'New York' or age > 40", "select": "name"}, "Bob\nDee\n李雷\n"),
+        ({"where": "CITY is 北京", "select": "NAME"}, "李雷\n"),
+        ({"where": "age > 30", "select": "name"}, "Ann\nDee\n李雷\n"),
+        ({"where": "age is empty", "select": "name"}, "O'Neil, Cy\n"),
+        ({"where": "not (age >= 31 or age is missing)", "select": "name"}, "Bob\n"),
+        ({"where": 'name contains "o\'n"', "select": "city"}, "Paris\n"),
+        ({"where": "name starts with D", "select": "age"}, "100\n"),
+        ({"where": "city in (Paris, 北京) and age != 31", "select": "name"}, "O'Neil, Cy\n李雷\n"),
+        ({"where": "first seen between 2024-01-01 and 2024-02-28", "select": "name"}, "Ann\nO'Neil, Cy\n"),
+        ({"where": "`first seen` < 2023-01-01", "select": "name"}, "Dee\n"),
+        ({"where": "salary > 1000", "select": "name"}, "Ann\nO'Neil, Cy\n"),
+        ({"where": "age < salary", "select": "count"}, "2\n"),
+        ({"select": "name", "sort": "-age", "limit": 2}, "Dee\n李雷\n… and 3 more rows.\n"),
+        ({"select": "distinct city", "sort": "city desc", "limit": 9}, "北京\nparis\nParis\nNew York\n"),
+        ({"sum": "age"}, "198\n"),
+        ({"sum": "avg(age)"}, "49.5\n"),
+        ({"sum": "salary"}, "3200.6\n"),
+        ({"select": "count(*)"}, "5\n"),
+        ({"select": "max(age)", "where": "city = Paris"}, "31\n"),
+        ({"where": "city = Rome"}, "No row fits.\n"),
+    ],
+)
+def test_questions_to_a_csv_file(ask: Ask, args: dict[str, object], told: str) -> None:
+    outcome = ask("p.csv", **args)
+    assert (outcome.stdout, outcome.stderr) == (told, "")
+
+
+def test_groups_come_largest_first_with_their_sums(ask: Ask) -> None:
+    lines = ask("p.csv", group="city").stdout.splitlines()
+    assert lines[0].split() == ["city", "count"] and lines[1].split() == ["Paris", "2"] and len(lines) == 5
+    lines = ask("p.csv", group="city", sum="age").stdout.splitlines()
+    assert lines[1].split() == ["paris", "100"] and lines[0].split() == ["city", "sum(age)"]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"select": "users.name"}, "ann\nbob\n"),
+        ({"select": ".users[].name"}, "ann\nbob\n"),
+        ({"select": "name"}, "ann\nbob\n"),
+        ({"select": "users.home.city", "where": "users.age > 10"}, "Paris\n"),
+        ({"select": "users.tags", "where": "name = ann"}, "a, b\n"),
+        ({"where": "active = true", "select": "users.age"}, "9\n"),
+        ({"select": "version"}, "1.2\n"),
+        ({"select": "limits"}, "limits.cpu     2\nlimits.memory  1G\n"),
+        ({"sum": "users.age"}, "40\n"),
+    ],
+)
+def test_questions_to_a_json_document(ask: Ask, args: dict[str, object], told: str) -> None:
+    outcome = ask("u.json", **args)
+    assert (outcome.stdout, outcome.stderr) == (told, "")
+
+
+def test_json_lines_lists_and_piped_data(call: Call, folder: Path) -> None:
+    assert call("text.query", path="e.jsonl", where="level = error", select="n").stdout == "1\n"
+    assert call("text.query", path="e.jsonl", select="more.x", where="n = 2").stdout == "y\n"
+    (folder / "l.json").write_text('[{"a": 1}, {"a": 2.5}]')
+    assert call("text.query", path="l.json", sum="a").stdout == "3.5\n"
+    assert call("text.query", path="-", data=b"a;b\n1;2\n", select="b").stdout == "2\n"
+    assert call("text.columns", path="-", data=b"a\tb\n1\t2\n", columns=["b"]).stdout == "2\n"
+
+
+INJECTIONS = [
+    "1=1; DROP TABLE t",
+    "name = x' OR '1'='1",
+    "name = (select 1)",
+    "name = Ann) OR (1=1",
+    "c0 = Ann",
+    "1 = 1",
+    "name = load_extension('x')",
+    "name UNION SELECT 1",
+    "name",
+    "= Ann",
+    "name =",
+    "name = 'Ann",
+    "((((name = a",
+    "name between a",
+    "name not",
+    "and",
+    "(" * 400 + "name = 1",
+    "name ~ Ann",
+    "sqlite_master = 1",
+    "",
+]
+
+
+@pytest.mark.parametrize("where", INJECTIONS)
+def test_words_never_become_sql(ask: Ask, where: str) -> None:
+    """They are refused in a sentence, or compared as text and fit nothing."""
+    outcome = ask("p.csv", where=where, select="name")
+    assert "syntax" not in outcome.stderr, outcome
+    fits_nothing = outcome.stdout == "No row fits.\n" or (where == "" and outcome.stdout.count("\n") == 5)
+    assert fits_nothing or (outcome.exit_code == 1 and outcome.stderr.startswith("p.csv: ")), outcome
+    for key in ("select", "group", "sum", "sort"):
+        if where.strip():
+            outcome = ask("p.csv", **{key: f'name"; {where} --'})
+            assert outcome.exit_code == 1 and "there is no" in outcome.stderr, outcome
+
+
+def test_columns_by_name_number_and_separator(ask: Ask, folder: Path) -> None:
+    assert ask("p.csv", columns=["city", "name"]).stdout.splitlines()[1].split() == [
+        "Paris",
+        "Ann",
+    ]
+    assert ask("p.csv", columns=["3"]).stdout.splitlines()[:2] == ["age", "31"]
+    (folder / "s.csv").write_text("date;total\n1;2\n")
+    assert ask("s.csv", columns=["total"]).stdout == "2\n"
+    assert ask("s.csv", columns=["total"], separator=";").stdout == "2\n"
+    (folder / "b.txt").write_text("a  b   c\n1 2  3\n")
+    assert ask("b.txt", columns=["2"], separator=" ").stdout == "b\n2\n"
+    missing = ask("p.csv", columns=["nmae"])
+    assert (
+        missing.exit_code == 1
+        and "Did you mean name?" in missing.stderr
+        and "There are: name" in missing.stderr
+    )
+    assert "there is no column 9" in ask("p.csv", columns=["9"]).stderr
+    assert "one character" in ask("p.csv", columns=["name"], separator="ab").stderr
+    assert "more rows" in ask("p.csv", columns=["name"], limit=2).stdout
+
+
+HOSTILE = {
+    "binary.csv": b"\x00\x01\x02\xff" * 50,
+    "deep.json": b"[" * 100_000,
+    "bad.json": b'{"a": }',
+    "bad.jsonl": b'{"a": 1}\n{"a": \n',
+    "empty.csv": b"",
+    "wide.csv": b"a," * 5000 + b"\n" + b"1," * 5000,
+    "odd.csv": b"name\n\xff\xfe\x1b[31m\nb\n",
+    "quote.csv": b'name\n"never closed\n',
+    "ragged.csv": b"name,b\n1\n1,2,3,4\n\n",
+    "twice.csv": b"name,name\n1,2\n",
+    "huge.json": b'[{"name": 123456789012345678901234567890}]',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_end_in_a_sentence_or_an_answer(ask: Ask, folder: Path, name: str) -> None:
+    (folder / name).write_bytes(HOSTILE[name])
+    for args in ({"where": "name = 1"}, {"columns": ["name"]}):
+        outcome = ask(name, **args)
+        assert "\x1b" not in outcome.stdout, outcome
+        assert outcome.exit_code == 0 or outcome.stderr.startswith(f"{name}: "), outcome
+
+
+def test_they_run_as_programs_and_missing_files_are_said(call: Call, folder: Path) -> None:
+    assert call("text.query", path="p.csv", where="city = 北京", select="name").stdout == "李雷\n"
+    assert call("text.query", path="nope.csv", select="a").stderr == "nope.csv: No such file or directory\n"
+    assert "directory" in call("text.query", path=".", select="a").stderr.lower()
+    (folder / "-o dd\n.csv").write_text("a\n1\n")
+    assert call("text.columns", path="-o dd\n.csv", columns=["a"]).stdout == "1\n"
+    with pytest.raises(LlmosError):
+        call("text.query", path="-", select="a")
+    assert not [name for name in os.listdir(folder) if "pycache" in name]
