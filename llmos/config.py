@@ -1,18 +1,20 @@
 """Settings, declared once, frozen and loud: an unknown key stops with its file and key.
 
 Read from /etc/llmos/config.toml, then ~/.config/llmos/config.toml (later wins key by key, except that it
-cannot leave a `policy` the system has chosen), then `LLMOS_MODEL`. Everything has a default: no file is
-needed.
+cannot leave a `policy` the system has chosen nor raise a cap of its `budget`, and that backends are
+added), then `LLMOS_MODEL`. Everything has a default: no file is needed.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llmos import paths
 from llmos.errors import ConfigError
@@ -65,6 +67,86 @@ class UndoSettings(_Section):
     max_age_days: float = Field(default=30.0, gt=0)
 
 
+class BackendSettings(_Section):
+    """One `[[backend]]`: an OpenAI-compatible endpoint. Prices are US dollars for a million tokens.
+
+    The key is found at one place, never written here: a variable of the daemon's environment, a file, a
+    systemd credential, or SERVICE/USER in the keyring.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
+    url: str = Field(pattern=r"^https?://[^/?#\s@]+(/[^?#\s]*)?$")  # …/v1
+    model: str = Field(min_length=1, max_length=200)
+    window: int = Field(default=8192, ge=512)  # tokens of prompt and reply together
+    max_reply_tokens: int = Field(default=1024, ge=16)
+    price_in: float | None = Field(default=None, ge=0)
+    price_out: float | None = Field(default=None, ge=0)
+    key_env: str = ""
+    key_file: str = ""
+    key_credential: str = ""
+    key_keyring: str = ""
+    dialect: Literal["auto", "json_schema", "json_object", "llama_cpp", "guided", "tools", "text"] = "auto"
+    proxy: str = Field(default="", pattern=r"^(http://[^/?#\s]+/?)?$")
+    ca_file: str = ""
+    plain_http: bool = False  # allow http to another machine: nothing then keeps others from reading along
+    connect_timeout_s: float = Field(default=10.0, gt=0, le=120)
+    silence_timeout_s: float = Field(default=60.0, gt=0, le=600)  # between two pieces of an answer
+    timeout_s: float = Field(default=120.0, gt=0, le=3600)  # for one attempt in all
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def on_this_machine(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @model_validator(mode="after")
+    def _check(self) -> BackendSettings:
+        if self.url.startswith("http://") and not (self.on_this_machine or self.plain_http):
+            raise ValueError("http to another machine is read by others: use https, or set plain_http = true")
+        if not self.on_this_machine and None in (self.price_in, self.price_out):
+            raise ValueError("say what it costs: price_in and price_out (0 where it is free)")
+        if sum(map(bool, (self.key_env, self.key_file, self.key_credential, self.key_keyring))) > 1:
+            raise ValueError("one of key_env, key_file, key_credential, key_keyring is enough")
+        if self.max_reply_tokens >= self.window:
+            raise ValueError("max_reply_tokens leaves no room in the window")
+        return self
+
+
+class OffloadSettings(_Section):
+    """When and how requests go to a backend. The order of the backends is the order they are tried in."""
+
+    min_confidence: float = Field(default=0.5, ge=0, le=1)  # below it, the local model is not relied on
+    larger: str = ""  # a larger local model that is asked before any backend, where it is pulled
+    retries: int = Field(default=2, ge=0, le=10)  # of one backend, before the next one
+    hedge_after_s: float = Field(default=0.0, ge=0)  # ask a second one too when the first is silent; 0: never
+    timeout_s: float = Field(default=180.0, gt=0, le=3600)  # for all attempts together
+    breaker_failures: int = Field(default=3, ge=1)  # so many in a row, and a backend is left alone
+    breaker_rest_s: float = Field(default=30.0, ge=0)
+    consent_days: float = Field(default=90.0, gt=0)
+    idle_s: float = Field(default=300.0, gt=0)  # then the process that speaks with backends ends
+    max_steps: int = Field(default=8, ge=1, le=50)  # of a request that goes on from what came of its calls
+
+
+class BudgetSettings(_Section):
+    """Hard caps, enforced before sending by the most that it can cost. A later file can only lower them."""
+
+    request_usd: float = Field(default=0.25, ge=0)
+    user_day_usd: float = Field(default=2.0, ge=0)
+    day_usd: float = Field(default=5.0, ge=0)  # all users of this daemon together
+    request_tokens: int = Field(default=200_000, ge=0)
+    day_tokens: int = Field(default=10_000_000, ge=0)
+
+
 class Settings(_Section):
     model: ModelSettings = ModelSettings()
     sandbox: SandboxSettings = SandboxSettings()
@@ -72,6 +154,16 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     undo: UndoSettings = UndoSettings()
     policy: Literal["default", "readonly", "unattended"] = "default"
+    backend: tuple[BackendSettings, ...] = Field(default=(), max_length=32)
+    offload: OffloadSettings = OffloadSettings()
+    budget: BudgetSettings = BudgetSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        names = [backend.name for backend in self.backend]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise ValueError(f"the backend {twice} is there twice")
+        return self
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -101,7 +193,11 @@ def load(files: tuple[Path, ...] | None = None) -> Settings:
         found = _read(file)
         _validate(found, file)
         _check_not_looser(merged.get("policy"), found.get("policy"), file)
+        caps, backends = merged.get("budget", {}), merged.get("backend", [])
         merged = _merge(merged, found)
+        merged |= {"backend": [*backends, *found.get("backend", [])]}
+        for cap, most in caps.items():
+            merged["budget"][cap] = min(most, merged["budget"][cap])
     if name := os.environ.get("LLMOS_MODEL", ""):
         merged = _merge(merged, {"model": {"name": name}})
     return _validate(merged, None)

@@ -2,7 +2,8 @@
 
     LlmosError
     ├── UsageError          2  a wrong flag, an empty or unusable request
-    │   └── ConfigError     2  a typo in a config file, manifest or policy: names file, line and key
+    │   ├── ConfigError     2  a typo in a config file, manifest or policy: names file, line and key
+    │   └── TooLong         2  the request does not fit the model's window; it is never cut in silence
     ├── Denied              3  the policy refuses
     ├── NeedsApproval       4  nobody was there to say yes
     ├── CallFailed          5  a step of the work failed
@@ -10,6 +11,7 @@
     │   ├── ModelError      5  weights missing, corrupt, unsupported
     │   ├── Drifted         5  what a pinned call depends on is no longer so
     │   ├── PlannerDied     5  the planner process was killed or crashed
+    │   ├── CloudError      5  no backend gave an answer in time
     │   └── DiskFull        5  no space left where we must write
     ├── NotUnderstood       6  the model could not make a call of the request
     ├── DaemonUnreachable   7  nobody answers on the socket
@@ -60,6 +62,10 @@ class ConfigError(UsageError):
         self.where = where
 
 
+class TooLong(UsageError):
+    pass
+
+
 class Denied(LlmosError):
     exit_code = 3
 
@@ -85,6 +91,10 @@ class Drifted(CallFailed):
 
 
 class PlannerDied(CallFailed):
+    pass
+
+
+class CloudError(CallFailed):
     pass
 
 

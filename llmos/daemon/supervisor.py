@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -33,6 +33,7 @@ EXTRA_VARIABLES = {
     # Spinning at OpenMP barriers collapses beside busy neighbours: measured 1.2 against 7.2 tokens/s.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+COURIER_ARGV = (sys.executable, "-I", "-m", "llmos.planner.courier")
 WORKER_ARGV = (sys.executable, "-I", "-m", "llmos.planner.worker")
 # 0 is everybody else's: when memory runs out, the kernel takes the planner, which costs one retry.
 PLANNER_OOM_SCORE = 600
@@ -68,20 +69,28 @@ class Worker:
             return self.process.wait()
 
 
-def start_worker(argv: Sequence[str] = WORKER_ARGV) -> Worker:
+def start_worker(
+    argv: Sequence[str] = WORKER_ARGV,
+    *,
+    more: Mapping[str, socket.socket] | None = None,
+    variables: Collection[str] = (),
+) -> Worker:
     """Start `argv --fd N` in a session of its own with a clean environment; raises PlannerDied.
+
+    `more` are further sockets it inherits, by option; `variables` are kept of the environment besides.
 
     The worker itself sets its parent-death signal and confines itself before it reads a request.
     """
     ours, theirs = socket.socketpair()
+    given = {"--fd": theirs, **(more or {})}
     try:
         process = subprocess.Popen(
-            [*argv, "--fd", str(theirs.fileno())],
+            [*argv, *(word for name, sock in given.items() for word in (name, str(sock.fileno())))],
             stdin=subprocess.DEVNULL,
             stdout=2,  # what a library prints belongs in the daemon's log
-            env=_kept(os.environ) | EXTRA_VARIABLES,
+            env=_kept(os.environ, KEPT_VARIABLES.union(variables)) | EXTRA_VARIABLES,
             cwd="/",
-            pass_fds=(theirs.fileno(),),
+            pass_fds=tuple(sock.fileno() for sock in given.values()),
             start_new_session=True,
         )
     except OSError as error:
@@ -94,8 +103,8 @@ def start_worker(argv: Sequence[str] = WORKER_ARGV) -> Worker:
     return Worker(process, ours)
 
 
-def _kept(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name in KEPT_VARIABLES}
+def _kept(environment: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name in names}
 
 
 def _prefer_for_oom(pid: int) -> None:

@@ -18,7 +18,7 @@ from llmos.engine.adapter import Adapter
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
 from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
-from llmos.errors import Cancelled, NotUnderstood, UsageError
+from llmos.errors import Cancelled, NotUnderstood, TooLong, UsageError
 from llmos.messages import Think, Thought, Timing, ToolSpec
 from llmos.planner import prompt
 from llmos.planner.retrieval import Retriever, Shot
@@ -97,14 +97,14 @@ class Loop:
         return self._generate(ids, self._line, cancel, None)
 
     def _encode(self, chat: prompt.Chat, shots: Sequence[Shot]) -> list[int]:
-        """The prompt's tokens; raises UsageError, with the numbers, when they do not fit."""
+        """The prompt's tokens; raises TooLong, with the numbers, when they do not fit."""
         tokenizer = self._engine.tokenizer
         ids = tokenizer.encode(tokenizer.render_chat(chat), special=True)
         room = self._context_tokens - self._max_reply_tokens
         if len(ids) <= room:
             return ids
         request = len(tokenizer.encode(chat[-1]["content"]))
-        raise UsageError(
+        raise TooLong(
             f"the request has {request} tokens and {max(0, room - len(ids) + request)} fit",
             "Shorten it, name a file instead of pasting it, or raise model.context_tokens.",
         )
