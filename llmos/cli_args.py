@@ -14,12 +14,12 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-from llmos import cli_args_scripts
+from llmos import cli_args_cloud, cli_args_scripts
 from llmos.cli_parser import Parser, Verb, count, grants, in_quotes, json_option, seconds
 from llmos.errors import UsageError
 
 RESERVED = ("mcp", "tune")
-_VALUE_OPTIONS = ("--write", "--timeout", "--policy")  # may stand before the verb or the text
+_VALUE_OPTIONS = ("--write", "--timeout", "--policy", "--backend")  # may stand before the verb or the text
 
 
 # --- options of the verbs ------------------------------------------------------------------------
@@ -32,6 +32,7 @@ def _text(parser: Parser) -> None:
 def _ask(parser: Parser) -> None:
     json_option(parser)
     grants(parser)
+    cli_args_cloud.routing(parser)
     parser.add_argument("--plan", action="store_true", help="show what it would change; change nothing")
     _text(parser)
 
@@ -43,6 +44,7 @@ def _plan(parser: Parser) -> None:
 
 def _translate(parser: Parser) -> None:
     json_option(parser)
+    cli_args_cloud.routing(parser)
     parser.add_argument("--timeout", metavar="SECONDS", type=seconds, default=0.0, help="give up after that")
     _text(parser)
 
@@ -171,6 +173,7 @@ VERBS: dict[str, Verb] = {
     "status": Verb("the running daemon", "llmos status --json", json_option),
     "doctor": Verb("what is missing, and how to mend it", "llmos doctor", json_option),
     **cli_args_scripts.VERBS,
+    **cli_args_cloud.VERBS,
     "daemon": Verb("run the daemon in the foreground, or stop it", "llmos daemon stop", _daemon),
 }
 
@@ -181,6 +184,8 @@ options of a request:
   --plan            try it on a copy and show what would change; change nothing
   --write PATH      allow writing there too (repeatable)
   --policy FILE|SET further rules for this request: a policy file, or readonly, unattended
+  --local           think about it on this machine only
+  --cloud, --backend NAME   have a cloud backend think about it: what is needed for that leaves, redacted
   --timeout SECONDS cancel the request after that long
   --no-stdin        do not read piped stdin as the request's data
   --version, --help

@@ -106,11 +106,21 @@ def common_params(options: argparse.Namespace, data: bytes | None) -> JsonObject
     params: JsonObject = {"id": client.new_id(), "cwd": current_folder(), "consent": consent_of(options)}
     if options.write:
         params["write"] = [str(Path(path).expanduser().absolute()) for path in options.write]
+    params |= route_params(options)
     if options.policy:
         params["policy"] = policy_text(options.policy)
     if data is not None:
         params["data_b64"] = base64.b64encode(data).decode("ascii")
     return params
+
+
+def route_params(options: argparse.Namespace) -> JsonObject:
+    """Where the request may be thought about; nothing where the person said nothing."""
+    if getattr(options, "local", False):
+        return {"route": "local"}
+    if name := getattr(options, "backend", ""):
+        return {"route": "cloud", "backend": name}
+    return {"route": "cloud"} if getattr(options, "cloud", False) else {}
 
 
 def policy_text(name: str) -> str:

@@ -66,7 +66,9 @@ def translate(options: argparse.Namespace) -> int:
 
     def params() -> JsonObject:
         text = cli_input.request_text(options.text)
-        return {"text": text, "cwd": cli_input.current_folder(), "id": client.new_id()}
+        made = {"text": text, "cwd": cli_input.current_folder(), "id": client.new_id()}
+        asked = "none" if consent.open_terminal() is None else "interactive"
+        return {**made, "consent": asked, **cli_input.route_params(options)}
 
     return guarded(options, lambda: perform("translate", params(), options, show=show_command))
 
@@ -132,7 +134,7 @@ def perform(
                 daemon,
                 asker,
                 interrupts,
-                needed=method not in ("call", "undo", "inbox.approve"),
+                needed=method not in ("call", "undo", "inbox.approve") and params.get("route") != "cloud",
                 run=lambda: daemon.request(method, params, turn, interrupts, timeout_s=options.timeout),
             )
         finally:

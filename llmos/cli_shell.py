@@ -25,7 +25,7 @@ class _Actions:
         if method in ("plan", "translate"):
             common["consent"] = "none"
         if method == "translate":
-            common = {"id": common["id"], "cwd": common["cwd"]}
+            common = {"id": common["id"], "cwd": common["cwd"], "consent": "none"}
         elif method == "undo":
             common = {"id": common["id"], "consent": common["consent"]}
         elif method != "call":

@@ -16,7 +16,7 @@ import termios
 import tty
 from typing import Any, TextIO
 
-from llmos.console import render, screen
+from llmos.console import cloud, render, screen
 from llmos.console.interrupts import Interrupts
 
 JsonObject = dict[str, Any]
@@ -52,6 +52,8 @@ class Asker:
 
     def ask(self, data: JsonObject, interrupts: Interrupts) -> JsonObject | None:
         """The decision on one `approval` event's data; None when Ctrl-C came instead of an answer."""
+        if data.get("offload"):
+            return self._ask_to_leave(data, interrupts)
         self._say(render.approval(data, self._look))
         fixed = data.get("tool") == UNDO_TOOL  # an undo is what it is: not to be edited, nor remembered
         while True:
@@ -69,6 +71,16 @@ class Asker:
             elif key == "?":
                 self._say(render.choices_help())
 
+    def _ask_to_leave(self, data: JsonObject, interrupts: Interrupts) -> JsonObject | None:
+        """Whether what is shown may go to a cloud backend."""
+        self._say(cloud.question(data, self._look))
+        words = {"y": "yes", "o": "once", "n": "no"}
+        while (key := self._one_of("yonx?", cloud.choices(self._look), interrupts)) is not None:
+            if key in words:
+                return {"decision": words[key]}
+            self._say(cloud.question(data, self._look, whole=True) if key == "x" else cloud.choices_help())
+        return None
+
     def confirm(self, question: str, interrupts: Interrupts) -> bool:
         """A plain yes-or-no question of the client itself; Enter means yes."""
         key = _read_key(self._terminal, interrupts, lambda: self._say(f"{question} [Y/n] "))
@@ -76,13 +88,17 @@ class Asker:
         return key in ("y", "Y", "\r", "\n")
 
     def _key(self, interrupts: Interrupts, *, only_yes_or_no: bool) -> str | None:
-        """One of the choices; other keys are passed over, end of input is a no."""
+        """One of the choices to a call."""
         asked = render.choices(self._look, only_yes_or_no=only_yes_or_no)
+        return self._one_of("ynexa?", asked, interrupts)
+
+    def _one_of(self, keys: str, asked: str, interrupts: Interrupts) -> str | None:
+        """One of these keys; others are passed over, end of input is a no."""
         key = _read_key(self._terminal, interrupts, lambda: self._say(asked))
         while key is not None:
             if key in ("\x04", ""):
                 key = "n"
-            if key.lower() in ("y", "n", "e", "x", "a", "?"):
+            if key.lower() in keys:
                 self._say(key.lower() + "\n")
                 return key.lower()
             key = _read_key(self._terminal, interrupts, None)

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmos.config import Settings
 from llmos.daemon import hands, supervisor
 from llmos.daemon.hands import Hands
+from llmos.daemon.offload import Offload
+from llmos.daemon.routing import Minds
 from llmos.daemon.session import Session
 from llmos.daemon.thinking import Planner
 from llmos.daemon.undoing import Undoing
 from llmos.errors import CallFailed, Cancelled, LlmosError, Overloaded, UsageError
-from llmos.messages import Caller, Event, JsonObject
+from llmos.messages import Caller, Event, JsonObject, ToolSpec
 
 if TYPE_CHECKING:
     from llmos.daemon.watching import Watch
@@ -52,7 +54,9 @@ class Running:
 class Broker:
     def __init__(self, settings: Settings, *, worker_argv: Sequence[str] | None = None) -> None:
         self.settings = settings
-        self.planner = Planner(settings.model, worker_argv=worker_argv or supervisor.WORKER_ARGV)
+        argv = worker_argv or supervisor.WORKER_ARGV
+        self.planner = Planner(settings.model, worker_argv=argv)
+        self.minds = Minds(self.planner, Offload(settings), _larger(settings, argv))
         self.running: dict[str, Running] = {}
         self._watchers: set[Client] = set()
         self._hands: Hands | None = None
@@ -87,7 +91,9 @@ class Broker:
             await asyncio.to_thread(self._watch.stop)
         for task in tuple(self._tasks):
             task.cancel()
-        await self.planner.stop()
+        for mind in (self.planner, self.minds.larger, self.minds.offload):
+            if mind is not None:
+                await mind.stop()
         if self._hands is not None:
             self._hands.spawner.close()
 
@@ -131,9 +137,14 @@ class Broker:
             self._broken = error
         else:
             self._hands, self._broken = fresh, None
-            self.planner.teach(fresh.catalog.specs)
+            self._teach(fresh.catalog.specs)
         finally:
             self._loaded.set()
+
+    def _teach(self, tools: tuple[ToolSpec, ...]) -> None:
+        for mind in (self.planner, self.minds.larger, self.minds.offload):
+            if mind is not None:
+                mind.teach(tools)
 
     # --- requests ---
 
@@ -204,6 +215,8 @@ class Broker:
             "requests": [self._request_facts(running) for running in self.running.values()],
             "max_queued": self.settings.server.max_queued,
             "planner": self.planner.status(),
+            "larger": self.minds.larger.status() if self.minds.larger else None,
+            "cloud": self.minds.offload.status(),
         }
 
     def _state(self) -> str:
@@ -221,6 +234,23 @@ class Broker:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _larger(settings: Settings, argv: Sequence[str]) -> Planner | None:
+    """A second planner for the larger local model, where one is named and its weights are here."""
+    name = settings.offload.larger
+    if not name:
+        return None
+    from llmos.engine import store
+    from llmos.errors import ModelError
+
+    try:
+        store.resolve(name)
+    except ModelError as error:
+        log.warning("no larger local model: %s %s", error, error.next_step)
+        return None
+    model = settings.model.model_copy(update={"name": name})
+    return Planner(model, worker_argv=(*argv, "--model", name))
 
 
 def _recover(settings: Settings) -> None:

@@ -28,7 +28,8 @@ from llmos.messages import Decision, Event, JsonObject, Outcome, Status, ToolCal
 _EXDEV = "nvalid cross-device link"  # programs differ in the first letter
 MAX_TRIES = 3  # of a call whose files somebody else keeps changing
 _T = TypeVar("_T")
-Answer = Literal["yes", "no", "always", "edit"]
+Answer = Literal["yes", "no", "always", "edit", "once"]
+LEAVING = -1  # the index of the question whether a request may leave the machine
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ class Item:
 
 
 @dataclass(slots=True)
-class _Question:
+class Question:
     """What the person is being asked: which call, and where their answer arrives."""
 
     index: int
@@ -67,7 +68,7 @@ class Carrying:
         self.job = job
         self._hands, self._emit = hands, emit
         self._cancelled = asyncio.Event()
-        self._question: _Question | None = None
+        self._question: Question | None = None
         self._items: list[Item] = []
         self._clock = Clock()
 
@@ -116,7 +117,7 @@ class Carrying:
 
     async def _ask_person(self, index: int) -> None:
         item = self._items[index]
-        self._question = _Question(index, asyncio.get_running_loop().create_future())
+        self._question = Question(index, asyncio.get_running_loop().create_future())
         self._send("approval", index=index, **telling.facts(item.judged), **self._found_out(item))
         timeout_s = self._hands.gate.settings.server.approval_timeout_s
         try:
@@ -199,6 +200,13 @@ class Carrying:
             raise UsageError(f"request {self.job.id} waits for no approval", "Wait for an `approval` event.")
         if index is not None and index != question.index:
             raise UsageError(f"call {question.index} is being asked about, not {index}", "Answer that one.")
+        if question.index == LEAVING:
+            if decision == "edit":
+                raise UsageError("what would leave is sent as it is", "Answer yes, once or no.")
+            question.answered.set_result((decision, None))
+            return
+        if decision == "once":
+            raise UsageError("`once` is an answer to what leaves the machine", "Answer yes.")
         edited = None
         if decision == "edit":
             if call is None:

@@ -82,6 +82,11 @@ class Hands:
             rules=job.rules,
         )
 
+    def may_leave(self, names: tuple[str, ...], job: Job) -> tuple[str, ...]:
+        """Names in the request's folder without those that a policy keeps or hides."""
+        kept = set(self.gate.kept(job.caller, job.cwd, names, job.rules))
+        return tuple(name for name in names if name not in kept)
+
     def explain(self, call: ToolCall, job: Job) -> JsonObject:
         """The verdict on a call and how it came about; nothing runs or is recorded. Raises UsageError."""
         from llmos.guard import explain

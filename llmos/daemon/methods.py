@@ -20,7 +20,7 @@ from llmos.daemon.connection import Connection, Method, Table
 from llmos.daemon.session import Answer, Session
 from llmos.daemon.undoing import Undoing
 from llmos.errors import UsageError
-from llmos.messages import Ask, Consent, Event, JsonObject, Pin, ToolCall, new_id
+from llmos.messages import Ask, Consent, Event, JsonObject, Pin, Route, ToolCall, new_id
 
 _M = TypeVar("_M", bound=BaseModel)
 MAX_HISTORY = 1000
@@ -42,6 +42,8 @@ class RequestParams(_Params):
     session: str = Field(default="", max_length=64)
     policy: str = Field(default="", max_length=65_536)  # rules of this request alone
     mode: Literal["ask", "plan"] = "ask"
+    route: Route = "auto"
+    backend: str = Field(default="", max_length=40)  # the one backend to ask; it may then leave the machine
     detach: bool = False  # the request outlives this connection
 
 
@@ -58,6 +60,9 @@ class TranslateParams(_Params):
     text: str
     cwd: str
     id: str = Field(default_factory=new_id, pattern=ID)
+    consent: Consent = "none"
+    route: Route = "auto"
+    backend: str = Field(default="", max_length=40)
 
 
 class ApproveParams(_Params):
@@ -130,7 +135,9 @@ class Methods:
             "status": self.status,
             "subscribe": self.subscribe,
         }
-        work |= self.automating.table()
+        from llmos.daemon.clouding import Clouding
+
+        work |= self.automating.table() | Clouding(self._broker, self).table()
         return Table(work | control, frozenset(control), self._broker.left)
 
     # --- requests ---
@@ -146,7 +153,8 @@ class Methods:
 
     async def translate(self, params: JsonObject, client: Connection) -> JsonObject:
         read = parsed(TranslateParams, params)
-        session = await self.session(RequestParams(cwd=read.cwd, id=read.id), read.text, (), client)
+        given = RequestParams.model_validate(read.model_dump(exclude={"text"}))
+        session = await self.session(given, read.text, (), client)
         try:
             thought = await session.translate()
         finally:
@@ -179,7 +187,7 @@ class Methods:
         job = await asyncio.to_thread(requests.check, ask, client.caller, most, calls)
         job = replace(job, pins=pins)
         hands = await self._broker.hands()
-        session = Session(job, hands, self._broker.planner, lambda event: self._broker.emit(event, client))
+        session = Session(job, hands, self._broker.minds, lambda event: self._broker.emit(event, client))
         self._broker.admit(session, client, detached=params.detach)
         if text := self._broker.notice(hands, client.caller):
             self._broker.emit(Event(id=job.id, kind="notice", data={"text": text}), client)

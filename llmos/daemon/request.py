@@ -18,7 +18,7 @@ from pathlib import Path
 from llmos.errors import UsageError
 from llmos.guard import places
 from llmos.guard.caller import as_caller
-from llmos.messages import Ask, Caller, Consent, Pin, ToolCall
+from llmos.messages import Ask, Caller, Consent, Pin, Route, ToolCall
 
 MAX_DATA_BYTES = 8 << 20
 HEAD_LINES = 20
@@ -50,6 +50,8 @@ class Job:
     session: str
     pins: tuple[Pin, ...] = ()  # of `calls`: they run only while these hold
     rules: str = ""  # of this request alone: the text of a policy file, or the name of a shipped set
+    route: Route = "auto"
+    backend: str = ""  # the one cloud backend to ask
 
     @property
     def unattended(self) -> bool:
@@ -73,6 +75,8 @@ def check(ask: Ask, caller: Caller, max_chars: int, calls: tuple[ToolCall, ...] 
         write_roots=check_write_roots(ask.write, cwd),
         session=ask.session,
         rules=ask.policy,
+        route=ask.route,
+        backend=ask.backend,
     )
 
 

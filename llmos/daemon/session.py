@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from llmos.daemon import pinning, rehearsal, request, telling
-from llmos.daemon.carrying import Answer, Carrying, Ended, Item
+from llmos.daemon.carrying import LEAVING, Answer, Carrying, Ended, Item, Question
 from llmos.daemon.hands import Hands, Judged
+from llmos.daemon.leaving import Word
 from llmos.daemon.request import Job
-from llmos.daemon.thinking import Planner
+from llmos.daemon.routing import Minds, Routing
 from llmos.errors import Cancelled, Denied, Drifted, LlmosError, NeedsApproval, NotUnderstood, UsageError
-from llmos.messages import Decision, Event, Pinned, Result, Status, Think, Thought, ToolCall
+from llmos.messages import Decision, Event, JsonObject, Pinned, Result, Status, Think, Thought, ToolCall
 
 __all__ = ["Answer", "Session"]
 
@@ -30,9 +31,9 @@ __all__ = ["Answer", "Session"]
 class Session(Carrying):
     """`run` it once; `cancel` and `approve` come from outside while it runs."""
 
-    def __init__(self, job: Job, hands: Hands, planner: Planner, emit: Callable[[Event], None]) -> None:
+    def __init__(self, job: Job, hands: Hands, minds: Minds, emit: Callable[[Event], None]) -> None:
         super().__init__(job, hands, emit)
-        self._planner = planner
+        self._routing = Routing(job, hands, minds, ask=self._ask_to_leave, tell=self._on_route)
         self._route = "local"
 
     async def run(self) -> Result:
@@ -148,24 +149,52 @@ class Session(Carrying):
 
     async def _think(self, mode: Literal["ask", "translate"]) -> Thought:
         self._send("queued")
-        think = Think(
-            id=self.job.id,
-            text=self.job.text,
-            mode=mode,
-            cwd=self.job.cwd,
-            entries=await asyncio.to_thread(request.entries, self.job.cwd, self.job.caller),
-            data_head=request.data_head(self.job.data),
-        )
-        thought = await self._planner.think(
+        think = await self._words(mode)
+        thought = await self._routing.think(
             think, cancel=self._cancelled, on_start=self._on_thinking, on_delta=self._on_delta
         )
         self._clock.thought(thought.timing)
         self._route = thought.route
         return thought
 
+    async def explain_route(self, *, translate: bool = False) -> JsonObject:
+        """Where it would be thought about, and why; nothing leaves and nothing runs."""
+        think = await self._words("translate" if translate else "ask")
+        return await self._routing.explain(think, cancel=self._cancelled)
+
+    async def _words(self, mode: Literal["ask", "translate"]) -> Think:
+        """The request as models are given it."""
+        names = await asyncio.to_thread(request.entries, self.job.cwd, self.job.caller)
+        return Think(
+            id=self.job.id,
+            text=self.job.text,
+            mode=mode,
+            cwd=self.job.cwd,
+            entries=await asyncio.to_thread(self._hands.may_leave, names, self.job),
+            data_head=request.data_head(self.job.data),
+        )
+
+    async def _ask_to_leave(self, data: JsonObject) -> Word:
+        """Put to the person what would leave the machine; no answer in time is a no."""
+        self._question = Question(LEAVING, asyncio.get_running_loop().create_future())
+        self._send("approval", index=LEAVING, **data)
+        timeout_s = self._hands.gate.settings.server.approval_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                decision, _ = await self._unless_cancelled(self._question.answered)
+        except TimeoutError as error:
+            raise NeedsApproval(f"nobody answered within {timeout_s:g} seconds", "Ask again.") from error
+        finally:
+            self._question = None
+        assert decision != "edit"
+        return decision
+
     def _on_thinking(self) -> None:
         self._clock.left_queue()
         self._send("thinking")
+
+    def _on_route(self, where: str) -> None:
+        self._send("thinking", detail=where)
 
     def _on_delta(self, text: str) -> None:
         self._send("text", text=text)

@@ -38,8 +38,14 @@ def listed(policy: Policy) -> JsonObject:
         for rule in policy.rules
     ]  # fmt: skip
     sheet = policy.sheet
-    return {"rules": rules, "hide": sheet.hide, "write": sheet.write, "network": sheet.network,
-            "processes": sheet.processes}  # fmt: skip
+    return {
+        "rules": rules,
+        "hide": sheet.hide,
+        "keep": sheet.keep,
+        "write": sheet.write,
+        "network": sheet.network,
+        "processes": sheet.processes,
+    }
 
 
 def _question(judgement: Judgement, verdict: Verdict) -> JsonObject:

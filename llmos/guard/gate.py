@@ -10,6 +10,7 @@ the tree it mounts, so a swap changes what is found there and never what may be 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -266,6 +267,22 @@ class Gate:
         granted = [root for root in sheet.write if root in newer.write]
         return home, granted, tuple(dict.fromkeys((*sheet.hide, *newer.hide)))
 
+    def kept(self, caller: Caller, cwd: str, names: Iterable[str], rules: str = "") -> tuple[str, ...]:
+        """Those of the named places that a policy keeps on this machine, as they were named."""
+        home = places.home_of(caller.uid)
+        sheets = [gate.tiers.of(caller, home, rules).sheet for gate in (self, self.newest())]
+        patterns = tuple(dict.fromkeys(one for sheet in sheets for one in (*sheet.keep, *sheet.hide)))
+        if not patterns:
+            return ()
+        found = []
+        with as_caller(caller):
+            labels = hiding.compiled(patterns, home)
+            for name in names:
+                place = os.path.normpath(os.path.join(cwd, _from_home(name, home)))
+                if any(label.match(path) for label in labels for path in (place, places.real(place))):
+                    found.append(name)
+        return tuple(found)
+
     def newest(self) -> Gate:
         """The gate that reloads have put in this one's place; itself when there was none."""
         gate = self
@@ -321,6 +338,10 @@ class Gate:
             "reason": verdict.reason,
             "effects": plan.effects.model_dump(mode="json"),
         }
+
+
+def _from_home(name: str, home: str) -> str:
+    return f"{home}/{name[2:]}" if name.startswith("~/") else name
 
 
 def shell_plan(text: str) -> Plan:

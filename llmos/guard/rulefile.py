@@ -2,6 +2,7 @@
 
     extends = "default"          (shipped sets only) the rules of that set come first
     hide = ["**/*.kdbx"]         places that are secrets
+    keep = ["/srv/hr"]           places of which nothing leaves for a cloud backend
     [grants]                     (files of /etc/llmos/policies only)
     write = ["/srv/www"]         network = ["deb.debian.org"]         processes = ["www-data"]
     [[rule]]
@@ -107,6 +108,7 @@ class _Grants(Message):
 class _File(Message):
     extends: Literal["default"] | None = None
     hide: tuple[str, ...] = Field(default=(), max_length=256)
+    keep: tuple[str, ...] = Field(default=(), max_length=256)
     grants: _Grants = _Grants()
     rule: tuple[_RuleText, ...] = ()
 
@@ -133,6 +135,7 @@ class Sheet:
     write: tuple[str, ...] = ()  # write roots granted
     network: tuple[str, ...] = ()  # hosts granted
     processes: tuple[str, ...] = ()  # users whose processes root may signal and limit
+    keep: tuple[str, ...] = ()  # patterns, as in `hide`
 
     def __add__(self, other: Sheet) -> Sheet:
         """Both; raises ConfigError for an id that is given twice."""
@@ -148,6 +151,7 @@ class Sheet:
             (*self.write, *other.write),
             (*self.network, *other.network),
             (*self.processes, *other.processes),
+            tuple(dict.fromkeys((*self.keep, *other.keep))),
         )
 
 
@@ -258,12 +262,12 @@ def of_text(text: str, name: str, tier: Tier, *, extends: bool = True) -> Sheet:
         if tier is not Tier.BUILTIN:
             raise ConfigError("only shipped sets extend one", "Remove that key.", where=f"{name}: extends")
         base = of_file(Path(name).with_name(f"{parsed.extends}.toml"), Tier.BUILTIN)
-    for pattern in parsed.hide:
+    for pattern in (*parsed.hide, *parsed.keep):
         hiding.check(pattern, name)
     _check_grants(parsed.grants, name, tier)
     rules = tuple(_rules(parsed, text, name, tier))
     given = parsed.grants
-    return base + Sheet(rules, parsed.hide, given.write, given.network, given.processes)
+    return base + Sheet(rules, parsed.hide, given.write, given.network, given.processes, parsed.keep)
 
 
 def _rules(parsed: _File, text: str, name: str, tier: Tier) -> Iterator[Rule]:

@@ -110,4 +110,4 @@ def _with_session(policy: Policy, session: str) -> Policy:
     sheet = rulefile.named_set(session, paths.builtin_policy_dir(), Tier.SESSION)
     there = {rule.id for rule in policy.rules}  # the set may be in force already
     fresh = tuple(rule for rule in sheet.rules if rule.id not in there)
-    return policy.tightened(rulefile.Sheet(fresh, sheet.hide))
+    return policy.tightened(rulefile.Sheet(fresh, sheet.hide, keep=sheet.keep))

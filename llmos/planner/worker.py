@@ -39,8 +39,8 @@ _FRAME: TypeAdapter[Think | Teach | Stop] = TypeAdapter(ToPlanner)
 class Worker:
     """Frames in, frames out; owns the loop and which request is being thought about."""
 
-    def __init__(self, wire: FrameSocket) -> None:
-        self._wire = wire
+    def __init__(self, wire: FrameSocket, model: str = "") -> None:
+        self._wire, self._model = wire, model
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[tuple[Think, threading.Event] | Teach] = queue.SimpleQueue()
         self._cancels: dict[str, threading.Event] = {}
@@ -50,7 +50,11 @@ class Worker:
         try:
             if not self._read():  # loading waits for the first word, and confinement for no thread
                 return 0
-            self._load(config.load())
+            settings = config.load()
+            if self._model:
+                model = settings.model.model_copy(update={"name": self._model})
+                settings = settings.model_copy(update={"model": model})
+            self._load(settings)
         except Exception as error:
             self._send(Failed(error=_reported(error, "the model cannot be loaded").to_rpc()))
             return 1
@@ -186,13 +190,14 @@ def _reported(error: Exception, doing: str) -> LlmosError:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="llmos.planner.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket to the broker")
+    parser.add_argument("--model", default="", help="another model than the configuration names")
     options = parser.parse_args(argv)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="planner %(levelname)s %(name)s: %(message)s"
     )
     confine.die_with_parent()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would start before Landlock
-    return Worker(FrameSocket(socket.socket(fileno=options.fd))).run()
+    return Worker(FrameSocket(socket.socket(fileno=options.fd)), options.model).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""The command lines of the cloud half: where a request is thought about, what it cost, and serving others."""
+
+from __future__ import annotations
+
+from llmos.cli_parser import Parser, Verb, count, json_option
+
+_BACKEND_HELP = """example:
+  llmos backend list                     what is configured, with keys, prices and what you allowed
+  llmos backend allow lab --kind call    requests of that kind may go there unasked (no --kind: all)
+  llmos backend forget lab               ask me again
+
+kinds: call, question, document, script, steps, translate"""
+
+
+def routing(parser: Parser) -> None:
+    """Where a request may be thought about."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--local", action="store_true", help="on this machine only; nothing leaves")
+    where.add_argument("--cloud", action="store_true", help="by a cloud backend; you agree that it leaves")
+    where.add_argument("--backend", metavar="NAME", default="", help="by this backend; you agree likewise")
+
+
+def _route(parser: Parser) -> None:
+    json_option(parser)
+    routing(parser)
+    parser.add_argument("--explain", action="store_true", help="with every fact that counted")
+    parser.add_argument("--no-stdin", action="store_true", help="do not read piped stdin as data")
+    parser.add_argument("text", nargs="*", metavar="TEXT", help="the request; nothing of it is carried out")
+
+
+def _usage(parser: Parser) -> None:
+    json_option(parser)
+    parser.add_argument("-n", "--days", metavar="DAYS", type=count, default=30, help="how far back (30)")
+    parser.add_argument("--everybody", action="store_true", help="of all users (root only)")
+
+
+def _backend(parser: Parser) -> None:
+    json_option(parser)
+    parser.add_argument("action", choices=("list", "allow", "forget"))
+    parser.add_argument("name", nargs="?", metavar="NAME", default="", help="allow, forget: the backend")
+    parser.add_argument("--kind", metavar="KIND", default="", help="only this kind of request")
+    parser.epilog = _BACKEND_HELP
+
+
+VERBS: dict[str, Verb] = {
+    "route": Verb(
+        "where a request would be thought about, and why",
+        'llmos route --explain "tidy this up"',
+        _route,
+        "cli_cloud",
+    ),
+    "usage": Verb("what cloud backends cost so far", "llmos usage --days 7", _usage, "cli_cloud"),
+    "backend": Verb("cloud backends: list, allow, forget", "llmos backend list", _backend, "cli_cloud"),
+}
