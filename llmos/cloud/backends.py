@@ -165,10 +165,10 @@ class Backend:
         try:
             with self._client(connect, attempt) as client:
                 return self._stream(client, chat, attempt, cancel)
-        except Failure:
-            raise
         except Exception as error:
             late = time.monotonic() >= started + left_s
+            if isinstance(error, Failure) and not late:
+                raise
             raise self._failure(error, attempt, cancel, timed_out=late) from None
         finally:
             timer.cancel()

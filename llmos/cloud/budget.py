@@ -25,6 +25,7 @@ from llmos.config import BudgetSettings
 from llmos.errors import CallFailed, DiskFull, OverBudget
 
 DAY_S = 86_400
+_ROUNDING = 1e-9  # three times 0.1 is a little more than 0.3
 _NEXT = "Raise it in [budget] of config.toml, wait until tomorrow, or stay local: --local"
 
 
@@ -125,7 +126,7 @@ class Ledger:
 
     def _check(self, entries: dict[int, Entry], uid: int, request: str, backend: str, most: Cost) -> None:
         for name, cap, used in self._sums(entries, uid, request, most):
-            if used > cap:
+            if used > cap + _ROUNDING:
                 unit = "tokens" if name.endswith("tokens") else "USD"
                 raise OverBudget(
                     f"sending this to {backend} could cost up to {_say(most, unit)}, and {name} allows"

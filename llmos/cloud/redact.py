@@ -21,7 +21,7 @@ from typing import Any
 
 Finder = Callable[[str], Iterable[str]]  # the secrets in a text
 
-MIN_SECRET_CHARS = 4  # shorter ones stand in too many innocent places to be replaced everywhere
+MIN_SECRET_CHARS = 2  # a single letter stands in too many innocent places to be replaced everywhere
 # Accounts that every machine has: they tell nothing, and replacing them would spoil sentences.
 COMMON_NAMES = frozenset(
     (
@@ -44,7 +44,9 @@ _INNER_HOST = re.compile(
     re.IGNORECASE,
 )
 _HOME = re.compile(r"/(?:home|Users)/([A-Za-z0-9._-]{1,32})")
-_PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9])((?:SECRET|EMAIL|PHONE|ADDRESS|HOST|USER|HOME)_\d{1,6})(?![0-9])")
+_WORDS = r"(?:SECRET|EMAIL|PHONE|ADDRESS|HOST|USER|HOME)_\d{1,6}"
+# Bare where it is a word of its own; in brackets that no text has where letters stand right beside it.
+_PLACEHOLDER = re.compile(rf"⟦(?P<inner>{_WORDS})⟧|(?<![A-Za-z0-9])(?P<bare>{_WORDS})(?![A-Za-z0-9])")
 
 
 class Redactor:
@@ -62,19 +64,19 @@ class Redactor:
 
     def hide(self, text: str) -> str:
         """The text as it may leave."""
-        self._taken.update(match[1] for match in _PLACEHOLDER.finditer(text))
+        self._taken.update(_word(match) for match in _PLACEHOLDER.finditer(text))
         for kind, value in self._found(text):
             self._name(kind, value)
         hidden = text
         for value in sorted(self._placeholders, key=len, reverse=True):
             if value in hidden:
-                hidden = _boundary(value).sub(self._use(value), hidden)
+                hidden = self._pattern(value).sub(self._use, hidden)
         return hidden
 
     def restore(self, value: Any) -> Any:
         """Placeholders in strings at any depth become what they stand for; unknown ones stay."""
         if isinstance(value, str):
-            return _PLACEHOLDER.sub(lambda match: self._values.get(match[1], match[1]), value)
+            return _PLACEHOLDER.sub(lambda match: self._values.get(_word(match), match[0]), value)
         if isinstance(value, dict):
             return {self.restore(key): self.restore(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -107,10 +109,21 @@ class Redactor:
         self._values[placeholder] = value.removeprefix("/")  # of a path, the slash stays in sight
         self._kinds[placeholder] = kind
 
-    def _use(self, value: str) -> str:
-        placeholder = self._placeholders[value]
+    def _pattern(self, value: str) -> re.Pattern[str]:
+        """A secret is hidden wherever it stands (`-phunter2`), a name only where it is a word."""
+        is_secret = self._placeholders[value].startswith("SECRET")
+        return re.compile(re.escape(value)) if is_secret else _boundary(value)
+
+    def _use(self, match: re.Match[str]) -> str:
+        placeholder, text = self._placeholders[match[0]], match.string
         self._seen.add(placeholder)
-        return ("/" if value.startswith("/") else "") + placeholder
+        around = text[max(0, match.start() - 1) : match.start()] + text[match.end() : match.end() + 1]
+        slash = "/" if match[0].startswith("/") else ""
+        return slash + (f"⟦{placeholder}⟧" if any(map(str.isalnum, around)) and not slash else placeholder)
+
+
+def _word(match: re.Match[str]) -> str:
+    return match["inner"] or match["bare"]
 
 
 def _telling(value: str) -> bool:

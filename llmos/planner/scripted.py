@@ -5,6 +5,7 @@ FILE --fd N`; the script is JSON: {"SENTENCE": ACTION, …}, "*" for every other
 object with any of
 
     calls       [{"tool": …, "args": {…}}, …]      what is understood; none: not understood
+    confidence  how sure it says it is (1.0)
     command     the shell command of translate mode
     text        streamed before the answer, word by word
     delay_s     think for so long; a stop ends it, unless `deaf` is true
@@ -84,7 +85,12 @@ def _thought(think: Think, action: Action) -> Thought:
     understood = bool(calls) or command is not None
     timing = Timing(prefill_ms=1.0, decode_ms=1.0, prompt_tokens=10, generated_tokens=5)
     return Thought(
-        id=think.id, calls=calls, command=command, confidence=1.0, understood=understood, timing=timing
+        id=think.id,
+        calls=calls,
+        command=command,
+        confidence=float(action.get("confidence", 1.0)),
+        understood=understood,
+        timing=timing,
     )
 
 

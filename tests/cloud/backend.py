@@ -1,7 +1,7 @@
-"""A real HTTP server that answers as an OpenAI-compatible one does, well or badly, and keeps what it was sent.
+"""A real HTTP server that answers as an OpenAI-compatible one does, well or badly, and keeps what it got.
 
-`faults` are taken one a request, in order; when there are none left it answers well: with the reply that `says`
-gives for the last message, streamed in pieces.
+`faults` are taken one a request, in order; when there are none left it answers well: with the reply that
+`says` gives for the request, streamed in pieces.
 """
 
 from __future__ import annotations

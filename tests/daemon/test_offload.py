@@ -1,0 +1,278 @@
+"""From a sentence to a backend and back, through the real daemon and the real courier: who says so, what
+leaves, what it costs, and what is written down. The backend is a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cloud.backend import Backend, calls
+from tests.daemon import support
+
+KEY = "sk-live-0123456789abcdef0123456789"
+LIST = calls(("shell.run", {"command": "ls"}))
+# What the local planner makes of it: nothing, a sure call, an unsure one.
+SCRIPT: dict[str, Any] = {
+    "easy": {"calls": [{"tool": "shell.run", "args": {"command": "echo local"}}]},
+    "unsure": {"calls": [{"tool": "shell.run", "args": {"command": "echo local"}}], "confidence": 0.2},
+    "too long": {"error": {"kind": "TooLong", "message": "the request has 9999 tokens and 3000 fit"}},
+    "*": {"calls": []},
+}
+
+
+class Asked:
+    """A daemon with these backends in a home of its own, and a client that asks from `work`."""
+
+    def __init__(self, env: dict[str, str], *backends: dict[str, Any], **settings: Any) -> None:
+        self.env = env | {"LAB_KEY": KEY}
+        self.folder = Path(tempfile.mkdtemp(prefix="llmos-", dir="/tmp"))
+        self.work, self.kept = self.folder / "work", self.folder / "work" / "hr"
+        self.kept.mkdir(parents=True)
+        (self.work / "a.txt").touch()
+        policies = Path(env["XDG_CONFIG_HOME"], "llmos/policies")
+        policies.mkdir(parents=True, exist_ok=True)
+        (policies / "keep.toml").write_text(f'keep = ["{self.kept}"]\n')
+        self.start(*backends, **settings)
+
+    def start(self, *backends: dict[str, Any], **settings: Any) -> None:
+        made = {"backend": list(backends), **settings}
+        self.daemon = support.start(self.folder, SCRIPT, made, env=self.env)
+        self.client = self.daemon.connect()
+
+    def __call__(self, text: str, **params: Any) -> dict[str, Any]:
+        reply = self.client.call("ask", **{"text": text, "cwd": str(self.work), **params})
+        found: dict[str, Any] = reply.get("result") or reply["error"]
+        return found
+
+    def answering(self, text: str, *decisions: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Ask interactively; answer each question in turn. (the reply, the questions)"""
+        number = self.client.send("ask", text=text, cwd=str(self.work), consent="interactive", id="q")
+        questions = []
+        for decision in decisions:
+            questions.append(self.client.until("approval")["data"])
+            self.client.result("approve", id="q", decision=decision)
+        reply = self.client.reply(number)
+        return reply.get("result") or reply["error"], questions
+
+    def journal(self, kind: str) -> list[dict[str, Any]]:
+        file = Path(self.env["XDG_STATE_HOME"], "llmos/audit.jsonl")
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+    def close(self) -> None:
+        self.client.close()
+        self.daemon.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Backend, Backend]]:
+    made = Backend(LIST), Backend(LIST)
+    yield made
+    for server in made:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def shared(servers: tuple[Backend, Backend], make_home: Callable[[], dict[str, str]]) -> Iterator[Asked]:
+    lab, other = servers
+    prices = {"price_in": 1.0, "price_out": 2.0}
+    started = Asked(
+        make_home(),
+        lab.settings(key_env="LAB_KEY", **prices),
+        other.settings("other"),
+        lab.settings("dear", price_in=1e3, price_out=1e3),
+        lab.settings("keyless", key_env="NO_SUCH_KEY"),
+        offload={"breaker_rest_s": 0.01, "retries": 1},
+    )
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def lab(servers: tuple[Backend, Backend]) -> Backend:
+    """The first backend as it is at first: it answers, and has been sent nothing."""
+    for server in servers:
+        server.requests, server.headers, server.raw, server.faults = [], [], b"", []
+        server.says = lambda body: LIST
+    return servers[0]
+
+
+@pytest.fixture
+def ask(shared: Asked, lab: Backend) -> Asked:
+    """The shared daemon, in which nothing is allowed yet."""
+    shared.client.close()
+    shared.client = shared.daemon.connect()
+    for one in shared.client.result("backend.list")["backends"]:
+        if one["allowed"]:
+            shared.client.result("backend.forget", name=one["name"])
+    return shared
+
+
+# --- whose word it is ---------------------------------------------------------------------------
+
+
+def test_what_leaves_and_comes_back(ask: Asked, lab: Backend) -> None:
+    lab.says = lambda body: calls(("answer", {"text": "I wrote to EMAIL_1 with SECRET_1."}))
+    token = "ghp_" + "a1B2" * 9
+    before = ask.client.result("usage")["left"]["day_usd"]
+    result = ask(f"tell bob@example.com the token {token}", route="cloud")
+    assert (result["status"], result["route"]) == ("done", "cloud:lab")
+    assert result["answer"] == f"I wrote to bob@example.com with {token}."
+    assert token.encode() not in lab.raw and b"bob@" not in lab.raw
+    assert lab.headers[0]["authorization"] == f"Bearer {KEY}"
+    sent, receipt = ask.journal("offload")[-1], ask.journal("receipt")[-1]
+    assert sent["consent"] == "--cloud" and sent["replaced"] == {"secret": 1, "email": 1}
+    (attempt,) = receipt["attempts"]
+    assert attempt["ok"] and attempt["usd"] == pytest.approx(120e-6) and attempt["bytes_up"] > len(lab.raw)
+    assert ask.client.result("usage")["left"]["day_usd"] == pytest.approx(before - 120e-6)
+    courier = ask.client.result("status")["cloud"]
+    assert courier["unconfined"] == []
+    told = ask.daemon.log_text() + json.dumps(ask.journal("offload") + ask.journal("receipt"))
+    told += Path(f"/proc/{courier['pid']}/cmdline").read_text()
+    assert KEY not in told and token not in told
+
+
+def test_nothing_leaves_unasked(ask: Asked, lab: Backend) -> None:
+    sent = len(ask.journal("offload"))
+    assert ask("hard")["status"] == "not_understood"
+    assert ask("easy", mode="plan")["route"] == "local"
+    assert ask("unsure", mode="plan")["route"] == "local"  # kept: nobody may send it
+    assert ask("too long")["data"]["kind"] == "TooLong"
+    assert ask("hard", route="local", consent="yes")["status"] == "not_understood"
+    ask.client.result("route", text="hard", cwd=str(ask.work), consent="yes")
+    assert not lab.raw and len(ask.journal("offload")) == sent
+    assert ask("easy", consent="yes", mode="plan")["route"] == "local"  # sure: there is no need
+    for text in ("hard", "unsure", "too long"):
+        assert ask(text, consent="yes", mode="plan")["route"] == "cloud:lab"
+
+
+def test_consent_is_asked_once_for_a_backend_and_a_kind(ask: Asked, lab: Backend) -> None:
+    result, (question,) = ask.answering("hard", "no")
+    assert result["status"] in ("needs_approval", "not_understood") and not lab.raw
+    assert question["offload"]["text"].endswith("hard") and question["index"] == -1
+    destination = question["offload"]["destinations"][0]
+    assert destination["url"] == lab.url and destination["ceiling_usd"] > destination["about_usd"] > 0
+    for decisions in (("once",), ("yes",), ()):
+        result, questions = ask.answering("hard", *decisions)
+        assert result["route"] == "cloud:lab" and len(questions) == len(decisions)
+    assert ask("hard", mode="plan")["route"] == "cloud:lab"  # remembered, also where nobody is there to ask
+    assert ask.client.result("backend.list")["backends"][0]["allowed"] == ["call"]
+    _, (question,) = ask.answering("write a script that is hard", "no")  # another kind
+    assert question["offload"]["what"] == "script"
+    ask.client.result("backend.forget", name="lab")
+    ask.client.result("backend.forget", name="other")
+    assert ask("hard")["status"] == "not_understood"
+    words = [entry["consent"] for entry in ask.journal("offload")[-4:]]
+    assert words == ["asked", "asked", "remembered", "remembered"]
+
+
+def test_what_the_policy_keeps_never_leaves(ask: Asked, lab: Backend) -> None:
+    denied = ask(f"summarise {ask.kept}/pay.txt", route="cloud")
+    assert denied["status"] == "denied" and str(ask.kept) in denied["answer"]
+    assert ask("hard", cwd=str(ask.kept), consent="yes")["status"] == "not_understood"
+    assert not lab.raw
+    assert ask("hard", route="cloud", mode="plan")["route"] == "cloud:lab"
+    (said,) = [message["content"] for message in lab.requests[0]["messages"] if message["role"] == "user"]
+    assert "a.txt" in said and "hr" not in said
+
+
+def test_a_rule_can_forbid_it(ask: Asked, lab: Backend) -> None:
+    result = ask("hard", route="cloud", policy="unattended")
+    assert "rule" in result["message"] and not lab.raw, result
+
+
+# --- money, keys, flags -------------------------------------------------------------------------
+
+
+def test_what_cannot_be_had_is_said_and_nothing_is_sent(ask: Asked, lab: Backend) -> None:
+    dear = ask("hard", route="cloud", backend="dear")
+    assert dear["data"]["kind"] == "OverBudget" and dear["code"] == -32009
+    keyless = ask("hard", route="cloud", backend="keyless")
+    assert "NO_SUCH_KEY" in keyless["message"]
+    assert ask.client.result("backend.list")["backends"][3]["key"] == "missing"
+    unknown = ask("hard", route="cloud", backend="nowhere")
+    assert unknown["data"]["kind"] == "UsageError" and "lab" in unknown["message"]
+    assert not lab.raw
+
+
+def test_translate_by_a_backend(ask: Asked, lab: Backend) -> None:
+    lab.says = lambda body: '{"command": "ls -l EMAIL_1"}'
+    found = ask.client.result(
+        "translate", text="list bob@example.com", cwd=str(ask.work), route="cloud", backend="lab"
+    )
+    assert (found["command"], found["route"]) == ("ls -l bob@example.com", "cloud:lab")
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+@pytest.mark.sandbox
+def test_the_next_backend_is_asked_and_nothing_is_done_twice(
+    ask: Asked, lab: Backend, servers: tuple[Backend, Backend]
+) -> None:
+    other = servers[1]
+    lab.faults, other.faults = ["reset", "half"], ["half"]
+    lab.says = other.says = lambda body: calls(("shell.run", {"command": "cp a.txt once.txt"}))
+    result = ask("copy it", route="cloud", consent="yes")
+    assert result["route"] == "cloud:other" and result["status"] == "done"
+    assert len(result["calls"]) == 1 and (ask.work / "once.txt").exists()
+    attempts = ask.journal("receipt")[-1]["attempts"]
+    assert [one["ok"] for one in attempts] == [False, False, False, True]
+
+
+def test_cancel_ends_a_silent_backend(ask: Asked, lab: Backend) -> None:
+    lab.faults = ["silent:60"]
+    number = ask.client.send("ask", text="hard", cwd=str(ask.work), route="cloud", id="c")
+    _until_asked(lab)
+    start = time.monotonic()
+    ask.client.result("cancel", id="c")
+    assert ask.client.reply(number)["error"]["data"]["kind"] == "Cancelled"
+    assert time.monotonic() - start < 4
+
+
+def test_a_killed_courier_is_replaced(ask: Asked, lab: Backend) -> None:
+    os.kill(ask.client.result("status")["cloud"]["pid"], 9)
+    deadline = time.monotonic() + 10
+    while ask.client.result("status")["cloud"]["pid"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ask("hard", route="cloud", mode="plan")["route"] == "cloud:lab"
+
+
+def test_a_crash_loses_neither_what_was_spent_nor_what_was_allowed(
+    lab: Backend, make_home: Callable[[], dict[str, str]]
+) -> None:
+    settings = lab.settings(price_in=1.0, price_out=1.0)
+    caps = {"user_day_usd": 0.02}
+    ask = Asked(make_home(), settings, budget=caps)
+    try:
+        ask.client.result("backend.allow", name="lab", kind="call")
+        lab.faults = ["silent:60"]
+        ask.client.send("ask", text="hard", cwd=str(ask.work))
+        _until_asked(lab)
+        ask.daemon.stop(9)
+        ask.start(settings, {**settings, "name": "moved"}, {**settings, "name": "dear"}, budget=caps)
+        usage = ask.client.result("usage")
+        assert usage["days"][0]["unsettled"] == 1 and usage["left"]["user_day_usd"] < 0.014
+        listed = {one["name"]: one["allowed"] for one in ask.client.result("backend.list")["backends"]}
+        assert listed == {"lab": ["call"], "moved": [], "dear": []}
+        lab.faults = ["half", "half", "half"]  # paid for, perhaps: it counts in full
+        assert ask("hard", route="cloud")["code"] in (-32009, -32005)
+        assert ask("hard", route="cloud")["code"] == -32009
+    finally:
+        ask.close()
+
+
+def _until_asked(server: Backend) -> None:
+    deadline = time.monotonic() + 30
+    while not server.requests and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.requests
