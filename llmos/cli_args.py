@@ -14,7 +14,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-from llmos import cli_args_cloud, cli_args_scripts
+from llmos import cli_args_cloud, cli_args_scripts, cli_args_shells
 from llmos.cli_parser import Parser, Verb, count, grants, in_quotes, json_option, seconds
 from llmos.errors import UsageError
 
@@ -174,6 +174,7 @@ VERBS: dict[str, Verb] = {
     "doctor": Verb("what is missing, and how to mend it", "llmos doctor", json_option),
     **cli_args_scripts.VERBS,
     **cli_args_cloud.VERBS,
+    **cli_args_shells.VERBS,
     "daemon": Verb("run the daemon in the foreground, or stop it", "llmos daemon stop", _daemon),
 }
 
@@ -196,7 +197,7 @@ exit codes: 0 done, 2 usage, 3 denied by policy, 4 needs approval, 5 failed, 6 n
 
 def overview() -> str:
     """The text of `llmos --help`."""
-    lines = [f"  {name:<10} {verb.summary}\n" for name, verb in VERBS.items()]
+    lines = [f"  {name:<10} {verb.summary}\n" for name, verb in VERBS.items() if not verb.hidden]
     return (
         "Say what you want done on this machine; see it judged, sandboxed and recorded.\n\n"
         'usage: llmos                 the shell\n       llmos [OPTIONS] "TEXT"  do one request here\n'
@@ -220,8 +221,7 @@ def parse(words: Sequence[str]) -> tuple[str, argparse.Namespace]:
         return name, _read_verb(name, [*flags, *rest[1:]])
     if not (flags and flags[-1] == "--"):
         _refuse_near_verbs(rest)
-    parser = _parser("ask", "llmos")
-    return "ask", _with_dashes(parser, [*flags, *rest])
+    return "ask", _with_dashes(parser("ask", "llmos"), [*flags, *rest])
 
 
 def split_head(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -238,10 +238,9 @@ def split_head(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _read_verb(name: str, words: list[str]) -> argparse.Namespace:
-    parser = _parser(name, f"llmos {name}")
     if name == "model":  # its own command line: passed on as it is
         return argparse.Namespace(words=words)
-    return _with_dashes(parser, words)
+    return _with_dashes(parser(name, f"llmos {name}"), words)
 
 
 def _with_dashes(parser: Parser, words: list[str]) -> argparse.Namespace:
@@ -257,11 +256,11 @@ def _with_dashes(parser: Parser, words: list[str]) -> argparse.Namespace:
     return parser.read(words)
 
 
-def _parser(name: str, prog: str) -> Parser:
+def parser(name: str, prog: str) -> Parser:
     verb = VERBS[name]
-    parser = Parser(prog=prog, description=f"{verb.summary}.", epilog=f"example:\n  {verb.example}")
-    verb.build(parser)
-    return parser
+    made = Parser(prog=prog, description=f"{verb.summary}.", epilog=f"example:\n  {verb.example}")
+    verb.build(made)
+    return made
 
 
 def _refuse_near_verbs(rest: Sequence[str]) -> None:

@@ -23,8 +23,9 @@ LAYERS = {
     "errors": 0,
     **dict.fromkeys(("messages", "paths", "cgroupfs", "stopping"), 1),
     **dict.fromkeys(("config", "wire", "rights"), 2),
-    **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud"), 3),
+    **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud", "hooks"), 3),
     "automation": 3,  # scripts and their runs; requests are made for it by who runs it
+    "explain": 4,  # of commands: documentation, and the guard's tables of programs
     "planner": 4,
     "tune": 5,  # trains on what the planner's own prompt builder writes
     "daemon": 6,
