@@ -84,6 +84,7 @@ class ToolSpec(Message):
     summary: str
     parameters: JsonObject
     raw: str | None = None
+    common: bool = False  # listed in every prompt; others only where a request is near to them
     examples: tuple[Example, ...] = ()
 
 

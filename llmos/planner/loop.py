@@ -21,6 +21,7 @@ from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_ca
 from llmos.errors import Cancelled, NotUnderstood, TooLong, UsageError
 from llmos.messages import Think, Thought, Timing, ToolSpec
 from llmos.planner import prompt
+from llmos.planner.choosing import Chooser
 from llmos.planner.retrieval import Retriever, Shot
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Loop:
         self._specs = tuple(spec for spec in tools if self._usable(spec))
         self._retriever = Retriever(self._specs)
         self._commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
+        self._chooser = Chooser(self._specs, self._retriever)
         self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
 
     def _usable(self, spec: ToolSpec) -> bool:
@@ -87,7 +89,8 @@ class Loop:
         if self._calls is None:
             raise NotUnderstood("no tools are loaded", "Run: llmos doctor")
         shots = self._retriever.nearest(think.text, self._num_shots)
-        ids = self._encode(prompt.call_chat(self._specs, shots, think, self._form), shots)
+        listed = self._chooser.listed(think.text)
+        ids = self._encode(prompt.call_chat(listed, shots, think, self._form), shots)
         return self._generate(ids, self._calls, cancel, AnswerText(on_text))
 
     def _translate(self, think: Think, cancel: threading.Event) -> Generation:

@@ -52,6 +52,7 @@ class Retriever:
         self._rarest = math.log(1 + len(sayings))
         self._idf = {feature: math.log(1 + len(sayings) / n) for feature, n in seen.items()}
         self._examples = _Index(self._weigh(count) for count in sayings)
+        self._specs = tuple(specs)
         self._tools = _Index(self._weigh(_features(f"{spec.name} {spec.summary}")) for spec in specs)
         places = {spec.name: index for index, spec in enumerate(specs)}
         self._tool_of = [places[shot.spec.name] for shot in self._shots]
@@ -69,6 +70,16 @@ class Retriever:
                 taken[shot.spec.name] += 1
                 found.append(shot)
         return tuple(found)
+
+    def tools(self, say: str) -> list[tuple[float, ToolSpec]]:
+        """All tools that share anything with the sentence, by their best example, best first."""
+        query = self._weigh(_features(say))
+        own = {index: _SUMMARY_WEIGHT * score for index, score in self._tools.similar(query).items()}
+        best = dict(own)
+        for index, score in self._examples.similar(query).items():
+            tool = self._tool_of[index]
+            best[tool] = max(best.get(tool, 0.0), score + own.get(tool, 0.0))
+        return [(best[tool], self._specs[tool]) for tool in sorted(best, key=lambda i: (-best[i], i))]
 
     def ranked(self, say: str) -> list[tuple[float, Shot]]:
         """All shots that share anything with the sentence, by similarity, best first."""

@@ -43,6 +43,7 @@ class Tool:
             summary=it.summary,
             parameters=arguments.schema(it),
             raw=it.raw,
+            common=it.common,
             examples=it.example,
         )
 

@@ -1,6 +1,7 @@
 """A tool's manifest (tools/NAME.toml): its types, its reading, and errors a person can act on.
 
     name = "file.read"            summary = "Show a text file"        read_only = true
+    common = true                   listed in every prompt, and not only when a request is near to it
     raw = "command"               the tool's one argument is written as plain text (shell.run, answer, ask)
     [args.path]                   type, required, default, help, min, max, choices
     [effects]                     reads, writes, deletes, programs, network: templates such as "{path}"
@@ -67,6 +68,7 @@ class Manifest(Message):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}(\.[a-z][a-z0-9_]{0,30}){0,2}$")
     summary: str = Field(min_length=3, max_length=120, pattern=r"^[^\x00-\x1f]+$")
     raw: str | None = None
+    common: bool = False
     read_only: bool
     args: dict[str, Arg] = Field(default_factory=dict)
     effects: EffectTemplates = EffectTemplates()
