@@ -88,10 +88,10 @@ class Carrying:
         await asyncio.to_thread(self._hands.refused, item.judged, self.job)
         raise Ended(status, answer)
 
-    def _first_change(self) -> int:
+    def _first_change(self, start: int = 0) -> int:
         """The first call that changes something: what comes after it is asked about once it is done."""
         for index, item in enumerate(self._items):
-            if not item.judged.plan.read_only:
+            if index >= start and not item.judged.plan.read_only:
                 return index
         return len(self._items) - 1
 

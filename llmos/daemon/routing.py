@@ -100,6 +100,17 @@ class Routing:
             texts = _Texts(lambda text: None, held=True)
             await self._locally(choice.where, think, cancel=cancel, on_start=lambda: None, texts=texts)
 
+    async def go_on(
+        self, think: Think, last: Thought, taken: tuple[Taken, ...], *, cancel: asyncio.Event
+    ) -> Thought:
+        """The next thought of a backend that wants to see what came of its calls; other ones may stand in."""
+        self.kind = "steps"
+        first = last.route.removeprefix("cloud:")
+        others = [] if self._job.backend else [name for name in self._offload.backends if name != first]
+        why = f"{first} wants to see what came of its calls"
+        choice = Choice("cloud", (first, *others), (why,))
+        return await self._send(think, choice, cancel, lambda: None, taken)
+
     async def _locally(
         self,
         where: Literal["local", "larger"],

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from llmos.daemon import pinning, rehearsal, request, telling
+from llmos.daemon import pinning, rehearsal, request, stepping, telling
 from llmos.daemon.carrying import LEAVING, Answer, Carrying, Ended, Item, Question
 from llmos.daemon.hands import Hands, Judged
 from llmos.daemon.leaving import Word
@@ -35,6 +35,8 @@ class Session(Carrying):
         super().__init__(job, hands, emit)
         self._routing = Routing(job, hands, minds, ask=self._ask_to_leave, tell=self._on_route)
         self._route = "local"
+        self._thought: Thought | None = None
+        self._heard = False  # a model has read what came of earlier calls
 
     async def run(self) -> Result:
         """The result, whatever the verdicts; raises LlmosError for what kept it from getting that far."""
@@ -120,14 +122,57 @@ class Session(Carrying):
             return None
         await self._refuse_at_once()
         try:
-            for index in range(self._first_change() + 1):
-                await self._consent(index)
-            for index in range(len(self._items)):
-                await self._run(index)
+            await self._run_from(0)
+            return await self._go_on()
         finally:
             for item in self._items:
                 await self._drop(item)
+
+    async def _run_from(self, start: int) -> None:
+        for index in range(start, self._first_change(start) + 1):
+            await self._consent(index)
+        for index in range(start, len(self._items)):
+            await self._run(index)
+
+    async def _go_on(self) -> str | None:
+        """While a backend wants to see what came of its calls: tell it, and carry out what it says next."""
+        steps = 1
+        while self._thought is not None and self._thought.more:
+            steps += 1
+            await self._tell_outcomes(steps)
+            start = len(self._items)
+            for call in self._thought.calls:
+                self._items.append(Item(await self._judge_first(call)))
+            if (reply := self._reply()) is not None:
+                return reply
+            for index in range(start, len(self._items)):
+                self._show(index)
+            await self._refuse_at_once()
+            await self._run_from(start)
         return None
+
+    async def _tell_outcomes(self, steps: int) -> None:
+        """Ask for the next calls. Raises Ended where it goes no further."""
+        most = self._hands.gate.settings.offload.max_steps
+        if steps > most:
+            raise Ended("failed", f"It was stopped after {most} steps; what was done stands.")
+        named = stepping.places(self._items)
+        kept = await asyncio.to_thread(
+            self._hands.gate.kept, self.job.caller, self.job.cwd, named, self.job.rules
+        )
+        if kept:
+            raise Ended("failed", f"It goes no further: the policy keeps {kept[0]} on this machine.")
+        self._heard = True
+        think = (await self._words("ask")).model_copy(update={"id": f"{self.job.id}.{steps}"})
+        assert self._thought is not None
+        self._thought = await self._routing.go_on(
+            think, self._thought, stepping.taken(self._items), cancel=self._cancelled
+        )
+        self._route = self._thought.route
+
+    async def _judge(self, call: ToolCall) -> Judged:
+        judged = await super()._judge(call)
+        return stepping.wary(judged) if self._heard else judged
 
     async def _refuse_at_once(self) -> None:
         """Nothing runs of a request of which one call is denied, or nobody is there to be asked about."""
@@ -145,6 +190,7 @@ class Session(Carrying):
                 "That could not be turned into something to do on this machine.",
                 "Say what to do and to which file, folder or process, or type the command: !COMMAND",
             )
+        self._thought = thought
         return thought.calls
 
     async def _think(self, mode: Literal["ask", "translate"]) -> Thought:
