@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from llmos.messages import JsonObject, Taken, Think, ToolCall, ToolSpec
+from llmos.cloud.frames import Taken
+from llmos.messages import JsonObject, Think, ToolCall, ToolSpec
 
 Messages = tuple[dict[str, str], ...]
 Dialect = Literal["json_schema", "json_object", "llama_cpp", "guided", "tools", "text"]

@@ -16,21 +16,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from llmos import wire
+from llmos.cloud.frames import Attempted, Equip, Equipped, FromCourier, Prepare, Prepared, Send
 from llmos.daemon import carrier, supervisor
 from llmos.errors import CloudError, LlmosError, WireError, from_rpc
-from llmos.messages import (
-    Attempted,
-    Delta,
-    Equip,
-    Equipped,
-    Failed,
-    FromCourier,
-    Message,
-    Prepare,
-    Prepared,
-    Send,
-    Thought,
-)
+from llmos.messages import Delta, Failed, Message, Thought
 
 log = logging.getLogger(__name__)
 

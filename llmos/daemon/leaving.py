@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmos.config import BackendSettings
 from llmos.daemon.consents import destination
@@ -18,20 +18,12 @@ from llmos.daemon.hands import Hands
 from llmos.daemon.offload import Offload
 from llmos.daemon.request import Job
 from llmos.errors import CloudError, NeedsApproval, OverBudget
-from llmos.messages import (
-    Decision,
-    Effects,
-    JsonObject,
-    Offer,
-    Plan,
-    Prepared,
-    Taken,
-    Think,
-    Thought,
-    ToolCall,
-)
+from llmos.messages import Decision, Effects, JsonObject, Plan, Think, Thought, ToolCall
 from llmos.planner import route
 from llmos.planner.route import BackendFacts, Choice, Kind
+
+if TYPE_CHECKING:
+    from llmos.cloud.frames import Offer, Prepared, Taken
 
 SEND_TOOL = "cloud.send"
 _PATH_WORD = re.compile(r"(?:~|\.{0,2})?/[^\s'\"`,;:!?()]+|[\w.-]+/[\w./-]+|[\w-]+\.\w+")

@@ -20,33 +20,22 @@ import pwd
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmos.cloud.budget import NOTHING, Cost, Ledger
 from llmos.config import BackendSettings, Settings
 from llmos.daemon import supervisor
-from llmos.daemon.carrier import Carrier
 from llmos.daemon.consents import Consents, destination
-from llmos.daemon.courier_link import CourierLink
 from llmos.daemon.request import Job
 from llmos.daemon.waiting import done_or_set
 from llmos.errors import CallFailed, Cancelled, CloudError, Denied, LlmosError, UsageError
 from llmos.guard.audit import Audit
-from llmos.messages import (
-    Attempted,
-    Caller,
-    Equip,
-    JsonObject,
-    Offer,
-    Prepare,
-    Prepared,
-    Send,
-    Stop,
-    Taken,
-    Teach,
-    Think,
-    Thought,
-    ToolSpec,
-)
+from llmos.messages import Caller, JsonObject, Stop, Teach, Think, Thought, ToolSpec
+
+if TYPE_CHECKING:
+    from llmos.cloud.frames import Attempted, Offer, Prepared, Taken
+    from llmos.daemon.carrier import Carrier
+    from llmos.daemon.courier_link import CourierLink
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +158,9 @@ class Offload:
     async def _alive(self) -> CourierLink:
         async with self._starting:
             if self._link is None or self._link.lost:
+                from llmos.cloud.frames import Equip  # none of this is held where nothing leaves
+                from llmos.daemon.courier_link import CourierLink
+
                 dumped = tuple(one.model_dump(mode="json") for one in self.backends.values())
                 offload = self.settings.offload.model_dump(mode="json")
                 keys = {one.key_env for one in self.backends.values() if one.key_env}
@@ -207,6 +199,8 @@ class Offload:
         taken: tuple[Taken, ...] = (),
     ) -> Prepared:
         """What would leave, and what each backend would take for it. Raises CloudError."""
+        from llmos.cloud.frames import Prepare
+
         link = await self._alive()
         found = await link.prepare(
             Prepare(
@@ -261,6 +255,8 @@ class Offload:
             self._rest()
 
     async def _answer(self, request: str, order: tuple[str, ...], cancel: asyncio.Event) -> Thought:
+        from llmos.cloud.frames import Send
+
         link = await self._alive()
         timeout_s = self.settings.offload.timeout_s
         answer = link.ask(Send(id=request, backends=order, timeout_s=timeout_s))
@@ -318,6 +314,9 @@ class Offload:
     # --- connections, each under a grant ---
 
     async def _dial(self, number: int, request: str, backend: str) -> socket.socket:
+        from llmos.cloud.frames import Attempted
+        from llmos.daemon.carrier import Carrier
+
         grant = self._grants.get(request)
         offer = grant.offers.get(backend) if grant else None
         if grant is None or offer is None:

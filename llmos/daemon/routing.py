@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmos.daemon.hands import Hands
 from llmos.daemon.leaving import AskPerson, Leaving
@@ -32,9 +32,12 @@ from llmos.errors import (
     TooLong,
     UsageError,
 )
-from llmos.messages import JsonObject, Taken, Think, Thought
+from llmos.messages import JsonObject, Think, Thought
 from llmos.planner import route
 from llmos.planner.route import Choice, Facts, Tried
+
+if TYPE_CHECKING:
+    from llmos.cloud.frames import Taken
 
 REPLY_TOKENS = 192  # what the planner may write
 OnText = Callable[[str], None]

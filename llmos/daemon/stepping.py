@@ -9,10 +9,14 @@ about, even where the policy would allow it: an instruction that stands in a fil
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llmos.daemon.carrying import Item
 from llmos.daemon.hands import Judged
-from llmos.messages import Decision, Outcome, Taken, Verdict
+from llmos.messages import Decision, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from llmos.cloud.frames import Taken
 
 HEAD_CHARS, TAIL_CHARS, ERROR_CHARS = 3000, 1000, 1000
 _WARY = Verdict(
@@ -24,6 +28,8 @@ _WARY = Verdict(
 
 def taken(items: Sequence[Item]) -> tuple[Taken, ...]:
     """The steps so far, as they are told to the model."""
+    from llmos.cloud.frames import Taken  # only where something leaves
+
     return tuple(
         Taken(call=item.judged.plan.call, outcome=trimmed(item.outcome))
         for item in items

@@ -29,27 +29,12 @@ from llmos.cloud import detect, keys, transport
 from llmos.cloud.backends import Backend, Cancel, Reply, quiet_libraries
 from llmos.cloud.chat import Chat
 from llmos.cloud.desk import Answer, Desk
+from llmos.cloud.frames import Attempted, Equip, Equipped, Offer, Prepare, Prepared, Send, ToCourier
 from llmos.cloud.redact import Redactor
 from llmos.config import BackendSettings, OffloadSettings
 from llmos.errors import CallFailed, ConfigError, LlmosError, UsageError, from_rpc
 from llmos.guard import redaction
-from llmos.messages import (
-    Attempted,
-    Equip,
-    Equipped,
-    Failed,
-    Message,
-    Offer,
-    Prepare,
-    Prepared,
-    Send,
-    Stop,
-    Teach,
-    Thought,
-    Timing,
-    ToCourier,
-    ToolSpec,
-)
+from llmos.messages import Failed, Message, Stop, Teach, Thought, Timing, ToolSpec
 from llmos.planner import confine
 from llmos.planner.retrieval import Retriever
 from llmos.wire import FrameSocket

@@ -75,7 +75,7 @@ def test_what_a_crash_left_unsettled_counts_in_full(file: Path) -> None:
 def test_a_line_cut_off_by_a_crash_spoils_nothing(file: Path) -> None:
     reserve(Ledger(CAPS, file), 0.10, request="a")
     whole = file.read_bytes()
-    for cut in range(1, len(whole)):
+    for cut in range(1, len(whole), 5):
         file.write_bytes(whole + whole[:cut])
         ledger = Ledger(CAPS, file)
         number = reserve(ledger, 0.05, request="b")

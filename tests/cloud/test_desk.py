@@ -219,7 +219,7 @@ WRONG = {
     "empty": '{"calls": []}',
     "a list": "[]",
     "NaN": '{"calls": [{"tool": "file.list", "args": {"path": "/", "limit": NaN}}]}',
-    "nested": "[" * 100_000,
+    "nested": "[" * 20_000,
 }
 
 
