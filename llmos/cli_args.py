@@ -14,11 +14,11 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-from llmos import cli_args_cloud, cli_args_scripts, cli_args_shells
+from llmos import cli_args_cloud, cli_args_programs, cli_args_scripts, cli_args_shells
 from llmos.cli_parser import Parser, Verb, count, grants, in_quotes, json_option, seconds
 from llmos.errors import UsageError
 
-RESERVED = ("mcp", "tune")
+RESERVED = ("tune",)
 _VALUE_OPTIONS = ("--write", "--timeout", "--policy", "--backend")  # may stand before the verb or the text
 
 
@@ -175,6 +175,7 @@ VERBS: dict[str, Verb] = {
     **cli_args_scripts.VERBS,
     **cli_args_cloud.VERBS,
     **cli_args_shells.VERBS,
+    **cli_args_programs.VERBS,
     "daemon": Verb("run the daemon in the foreground, or stop it", "llmos daemon stop", _daemon),
 }
 

@@ -169,7 +169,7 @@ def _socket_folder() -> Iterator[Finding]:
 
 
 def _daemon() -> Iterator[Finding]:
-    for path in dial.candidates():
+    for path in paths.sockets():
         try:
             found = dial.connect(path, timeout_s=2.0)
         except LlmosError as error:

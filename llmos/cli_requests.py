@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmos import cli_input
+from llmos import cli_input, paths
 from llmos.console import client, consent, dial, render, safetext, screen
 from llmos.console.interrupts import Interrupts
 from llmos.console.turn import Turn
@@ -161,12 +161,12 @@ def with_model(
     """Run; where the weights are missing, offer to fetch them first and run again."""
     from llmos import first_use
 
-    if needed and daemon.path != dial.SYSTEM_SOCKET and first_use.nothing_here():
+    if needed and daemon.path != paths.SYSTEM_SOCKET and first_use.nothing_here():
         first_use.fetch_missing(asker, interrupts)
     try:
         return run()
     except ModelError:
-        if not needed or daemon.path == dial.SYSTEM_SOCKET:
+        if not needed or daemon.path == paths.SYSTEM_SOCKET:
             raise
         if not first_use.fetch_missing(asker, interrupts):
             raise

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llmos import paths
 from llmos.cli_requests import connected, error_result, print_json
 from llmos.console import dial, listings, screen
 from llmos.errors import DaemonUnreachable, LlmosError, UsageError
@@ -112,7 +113,7 @@ def daemon(options: argparse.Namespace) -> int:
 
 def stop_daemon(path: Path | None) -> int:
     """End the daemon by a signal to the process that greeted us, and wait until it is gone."""
-    where = (path,) if path else dial.candidates()
+    where = (path,) if path else paths.sockets()
     found = next((daemon for daemon in map(dial.connect, where) if daemon is not None), None)
     if found is None:
         screen.say("no daemon is running")

@@ -137,11 +137,16 @@ def _walk(cls: type[LlmosError]) -> dict[str, type[LlmosError]]:
     return found
 
 
+def kinds() -> dict[str, type[LlmosError]]:
+    """Every error that is reported, by the name that goes over the socket."""
+    return _walk(LlmosError)
+
+
 def from_rpc(error: dict[str, object]) -> LlmosError:
     """Rebuild the error a peer sent as a JSON-RPC error object; unknown kinds become the nearest base."""
     data = error.get("data")
     data = data if isinstance(data, dict) else {}
     message = str(error.get("message", "unknown error"))
     next_step = str(data.get("next_step", ""))
-    kind = _walk(LlmosError).get(str(data.get("kind")), WireError)
+    kind = kinds().get(str(data.get("kind")), WireError)
     return kind(message, next_step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+SYSTEM_SOCKET = Path("/run/llmos/llmos.sock")
 PACKAGE_DIR = Path(__file__).resolve().parent
 
 
@@ -62,6 +63,14 @@ def runtime_dir() -> Path:
 def socket_path() -> Path:
     override = os.environ.get("LLMOS_SOCKET", "")
     return Path(override) if override else runtime_dir() / "llmos.sock"
+
+
+def sockets() -> tuple[Path, ...]:
+    """Where a client looks for a daemon, in order: the one named, or the system's and then one's own."""
+    own = socket_path()
+    if os.environ.get("LLMOS_SOCKET") or own == SYSTEM_SOCKET:
+        return (own,)
+    return (SYSTEM_SOCKET, own)
 
 
 def _shipped(name: str) -> Path:

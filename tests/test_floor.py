@@ -23,8 +23,10 @@ LAYERS = {
     "errors": 0,
     **dict.fromkeys(("messages", "paths", "cgroupfs", "stopping"), 1),
     **dict.fromkeys(("config", "wire", "rights"), 2),
+    "client": 3,  # the public one, for programs
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud", "hooks"), 3),
     "automation": 3,  # scripts and their runs; requests are made for it by who runs it
+    "mcp_server": 4,
     "explain": 4,  # of commands: documentation, and the guard's tables of programs
     "planner": 4,
     "tune": 5,  # trains on what the planner's own prompt builder writes

@@ -17,17 +17,8 @@ from llmos import paths
 from llmos.console.client import Client
 from llmos.errors import DaemonUnreachable, LlmosError
 
-SYSTEM_SOCKET = Path("/run/llmos/llmos.sock")
 CONNECT_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 15.0
-
-
-def candidates() -> tuple[Path, ...]:
-    """Sockets to try, in order: the one that was named, or the system service's and then one's own."""
-    own = paths.socket_path()
-    if os.environ.get("LLMOS_SOCKET") or own == SYSTEM_SOCKET:
-        return (own,)
-    return (SYSTEM_SOCKET, own)
 
 
 def connect(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Client | None:
@@ -84,7 +75,7 @@ def open_client(start: Callable[[Path], int] | None, say: Callable[[str], None])
 
     Raises DaemonUnreachable when none answers and none may be, or could be, started.
     """
-    tried = candidates()
+    tried = paths.sockets()
     for path in tried:
         try:
             if (client := connect(path)) is not None:

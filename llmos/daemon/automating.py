@@ -19,7 +19,7 @@ from llmos.daemon import pinning
 from llmos.daemon import request as requests
 from llmos.daemon.broker import Broker, Client
 from llmos.daemon.connection import Connection, Method
-from llmos.daemon.inbox import Inbox
+from llmos.daemon.inbox import Inbox, Waiting
 from llmos.daemon.methods import ID, Methods, NoParams, RequestParams, parsed
 from llmos.daemon.triggers import Trigger, Triggers
 from llmos.errors import LlmosError, UsageError
@@ -39,6 +39,15 @@ class PinParams(RequestParams):
 
 class ReplayParams(RequestParams):
     calls: tuple[Pinned, ...] = Field(min_length=1, max_length=MAX_CALLS)
+
+
+class InboxAskParams(RequestParams):
+    """A request in words, or one typed call."""
+
+    text: str = ""
+    tool: str = ""
+    args: JsonObject = Field(default_factory=dict)
+    origin: str = Field(default="request", max_length=80)
 
 
 class TriggerParams(RequestParams):
@@ -109,6 +118,7 @@ class Automating:
             "trigger.pause": self.trigger_pause,
             "trigger.remove": self.trigger_remove,
             "trigger.run": self.trigger_run,
+            "inbox.ask": self.inbox_ask,
             "inbox.list": self.inbox_list,
             "inbox.approve": self.inbox_approve,
             "inbox.reject": self.inbox_reject,
@@ -227,6 +237,30 @@ class Automating:
         return (await self.triggers.run(trigger)).model_dump(mode="json")
 
     # --- the inbox ---
+
+    async def inbox_ask(self, params: JsonObject, client: Connection) -> JsonObject:
+        """An unattended request; what of it needs a person's word waits in the inbox from then on."""
+        given = parsed(InboxAskParams, params)
+        if bool(given.text) == bool(given.tool):
+            raise UsageError(
+                "give either `text` or `tool`", 'For instance: {"tool": "file.list", "cwd": "/"}'
+            )
+        if given.consent != "none":
+            raise UsageError(
+                "an inbox is for requests without consent", "Leave `consent` out, or use: ask, call"
+            )
+        calls = (ToolCall(tool=given.tool, args=given.args),) if given.tool else ()
+        said = given.text or f"{given.tool} {json.dumps(given.args, ensure_ascii=False)}"
+        result, asked = await self.unattended(given, said, calls, client)
+        item = None
+        if asked and result.status == "needs_approval":
+            item = await self.inbox.put(Waiting(
+                id=os.urandom(4).hex(), uid=client.caller.uid, gid=client.caller.gid, origin=given.origin,
+                said=said, cwd=given.cwd, write=given.write, policy=given.policy, created=time.time(),
+                reason=result.answer or "", calls=asked,
+            ))  # fmt: skip
+        told = item.model_dump(mode="json") if item else None
+        return {"result": result.model_dump(mode="json"), "item": told}
 
     async def inbox_list(self, params: JsonObject, client: Connection) -> JsonObject:
         parsed(NoParams, params)

@@ -223,7 +223,8 @@ class Methods:
     async def tools(self, params: JsonObject, client: Connection) -> JsonObject:
         parsed(NoParams, params)
         hands = await self._broker.hands()
-        return {"tools": [spec.model_dump(mode="json") for spec in hands.catalog.specs]}
+        told = hands.catalog.describe()
+        return {"tools": [{key: value for key, value in tool.items() if key != "file"} for tool in told]}
 
     async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict on a command or a call; nothing runs."""
