@@ -97,7 +97,7 @@ def document() -> JsonObject:
         "info": {
             "title": "llmos",
             "version": llmos.__version__,
-            "description": f"Protocol {wire.PROTOCOL_VERSION}: JSON-RPC 2.0 on a Unix socket, a value a line; "
+            "description": f"Protocol {wire.PROTOCOL_VERSION}: JSON-RPC 2.0 on a Unix socket, one a line; "
             "docs/protocol.md has it in words.",
         },
         "methods": [_method(name, *found, definitions) for name, found in METHODS.items()],
