@@ -18,13 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 from llmos import wire
 from llmos.cloud.frames import Attempted, Equip, Equipped, FromCourier, Prepare, Prepared, Send
 from llmos.daemon import carrier, supervisor
+from llmos.daemon.link import READ_BYTES, WorkerEnd
 from llmos.errors import CloudError, LlmosError, WireError, from_rpc
 from llmos.messages import Delta, Failed, Message, Thought
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
-_READ_BYTES = 1 << 16
 _MAX_DIAL_BYTES = 4096
 _FRAME: TypeAdapter[Any] = TypeAdapter(FromCourier)
 _T = TypeVar("_T", bound=Message)
@@ -32,7 +32,7 @@ _T = TypeVar("_T", bound=Message)
 OnDial = Callable[[int, str, str], Awaitable[socket.socket]]  # number, request, backend
 
 
-class CourierLink:
+class CourierLink(WorkerEnd):
     def __init__(
         self,
         worker: supervisor.Worker,
@@ -43,10 +43,9 @@ class CourierLink:
         on_dial: OnDial,
         on_attempt: Callable[[Attempted], None],
     ) -> None:
+        super().__init__(worker, reader, writer)
         loop = asyncio.get_running_loop()
         self.equipped: asyncio.Future[Equipped] = loop.create_future()
-        self.lost = False
-        self._worker, self._reader, self._writer = worker, reader, writer
         self._dials, self._on_dial, self._on_attempt = dials, on_dial, on_attempt
         self._pending: dict[str, asyncio.Future[Message]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,14 +78,6 @@ class CourierLink:
             raise CloudError("the courier did not start in time", "Read the daemon's log.") from error
         return link
 
-    @property
-    def pid(self) -> int:
-        return self._worker.pid
-
-    def send(self, message: Message) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(wire.encode(message.model_dump(mode="json")))
-
     async def prepare(self, prepare: Prepare) -> Prepared:
         """Raises CloudError, or what the courier reports."""
         answer = await self._submit(prepare.id, prepare)
@@ -96,14 +87,6 @@ class CourierLink:
     def ask(self, send: Send) -> asyncio.Future[Message]:
         """The future Thought; it raises CloudError, or what the courier reports."""
         return self._submit(send.id, send)
-
-    def close(self) -> None:
-        self.lost = True
-        self._writer.close()
-
-    def kill(self) -> None:
-        self.lost = True
-        self._worker.kill()
 
     def _submit(self, request: str, message: Message) -> asyncio.Future[Message]:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -138,7 +121,7 @@ class CourierLink:
 
     async def _read(self) -> None:
         frames = wire.FrameBuffer()
-        while chunk := await self._reader.read(_READ_BYTES):
+        while chunk := await self._reader.read(READ_BYTES):
             for frame in frames.feed(chunk):
                 self._take(_FRAME.validate_json(frame))
 

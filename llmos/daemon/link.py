@@ -35,17 +35,42 @@ class _Pending:
     on_delta: Callable[[str], None]
 
 
-class Link:
+class WorkerEnd:
+    """Our end of a worker: what is said to it, and the ways it ends."""
+
+    def __init__(
+        self, worker: supervisor.Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.lost = False
+        self._worker, self._reader, self._writer = worker, reader, writer
+
+    @property
+    def pid(self) -> int:
+        return self._worker.pid
+
+    def send(self, message: Message) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(wire.encode(message.model_dump(mode="json")))
+
+    def close(self) -> None:
+        """End of input: a worker that behaves leaves by itself, another is killed after a grace."""
+        self.lost = True
+        self._writer.close()
+
+    def kill(self) -> None:
+        self.lost = True
+        self._worker.kill()
+
+
+class Link(WorkerEnd):
     """`ready` resolves when weights are loaded, `ended` when the process is gone and reaped."""
 
     def __init__(
         self, worker: supervisor.Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = loop.create_future()
+        super().__init__(worker, reader, writer)
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready_frame: Ready | None = None
-        self.lost = False
-        self._worker, self._reader, self._writer = worker, reader, writer
         self._pending: dict[str, _Pending] = {}
         self.ended = asyncio.create_task(self._live())
 
@@ -56,14 +81,6 @@ class Link:
         reader, writer = await asyncio.open_connection(sock=worker.sock)
         return cls(worker, reader, writer)
 
-    @property
-    def pid(self) -> int:
-        return self._worker.pid
-
-    def send(self, message: Message) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(wire.encode(message.model_dump(mode="json")))
-
     def submit(self, think: Think, on_delta: Callable[[str], None]) -> asyncio.Future[Thought]:
         """Send one request; the future raises LinkLost, or the error the worker reports."""
         answer: asyncio.Future[Thought] = asyncio.get_running_loop().create_future()
@@ -73,15 +90,6 @@ class Link:
             self._pending[think.id] = _Pending(answer, on_delta)
             self.send(think)
         return answer
-
-    def close(self) -> None:
-        """End of input: a worker that behaves leaves by itself, another is killed after a grace."""
-        self.lost = True
-        self._writer.close()
-
-    def kill(self) -> None:
-        self.lost = True
-        self._worker.kill()
 
     # --- reading ---
 

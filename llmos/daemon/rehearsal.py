@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from llmos.guard.staging import Stage
 
 log = logging.getLogger(__name__)
+CHANGES_THE_SYSTEM = "it changes the running system, which cannot be tried first"
 MAX_TOLD_CHARS = 4000  # of a rehearsal's output in an approval
 
 
@@ -81,7 +82,7 @@ def _beyond(plan: Plan) -> str:
     if Signal in kinds or plan.effects.signals:
         return "it signals a process, which cannot be tried first"
     if Change in kinds or plan.effects.targets:
-        return "it changes the running system, which cannot be tried first"
+        return CHANGES_THE_SYSTEM
     if Start in kinds:
         return "it starts a program that goes on running, which cannot be tried first"
     if Observe in kinds:

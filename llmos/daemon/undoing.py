@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmos.daemon import reversals, telling
+from llmos.daemon import rehearsal, reversals, telling
 from llmos.daemon.clock import Clock
 from llmos.daemon.hands import Hands, Judged, failure
 from llmos.daemon.request import Job
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from llmos.guard.undostore import Entry
 
 UNDO_TOOL = "undo"
-NO_PREVIEW = "it changes the running system, which cannot be tried first"
 MAX_NAMED = 10  # paths in the sentence that says what stands in the way
 
 
@@ -213,7 +212,7 @@ def choose(undo_id: str, uid: int) -> list[Entry]:
 
 
 def _found_out(told: JsonObject | None) -> JsonObject:
-    return {"no_preview": NO_PREVIEW} if told is None else {"changes": told}
+    return {"no_preview": rehearsal.CHANGES_THE_SYSTEM} if told is None else {"changes": told}
 
 
 def _moved_on(paths: list[str]) -> str:

@@ -65,6 +65,16 @@ class ModelConfig:
     def is_global(self, layer: int) -> bool:
         return self.global_layers is None or layer in self.global_layers
 
+    def new_cache(self, batch: int, max_tokens: int, dtype: torch.dtype) -> KVCache:
+        return KVCache(
+            layers=self.num_layers,
+            batch=batch,
+            kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            max_tokens=max_tokens,
+            dtype=dtype,
+        )
+
 
 class Linear(nn.Linear):
     """Without the random start: weights come from a file, and torch's initialisers import its compiler."""
@@ -201,15 +211,7 @@ class Transformer(nn.Module):
         return self.norm.weight.dtype  # of what is computed; packed weights are narrower
 
     def new_cache(self, batch: int, max_tokens: int) -> KVCache:
-        config = self.config
-        return KVCache(
-            layers=config.num_layers,
-            batch=batch,
-            kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            max_tokens=max_tokens,
-            dtype=self.dtype,
-        )
+        return self.config.new_cache(batch, max_tokens, self.dtype)
 
     def forward(
         self, ids: Tensor, cache: KVCache, *, padding: Tensor | None = None, wanted: int | None = 1

@@ -133,15 +133,7 @@ class PackedTransformer:
     # --- used again and again ---
 
     def new_cache(self, batch: int, max_tokens: int) -> KVCache:
-        config = self.config
-        return KVCache(
-            layers=config.num_layers,
-            batch=batch,
-            kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            max_tokens=max_tokens,
-            dtype=self.dtype,
-        )
+        return self.config.new_cache(batch, max_tokens, self.dtype)
 
     def __call__(self, ids: Tensor, cache: KVCache, *, wanted: int | None = 1) -> Tensor:
         """Logits [1, wanted, vocab] of the last (None: all) of ids [1, T].

@@ -22,29 +22,11 @@ _ONE = {
     "'": "'",
     "`": "`",
 }  # everything else prints nothing
-_MDOC = frozenset(
-    [
-        "It",
-        "Op",
-        "Fl",
-        "Ar",
-        "Nm",
-        "Cm",
-        "Ic",
-        "Pa",
-        "Li",
-        "Sy",
-        "Em",
-        "Xr",
-        "Dq",
-        "Sq",
-        "Nd",
-        "Va",
-        "Ev",
-        "Ns",
-        "Pf",
-    ]
+# Macros that stand at the start of a line of their own, and all that may stand among its words.
+_MDOC_LINES = frozenset(
+    ["It", "Op", "Fl", "Ar", "Nm", "Cm", "Ic", "Pa", "Li", "Sy", "Em", "Xr", "Dq", "Sq", "Nd", "Va", "Ev"]
 )
+_MDOC = _MDOC_LINES | {"Ns", "Pf"}
 _SKIPPED = frozenset({".PD", ".sp", ".br", ".nf", ".fi", ".ft", ".ad", ".RS", '.\\"', ".TP", ".TQ"})
 _BREAKS = frozenset({".SH", ".Sh", ".SS", ".Ss", ".RE"})
 _PARAGRAPHS = frozenset({".PP", ".LP", ".P", ".Pp"})
@@ -97,25 +79,7 @@ def macro_text(line: str) -> str:
         return "" if line.startswith((".", "'")) and not re.match(r"^'[\w ]", line) else line
     name, rest = found[1], found[2]
     words = [quoted or bare for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|(\S+)', rest)]
-    if name in (
-        "It",
-        "Op",
-        "Fl",
-        "Ar",
-        "Nm",
-        "Cm",
-        "Ic",
-        "Pa",
-        "Li",
-        "Sy",
-        "Em",
-        "Xr",
-        "Dq",
-        "Sq",
-        "Nd",
-        "Va",
-        "Ev",
-    ):
+    if name in _MDOC_LINES:
         return _mdoc([name, *words])
     if name == "IP":
         return words[0] if words else ""
@@ -128,27 +92,7 @@ def _mdoc(words: list[str]) -> str:
     """mdoc: `Fl a` is -a, `Ar x` is x; `It` and the rest are markup around words."""
     out, flag, glue = "", False, True
     for word in words:
-        if word in (
-            "Fl",
-            "Ar",
-            "Op",
-            "It",
-            "Nm",
-            "Cm",
-            "Ic",
-            "Pa",
-            "Li",
-            "Sy",
-            "Em",
-            "Xr",
-            "Dq",
-            "Sq",
-            "Nd",
-            "Va",
-            "Ev",
-            "Ns",
-            "Pf",
-        ):
+        if word in _MDOC:
             flag, glue = word == "Fl" or (flag and word == "Ns"), glue or word == "Ns"
             continue
         out += ("" if glue or word in (",", ".", ")", "|", "=") else " ") + (

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 
+from llmos.toolbox.values import human_size as size
+from llmos.toolbox.values import shown
+
+__all__ = ["Refused", "count", "say", "shown", "size", "some"]
+
 
 class Refused(Exception):
     """What was asked is not done, and nothing is half done; the sentence says why and what to do."""
-
-
-def shown(name: str) -> str:
-    """A file name on one line: control characters become visible."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
@@ -30,14 +30,3 @@ def count(number: int, what: str) -> str:
 
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
-
-
-def size(num_bytes: float) -> str:
-    """`512 B`, `1.5K`, `23.0M`."""
-    if num_bytes < 1024:
-        return f"{num_bytes:.0f} B"
-    for unit in "KMGTP":
-        num_bytes /= 1024
-        if num_bytes < 1023.95 or unit == "P":
-            break
-    return f"{num_bytes:.1f}{unit}"
