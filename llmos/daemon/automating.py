@@ -150,11 +150,8 @@ class Automating:
             raise UsageError(
                 "give either `text` or `calls`", 'For instance: {"text": "list the files", "cwd": "/"}'
             )
-        session = await self._methods.session(given, given.text, given.calls, client)
-        try:
+        async with self._methods.session(given, given.text, given.calls, client) as session:
             pinned = await session.pins(given.unchanged)
-        finally:
-            self._broker.release(session)
         return {"calls": pinning.as_json(pinned)}
 
     async def replay(self, params: JsonObject, client: Connection) -> JsonObject:
@@ -163,11 +160,8 @@ class Automating:
         calls = tuple(ToolCall(tool=call.tool, args=call.args) for call in given.calls)
         words = "; ".join(f"{call.tool} {json.dumps(call.args, ensure_ascii=False)}" for call in calls)
         pins = tuple(call.pin for call in given.calls)
-        session = await self._methods.session(given, words, calls, client, pins)
-        try:
+        async with self._methods.session(given, words, calls, client, pins) as session:
             result = await session.run()
-        finally:
-            self._broker.release(session)
         return result.model_dump(mode="json")
 
     # --- triggers ---
@@ -183,12 +177,9 @@ class Automating:
         self, params: RequestParams, text: str, calls: tuple[ToolCall, ...], owner: Client
     ) -> tuple[Result, tuple[Pinned, ...]]:
         """A request's result, and the calls that wait for a person when it needs approval."""
-        session = await self._methods.session(params, text, calls, owner)
-        try:
+        async with self._methods.session(params, text, calls, owner) as session:
             result = await session.run()
             left = await session.left() if result.status == "needs_approval" else ()
-        finally:
-            self._broker.release(session)
         return result, left
 
     async def trigger_add(self, params: JsonObject, client: Connection) -> JsonObject:
@@ -280,11 +271,8 @@ class Automating:
             mode=given.mode,
         )
         calls = tuple(ToolCall(tool=call.tool, args=call.args) for call in item.calls)
-        session = await self._methods.session(request, item.said, calls, client, pins)
-        try:
+        async with self._methods.session(request, item.said, calls, client, pins) as session:
             result = await session.run()
-        finally:
-            self._broker.release(session)
         if given.mode != "plan" and result.status in ("done", "failed"):
             await self.inbox.drop(item)
         return result.model_dump(mode="json")

@@ -52,11 +52,8 @@ class Clouding:
         """Where a request would be thought about, and why; the local model is asked, nothing leaves."""
         read = parsed(RouteParams, params)
         given = RequestParams.model_validate(read.model_dump(exclude={"text", "translate"}))
-        session = await self._methods.session(given, read.text, (), client)
-        try:
+        async with self._methods.session(given, read.text, (), client) as session:
             return await session.explain_route(translate=read.translate)
-        finally:
-            self._broker.release(session)
 
     async def usage(self, params: JsonObject, client: Connection) -> JsonObject:
         """What the caller's requests to backends cost, by day and backend; root may see everybody's."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Literal, TypeVar
 
@@ -154,24 +156,19 @@ class Methods:
     async def translate(self, params: JsonObject, client: Connection) -> JsonObject:
         read = parsed(TranslateParams, params)
         given = RequestParams.model_validate(read.model_dump(exclude={"text"}))
-        session = await self.session(given, read.text, (), client)
-        try:
+        async with self.session(given, read.text, (), client) as session:
             thought = await session.translate()
-        finally:
-            self._broker.release(session)
         return {"command": thought.command, "confidence": thought.confidence, "route": thought.route}
 
     async def _perform(self, params: AskParams | CallParams, client: Connection) -> JsonObject:
         if params.detach and params.consent == "interactive":
             raise UsageError("nobody could answer a detached request", "Use consent `none` or `yes`.")
         text, calls = _words(params)
-        session = await self.session(params, text, calls, client)
-        try:
+        async with self.session(params, text, calls, client) as session:
             result = await session.run()
-        finally:
-            self._broker.release(session)
         return result.model_dump(mode="json")
 
+    @asynccontextmanager
     async def session(
         self,
         params: RequestParams,
@@ -179,8 +176,8 @@ class Methods:
         calls: tuple[ToolCall, ...],
         client: Client,
         pins: tuple[Pin, ...] = (),
-    ) -> Session:
-        """Check the request and enter it among the running; it is the caller's to release."""
+    ) -> AsyncIterator[Session]:
+        """Check the request and enter it among the running, until the end of the block."""
         given = params.model_dump(include=set(RequestParams.model_fields) - {"detach"})
         ask = Ask.model_validate({**given, "text": text})
         most = self._broker.settings.server.max_request_chars
@@ -191,7 +188,10 @@ class Methods:
         self._broker.admit(session, client, detached=params.detach)
         if text := self._broker.notice(hands, client.caller):
             self._broker.emit(Event(id=job.id, kind="notice", data={"text": text}), client)
-        return session
+        try:
+            yield session
+        finally:
+            self._broker.release(session)
 
     # --- control ---
 

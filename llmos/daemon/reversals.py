@@ -7,129 +7,70 @@ under a permit. Nothing here asks or judges: that is `undoing`'s and the gate's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from llmos.messages import Effects, JsonObject, Outcome, Step
 
 if TYPE_CHECKING:
-    from llmos.guard.deeds import Turn
     from llmos.guard.permit import Permit
     from llmos.guard.spawn import Spawner
-    from llmos.guard.turning import Reversal
     from llmos.guard.undostore import Direction, Entry
 
 Tell = Callable[[str, str], None]
 
 
-class Turning(Protocol):
-    """One transaction about to be turned."""
+@dataclass(frozen=True, slots=True)
+class Turning:
+    """One transaction about to be turned.
 
-    @property
-    def entry(self) -> Entry: ...
-    @property
-    def direction(self) -> Direction: ...
-    @property
-    def moved_on(self) -> tuple[str, ...]: ...
-    @property
-    def effects(self) -> Effects: ...
-    @property
-    def steps(self) -> tuple[Step, ...]: ...
+    `told` gives the exact changes, where they are known before, and reads files for that. `do` turns it,
+    whole or not at all, and raises Conflict, DiskFull, CallFailed.
+    """
 
-    def told(self) -> JsonObject | None:
-        """The exact changes, where they are known before; reads files."""
-
-    async def do(self, permit: Permit, spawner: Spawner, tell: Tell, cancel: asyncio.Event) -> Outcome:
-        """Turn it, whole or not at all. Raises Conflict, DiskFull, CallFailed."""
+    entry: Entry
+    direction: Direction
+    moved_on: tuple[str, ...]
+    effects: Effects
+    steps: tuple[Step, ...]
+    told: Callable[[], JsonObject | None]
+    do: Callable[[Permit, Spawner, Tell, asyncio.Event], Awaitable[Outcome]]
 
 
 def look(entry: Entry) -> Turning:
     """How this transaction would be turned now. Raises UsageError when it is in no state for it."""
-    if entry.is_deed:
-        from llmos.guard import deeds
-
-        return Deed(deeds.turn(entry))
-    from llmos.guard import turning
-
-    return Files(turning.reversal(entry))
+    return _deed(entry) if entry.is_deed else _files(entry)
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+def _files(entry: Entry) -> Turning:
     """Files go back to what the store kept of them."""
+    from llmos.guard import reversing, turning
 
-    planned: Reversal
+    planned = turning.reversal(entry)
+    writes, deletes = reversing.paths_of(planned)
 
-    @property
-    def entry(self) -> Entry:
-        return self.planned.entry
-
-    @property
-    def direction(self) -> Direction:
-        return self.planned.direction
-
-    @property
-    def moved_on(self) -> tuple[str, ...]:
-        return self.planned.moved_on
-
-    @property
-    def effects(self) -> Effects:
-        from llmos.guard import reversing
-
-        writes, deletes = reversing.paths_of(self.planned)
-        return Effects(writes=writes, deletes=deletes)
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return ()
-
-    def told(self) -> JsonObject | None:
-        from llmos.guard import reversing
-
-        return reversing.told(self.planned)
-
-    async def do(self, permit: Permit, spawner: Spawner, tell: Tell, cancel: asyncio.Event) -> Outcome:
-        from llmos.guard import turning
-
-        await asyncio.to_thread(turning.turn, permit, self.planned)
+    async def do(permit: Permit, spawner: Spawner, tell: Tell, cancel: asyncio.Event) -> Outcome:
+        await asyncio.to_thread(turning.turn, permit, planned)
         return Outcome(exit_code=0)
 
+    return Turning(
+        entry, planned.direction, planned.moved_on, Effects(writes=writes, deletes=deletes), (),
+        lambda: reversing.told(planned), do,
+    )  # fmt: skip
 
-@dataclass(frozen=True, slots=True)
-class Deed:
+
+def _deed(entry: Entry) -> Turning:
     """What is no file is taken back by the steps that were kept with it."""
+    from llmos.guard import deeds
+    from llmos.guard.spawn import succeeded
 
-    turn: Turn
+    turn = deeds.turn(entry)
 
-    @property
-    def entry(self) -> Entry:
-        return self.turn.entry
-
-    @property
-    def direction(self) -> Direction:
-        return self.turn.direction
-
-    @property
-    def moved_on(self) -> tuple[str, ...]:
-        return self.turn.moved_on
-
-    @property
-    def effects(self) -> Effects:
-        return self.turn.effects
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return self.turn.steps
-
-    def told(self) -> JsonObject | None:
-        return None
-
-    async def do(self, permit: Permit, spawner: Spawner, tell: Tell, cancel: asyncio.Event) -> Outcome:
-        from llmos.guard import deeds
-        from llmos.guard.spawn import succeeded
-
+    async def do(permit: Permit, spawner: Spawner, tell: Tell, cancel: asyncio.Event) -> Outcome:
         outcome = await spawner.run(permit, on_output=tell, cancel=cancel)
         if succeeded(permit.plan, outcome):
-            await asyncio.to_thread(deeds.turned, self.turn, outcome.reverse)
+            await asyncio.to_thread(deeds.turned, turn, outcome.reverse)
         return outcome
+
+    return Turning(entry, turn.direction, turn.moved_on, turn.effects, turn.steps, lambda: None, do)
