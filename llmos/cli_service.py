@@ -105,7 +105,7 @@ def daemon(options: argparse.Namespace) -> int:
         return stop_daemon(Path(options.socket) if options.socket else None)
     from llmos.daemon import lean
 
-    lean.leave_out_openssl()
+    lean.leave_out()
     from llmos.daemon import server
 
     return server.run(Path(options.socket).absolute() if options.socket else None)

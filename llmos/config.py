@@ -23,7 +23,7 @@ SYSTEM_FILE = Path("/etc/llmos/config.toml")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ModelSettings(_Section):

@@ -14,6 +14,7 @@ import uuid
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 JsonObject = dict[str, Any]
 
@@ -21,7 +22,7 @@ JsonObject = dict[str, Any]
 class Message(BaseModel):
     """Base: frozen, and loud about unknown keys (a typo in a frame is an error, not a default)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def new_id() -> str:
@@ -88,8 +89,9 @@ class ToolSpec(Message):
     examples: tuple[Example, ...] = ()
 
 
-class Example(Message):
-    """An example sentence of a manifest and the arguments it means."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Example:
+    """An example sentence of a manifest and the arguments it means: a thousand of them, hence the slots."""
 
     say: str
     args: JsonObject

@@ -17,7 +17,7 @@ from llmos.planner.route import Kind
 
 
 class Params(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class RouteParams(TranslateParams):

@@ -225,6 +225,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
 
     The journal and the spawner are kept from `old`: they hold the chain of hashes and a process.
     """
+    from llmos.guard import rulefile
     from llmos.guard.audit import Audit
     from llmos.guard.audit_journald import Journald
     from llmos.guard.gate import Gate
@@ -235,13 +236,14 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     tools = catalog.load(paths.tool_dirs())
     if old is None:
         tools.tidy()
-    policy = Policy.load(settings.policy, policy_dirs())
     # Others than root bring their own files, and root's do not bind them.
-    others = Policy.load(settings.policy, policy_dirs()[:-1]) if os.geteuid() == 0 else None
+    *everybodys, own = policy_dirs()
+    others = Policy.load(settings.policy, everybodys)
+    policy = others.tightened(rulefile.of_folder(own, rulefile.Tier.USER))
     mirror = Journald() if settings.audit.journald else None
     audit = old.gate.audit if old else Audit(paths.audit_file(), settings.audit, mirror)
     spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers, tools.changers)
-    gate = Gate(policy, audit, settings, others=others)
+    gate = Gate(policy, audit, settings, others=others if os.geteuid() == 0 else None)
     if old:
         old.gate.newer = gate  # running requests are held to the new rules as well
     return Hands(tools, gate, spawner)

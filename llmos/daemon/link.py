@@ -35,6 +35,14 @@ class _Pending:
     on_delta: Callable[[str], None]
 
 
+def _frame(message: Message) -> bytes:
+    """As text at once: a list of all tools as Python objects would leave a megabyte of holes in the heap."""
+    try:
+        return message.model_dump_json().encode() + b"\n"
+    except ValueError:  # a file name that is no UTF-8
+        return wire.encode(message.model_dump(mode="json"))
+
+
 class WorkerEnd:
     """Our end of a worker: what is said to it, and the ways it ends."""
 
@@ -50,7 +58,7 @@ class WorkerEnd:
 
     def send(self, message: Message) -> None:
         if not self._writer.is_closing():
-            self._writer.write(wire.encode(message.model_dump(mode="json")))
+            self._writer.write(_frame(message))
 
     def close(self) -> None:
         """End of input: a worker that behaves leaves by itself, another is killed after a grace."""

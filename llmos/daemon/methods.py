@@ -30,7 +30,7 @@ ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class _Params(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class RequestParams(_Params):

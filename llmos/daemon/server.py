@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 DRAIN_S = 10.0
 GOODBYE_S = 1.0  # for clients to take what was sent to them
 CANCEL_S = 5.0  # for cancelled requests to stop their commands and write their audit lines
-_M_ARENA_MAX = -8  # malloc.h
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
 
 
 class Server:
@@ -163,7 +163,9 @@ def run(
 def _share_one_heap() -> None:
     """One heap for all threads (mallopt(3)): glibc's heap per thread costs 2 MB and gains nothing here."""
     with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,9 +80,10 @@ class Manifest(Message):
         return (self.run.argv,) if self.run.argv is not None else self.run.pipeline or ()
 
 
-_KNOWN = sorted(
-    {key for model in (Manifest, Arg, EffectTemplates, RunSpec, Example) for key in model.model_fields}
-)
+_KNOWN = sorted({
+    *(key for model in (Manifest, Arg, EffectTemplates, RunSpec) for key in model.model_fields),
+    *Example.__dataclass_fields__,
+})  # fmt: skip
 _MIN_EXAMPLES = 8
 
 

@@ -20,7 +20,7 @@ MAIN = """
 import json, sys
 from pathlib import Path
 from llmos.daemon import lean
-lean.leave_out_openssl()
+lean.leave_out()
 from llmos.config import Settings
 from llmos.daemon import server
 settings = Settings.model_validate(json.loads(sys.argv[2]))
