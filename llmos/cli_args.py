@@ -198,7 +198,7 @@ exit codes: 0 done, 2 usage, 3 denied by policy, 4 needs approval, 5 failed, 6 n
 
 def overview() -> str:
     """The text of `llmos --help`."""
-    lines = [f"  {name:<10} {verb.summary}\n" for name, verb in VERBS.items() if not verb.hidden]
+    lines = [f"  {name:<10} {verb.summary}\n" for name, verb in VERBS.items()]
     return (
         "Say what you want done on this machine; see it judged, sandboxed and recorded.\n\n"
         'usage: llmos                 the shell\n       llmos [OPTIONS] "TEXT"  do one request here\n'

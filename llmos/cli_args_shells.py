@@ -32,7 +32,7 @@ def _why(parser: Parser) -> None:
 VERBS: dict[str, Verb] = {
     "init": Verb(
         "a hook for your own bash or zsh: a key, not-found requests, why, completion",
-        """echo 'eval "$(llmos init bash)"' >> ~/.bashrc""",
+        """llmos init bash    # in ~/.bashrc: eval "$(llmos init bash)\"""",
         _init,
         "cli_hooks",
     ),
@@ -43,5 +43,11 @@ VERBS: dict[str, Verb] = {
         "cli_explain",
     ),
     "why": Verb("why a command failed", "llmos why --code 1 -- cat /etc/shadow", _why, "cli_explain"),
-    "complete": Verb("names for completion", "llmos complete tools", _complete, "cli_hooks", hidden=True),
+    "complete": Verb(
+        "names that the shells' completion asks for",
+        "llmos complete tools",
+        _complete,
+        "cli_hooks",
+        hidden=True,
+    ),
 }

@@ -53,7 +53,7 @@ class Verb:
     example: str
     build: Callable[[Parser], None]
     module: str = ""  # where its function stands in a table VERBS; empty: cli_requests or cli_service
-    hidden: bool = False  # for programs: it is not in the overview
+    hidden: bool = False  # for programs: completion does not offer it
 
 
 def in_quotes(sentence: str) -> str:

@@ -56,8 +56,10 @@ for place in "$2" "$4" "$3"; do
     while [ "$place" != / ]; do chmod a+rx "$1/root$place"; place=$(dirname "$place"); done
 done
 rm -rf "$1/root/var/log/journal" && mkdir "$1/root/var/log/journal"
-exec systemd-nspawn --quiet --directory="$1/root" --boot --register=no --keep-unit --private-network \
-    --console=pipe --link-journal=no --capability=all "${@:5}" systemd.unit=basic.target
+# The machine would cover its /tmp and empty it, and a checkout may lie there: as a mount of its own it stays.
+export SYSTEMD_NSPAWN_TMPFS_TMP=0
+exec systemd-nspawn --quiet --directory="$1/root" --bind-ro="+$2:$2" --boot --register=no --keep-unit \
+    --private-network --console=pipe --link-journal=no --capability=all "${@:5}" systemd.unit=basic.target
 """
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

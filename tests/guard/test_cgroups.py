@@ -36,7 +36,8 @@ def left(launcher: int) -> list[str]:
 
 def launcher_of(broker: int) -> psutil.Process:
     children = psutil.Process(broker).children()
-    return next(child for child in children if "guard.zygote" in " ".join(child.cmdline()))
+    living = (child for child in children if child.status() != psutil.STATUS_ZOMBIE)
+    return next(child for child in living if "guard.zygote" in " ".join(child.cmdline()))
 
 
 def eventually(holds: Callable[[], bool]) -> bool:

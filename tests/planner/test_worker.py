@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused_with_its_numbers(worker: Peer, ready: Read
     worker.send(Think(id="big", text="word " * 20_000))
     failed = worker.answer()
     assert isinstance(failed, Failed), failed
-    assert failed.error["data"]["kind"] == "UsageError"
+    assert failed.error["data"]["kind"] == "TooLong"  # a UsageError, by which another route may be taken
     assert "20000 tokens" in failed.error["message"] or "20001 tokens" in failed.error["message"]
     assert failed.error["data"]["next_step"]
 
