@@ -63,6 +63,7 @@ class Hands:
         from llmos.toolbox.catalog import Context
 
         context = Context(cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None)
+        self.catalog.get(call.tool).ready()
         with as_caller(job.caller):
             plan = self.catalog.plan(call, context)
         return self._expand(plan, job)

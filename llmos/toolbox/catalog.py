@@ -33,7 +33,19 @@ class Tool:
     manifest: manifest.Manifest
     file: Path
     shipped: bool
-    pair: Pair
+
+    def ready(self) -> None:
+        """Import what carries it out, with our own rights: a caller need not be able to read llmos' files."""
+        assert self.pair
+
+    @cached_property
+    def pair(self) -> Pair:
+        found = self.manifest
+        if found.run.builtin is None:
+            return Pair(lambda args, context: _from_template(found, args, context))
+        from llmos.toolbox import builtins
+
+        return builtins.PAIRS[found.run.builtin]
 
     @cached_property
     def spec(self) -> ToolSpec:
@@ -142,7 +154,8 @@ def _name_line(file: Path) -> str:
 
 def _tool(file: Path, *, shipped: bool) -> Tool:
     found = manifest.read(file, shipped=shipped)
-    tool = Tool(found, file, shipped, _pair(found, file))
+    _check_builtin(found, file)
+    tool = Tool(found, file, shipped)
     for index, example in enumerate(found.example):
         try:
             arguments.check(found, example.args)
@@ -152,18 +165,15 @@ def _tool(file: Path, *, shipped: bool) -> Tool:
     return tool
 
 
-def _pair(found: manifest.Manifest, file: Path) -> Pair:
-    if found.run.builtin is None:
-        return Pair(lambda args, context: _from_template(found, args, context))
+def _check_builtin(found: manifest.Manifest, file: Path) -> None:
     from llmos.toolbox import builtins
 
-    if found.run.builtin not in builtins.PAIRS:
+    if found.run.builtin is not None and found.run.builtin not in builtins.PAIRS:
         raise ConfigError(
             f"no built-in is called {found.run.builtin!r}",
             f"Choose one of: {', '.join(builtins.PAIRS)}.",
             where=manifest.where(file, file.read_text(encoding="utf-8"), ("run", "builtin")),
         )
-    return builtins.PAIRS[found.run.builtin]
 
 
 def _from_template(found: manifest.Manifest, args: Args, context: Context) -> Draft:

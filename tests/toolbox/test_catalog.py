@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import threading
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from llmos import paths
 from llmos.errors import ConfigError, UsageError
 from llmos.messages import Outcome, ToolCall
-from llmos.toolbox import arguments, catalog, docs, values
+from llmos.toolbox import arguments, builtins, catalog, docs, values
 from llmos.toolbox.catalog import Catalog
 from llmos.toolbox.context import Context, Machine, ProcessInfo
 
@@ -242,3 +244,14 @@ def test_the_watch_keeps_the_last_good_set(own: Path) -> None:
 def _eventually(condition: object) -> bool:
     pause = threading.Event()
     return any(condition() or pause.wait(0.05) for _ in range(200)) if callable(condition) else False
+
+
+@pytest.mark.parametrize("kind", ["PAIRS", "OBSERVERS", "CHANGERS"])
+def test_the_tables_of_built_ins_name_what_stands_in_their_modules_and_all_of_it(kind: str) -> None:
+    table = getattr(builtins, kind)
+    assert all(callable(getattr(entry, "plan", entry)) for entry in table.values())
+    modules = pkgutil.iter_modules([str(Path(builtins.__file__).parent)])
+    found = [
+        importlib.import_module(f"llmos.toolbox.{one.name}") for one in modules if one.name != "builtins"
+    ]
+    assert set(table) == {name for module in found for name in getattr(module, kind, ())}
