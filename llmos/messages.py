@@ -261,6 +261,7 @@ class Plan(Message):
     steps: tuple[Step, ...]
     read_only: bool  # declared by the manifest; the sandbox enforces it by granting no writes
     reply: str | None = None  # answer/ask: the text is the result and nothing runs
+    opens: tuple[str, ...] = ()  # the caller's trash, where a shipped tool puts things there (`trashcan`)
     whole: bool = False  # all of it or nothing: of a call that fails no change is kept
 
 

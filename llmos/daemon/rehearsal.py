@@ -122,7 +122,7 @@ class Rehearser:
         """
         from llmos.guard import commit
 
-        stage = await asyncio.to_thread(self._stage, job)
+        stage = await asyncio.to_thread(self._stage, judged.plan, job)
         try:
             witnesses = await asyncio.to_thread(commit.witness, judged.plan.effects.reads)
             permit = await asyncio.to_thread(self._permit, judged, job, stage, approved)
@@ -134,11 +134,12 @@ class Rehearser:
             await asyncio.to_thread(stage.discard)
             raise
 
-    def _stage(self, job: Job) -> Stage:
-        from llmos.guard import staging
+    def _stage(self, plan: Plan, job: Job) -> Stage:
+        from llmos.guard import staging, trashcan
         from llmos.messages import new_id
 
-        roots = self._hands.gate.granted_roots(job.caller, job.cwd, job.write_roots, job.rules)
+        trashcan.prepare(plan, job.caller)
+        roots = self._hands.gate.granted_roots(plan, job.caller, job.cwd, job.write_roots, job.rules)
         return staging.create(new_id(), roots)
 
     def _permit(self, judged: Judged, job: Job, stage: Stage, approved: bool | None) -> Permit:

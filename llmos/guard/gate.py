@@ -18,7 +18,7 @@ from datetime import datetime
 
 from llmos.config import Settings
 from llmos.errors import Denied, NeedsApproval, UsageError
-from llmos.guard import commandline, following, hiding, places, replay
+from llmos.guard import commandline, following, hiding, places, replay, trashcan
 from llmos.guard.audit import Audit
 from llmos.guard.caller import account, as_caller
 from llmos.guard.facts import Facts
@@ -131,7 +131,8 @@ class Gate:
         home = places.home_of(caller.uid)
         policy = self.tiers.of(caller, home, rules)
         with as_caller(caller):
-            roots = self.roots(cwd, (*write_roots, *policy.sheet.write), home)
+            opened = trashcan.opened(plan, home)
+            roots = self.roots(cwd, (*write_roots, *opened, *policy.sheet.write), home)
             user, groups = account(caller.uid, caller.gid)
             facts = Facts(
                 uid=caller.uid, home=home, cwd=cwd, write_roots=roots, unattended=unattended, user=user,
@@ -191,7 +192,7 @@ class Gate:
             raise Denied(final.reason, f"See why: llmos policy explain -- {plan.command}")
         if not runs:
             raise NeedsApproval(final.reason, "Say yes at a terminal, or add --yes.")
-        roots, hide = self._granted(caller, cwd, write_roots, rules)
+        roots, hide = self._granted(plan, caller, cwd, write_roots, rules)
         return mint(
             plan,
             final,
@@ -229,7 +230,7 @@ class Gate:
         })  # fmt: skip
         if verdict.decision is Decision.DENY:
             raise Denied(verdict.reason, f"See why: llmos policy explain -- {plan.command}")
-        roots, hide = self._granted(caller, cwd, write_roots, rules)
+        roots, hide = self._granted(plan, caller, cwd, write_roots, rules)
         return mint(
             plan,
             verdict,
@@ -244,20 +245,20 @@ class Gate:
         )
 
     def granted_roots(
-        self, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str = ""
+        self, plan: Plan, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str = ""
     ) -> tuple[str, ...]:
         """The write roots a permit would have."""
         home, granted, _ = self._of_both(caller, rules)
         with as_caller(caller):
-            return self.roots(cwd, (*write_roots, *granted), home)
+            return self.roots(cwd, (*write_roots, *trashcan.opened(plan, home), *granted), home)
 
     def _granted(
-        self, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str
+        self, plan: Plan, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Write roots, and places to hide, which are looked for in folders: not for the roots alone."""
         home, granted, hide = self._of_both(caller, rules)
         with as_caller(caller):
-            roots = self.roots(cwd, (*write_roots, *granted), home)
+            roots = self.roots(cwd, (*write_roots, *trashcan.opened(plan, home), *granted), home)
             return roots, hiding.expanded(hide, home, (cwd, *roots)) if hide else ()
 
     def _of_both(self, caller: Caller, rules: str) -> tuple[str, list[str], tuple[str, ...]]:

@@ -48,7 +48,8 @@ def given(
     found |= {"read_only": True} if plan.read_only else {}
     found |= {"unattended": True} if unattended else {}
     found |= {"session": session} if session else {}
-    found |= {"write_roots": list(write_roots)} if write_roots else {}
+    roots = [*write_roots, *plan.opens]
+    found |= {"write_roots": roots} if roots else {}
     found |= {"reply": True} if plan.reply is not None else {}
     starts = [list(step.argv) for step in plan.steps if isinstance(step, Start)]
     return found | ({"starts": starts} if starts else {})

@@ -13,7 +13,7 @@ from typing import Any
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
-from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, pipeline, programs
+from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
 from llmos.toolbox.listing import split_glob
 
 _TAR = {
@@ -140,12 +140,7 @@ def _any(path: str, context: Context) -> tuple[Step, ...]:
     """For a pattern, a step that prints the first match and fails when there is none."""
     folder, pattern = split_glob(path)
     first = ("grep", "-z", "-m", "1", "")
-    return (pipeline(((*_matching(folder, pattern, context), "-print0"), first)),) if pattern else ()
-
-
-def _matching(folder: str, pattern: str, context: Context) -> tuple[str, ...]:
-    hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")
-    return ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-name", pattern, *hidden)
+    return (pipeline(((*expand(folder, pattern, context), "-print0"), first)),) if pattern else ()
 
 
 def _tar(flags: tuple[str, ...], archive: str, path: str, context: Context) -> tuple[tuple[str, ...], ...]:
@@ -153,14 +148,14 @@ def _tar(flags: tuple[str, ...], archive: str, path: str, context: Context) -> t
     # --force-local: a name with a colon is a file, not a host. -S: holes stay holes.
     words = ("tar", "--force-local", "-cS", *flags, "-f", archive)
     if pattern:
-        return (*_matching(folder, pattern, context), "-print0"), (*words, "--null", "-T", "-")
+        return (*expand(folder, pattern, context), "-print0"), (*words, "--null", "-T", "-")
     return ((*words, "--", context.word(path)),)
 
 
 def _zip(archive: str, path: str, context: Context) -> tuple[tuple[str, ...], ...]:
     folder, pattern = split_glob(path)
     if pattern:
-        return ((*_matching(folder, pattern, context), "-exec", "zip", "-qry", archive, "{}", "+"),)
+        return ((*expand(folder, pattern, context), "-exec", "zip", "-qry", archive, "{}", "+"),)
     return (("zip", "-qry", archive, context.word(path)),)
 
 

@@ -81,6 +81,8 @@ def _module(name: str) -> ModuleType:  # noqa: PLR0912, PLR0915 - a case for eac
             from llmos.toolbox import tables as found
         case "text":
             from llmos.toolbox import text as found
+        case "trash":
+            from llmos.toolbox import trash as found
         case "usage":
             from llmos.toolbox import usage as found
         case "users":
@@ -96,7 +98,8 @@ PAIRS: Mapping[str, Pair] = Table(
     "PAIRS",
     commands="commands.shell commands.reply",
     listing="files.list files.find files.usage files.read",
-    files="files.write files.move files.copy files.delete",
+    files="files.write files.move files.copy",
+    trash="trash.trash trash.restore files.delete",
     archives="files.archive",
     attributes="files.permissions",
     links="files.link",

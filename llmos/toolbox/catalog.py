@@ -111,6 +111,7 @@ class Catalog:
             read_only=tool.manifest.read_only or draft.read_only,
             reply=draft.reply,
             whole=draft.whole,
+            opens=draft.opens if tool.shipped else (),
         )
 
     def read(self, plan: Plan, outcome: Outcome) -> Outcome:

@@ -97,6 +97,7 @@ class Draft:
     command: str = ""
     reply: str | None = None
     whole: bool = False
+    opens: tuple[str, ...] = ()
     read_only: bool = False
 
 
@@ -166,6 +167,12 @@ def _start_limits(step: Start) -> str:
     ]
     told = ", ".join(filter(None, found))
     return f"  # at most {told}" if told else ""
+
+
+def expand(folder: str, pattern: str, context: Context) -> tuple[str, ...]:
+    """find(1) with what a shell expands a pattern to: hidden names only where the pattern says so."""
+    hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")
+    return ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-name", pattern, *hidden)
 
 
 def is_glob(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Changing files: write, move, copy, delete. Nothing is overwritten unless `overwrite` says so.
+"""Changing files: write, move, copy. Nothing is overwritten unless `overwrite` says so.
 
 A pattern (`*.jpg`) may stand in the last part of a path; find expands it inside the sandbox, so names with
 blanks, newlines or a leading dash are whole words. mv and cp run with -i and no one to answer, which
@@ -9,14 +9,14 @@ Not protected against: a program that changes the same names at the same time.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from pathlib import PurePosixPath
 
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
-from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, programs
+from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
 from llmos.toolbox.listing import need, split_glob
+from llmos.toolbox.trash import refuse_whole
 
 _KEPT = re.compile(
     r"(?:mv|cp): (?:overwrite|replace) (.+?)(?:, overriding[^?]*)?\? ?(?=mv: |cp: |$)", re.DOTALL
@@ -71,10 +71,9 @@ def _effects(
     *,
     reads: tuple[str, ...] = (),
     writes: tuple[str, ...] = (),
-    deletes: tuple[str, ...] = (),
 ) -> Effects:
     used = programs(*(step.argv for step in steps))
-    return Effects(reads=reads, writes=writes, deletes=deletes, programs=used)
+    return Effects(reads=reads, writes=writes, programs=used)
 
 
 def read_write(outcome: Outcome, args: Args) -> Outcome:
@@ -92,7 +91,7 @@ def read_write(outcome: Outcome, args: Args) -> Outcome:
 def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
     source, target = args["path"], args["to"]
     if tool == "file.move":
-        _refuse_whole(tool, source, context)
+        refuse_whole(tool, source, context)
     careful = "-f" if args["overwrite"] else "-i"
     folder, pattern = _pattern(tool, source)
     into = bool(pattern) or target.endswith("/")
@@ -100,7 +99,7 @@ def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) ->
     where = ("-t", context.word(target)) if into else ()
     words = (*argv, careful, "-v", *where)
     if pattern:
-        run = Run(argv=(*_expand(folder, pattern, context), "-exec", *words, "--", "{}", "+"))
+        run = Run(argv=(*expand(folder, pattern, context), "-exec", *words, "--", "{}", "+"))
     else:
         run = Run(argv=(*words, "--", context.word(source), *(() if into else (context.word(target),))))
     return Draft((*makes, run), _transfer_effects(tool, (*makes, run), context, source, target))
@@ -115,29 +114,11 @@ def _transfer_effects(
     return _effects(steps, writes=(here, there))  # what was there is elsewhere, not gone
 
 
-def _expand(folder: str, pattern: str, context: Context) -> tuple[str, ...]:
-    hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")  # as a shell expands it
-    return ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-name", pattern, *hidden)
-
-
 def _pattern(tool: str, path: str) -> tuple[str, str]:
     folder, pattern = split_glob(path)
     if is_glob(folder):
         raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
     return folder, pattern
-
-
-def _refuse_whole(tool: str, path: str, context: Context) -> None:
-    """The root, the home, the folder one stands in and all above them are never moved or deleted."""
-    absolute = context.absolute(path)
-    pattern = absolute.replace("[", "[[]")
-    for place in (context.home, context.cwd):
-        above = map(str, (PurePosixPath(place), *PurePosixPath(place).parents))
-        if any(fnmatch.fnmatchcase(folder, pattern) for folder in above):
-            raise UsageError(
-                f"{tool}: {path} takes in {place} as a whole, which is never done",
-                "Name what is inside, for instance by a pattern such as *.tmp.",
-            )
 
 
 def plan_move(args: Args, context: Context) -> Draft:
@@ -167,26 +148,8 @@ def _nothing_matched(outcome: Outcome, args: Args) -> Outcome:
     return outcome
 
 
-# --- delete ------------------------------------------------------------------------------------
-
-
-def plan_delete(args: Args, context: Context) -> Draft:
-    path = args["path"]
-    _refuse_whole("file.delete", path, context)
-    folder, pattern = _pattern("file.delete", path)
-    rm = ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
-    if pattern:
-        only = () if args["recursive"] else ("-not", "-type", "d")
-        argv = (*_expand(folder, pattern, context), *only, "-exec", *rm, "{}", "+")
-    else:
-        argv = (*rm, context.word(path))
-    steps = (Run(argv=argv),)
-    return Draft(steps, _effects(steps, deletes=(context.absolute(path),)))
-
-
 PAIRS = {
     "files.write": Pair(plan_write, read_write),
     "files.move": Pair(plan_move, read_transfer),
     "files.copy": Pair(plan_copy, read_transfer),
-    "files.delete": Pair(plan_delete, _nothing_matched),
 }

@@ -45,6 +45,32 @@ def call(start_daemon: Callable[..., Daemon], folder: Path) -> Call:
     return Call(start_daemon().connect(), folder)
 
 
+def test_what_is_deleted_lies_in_the_trash_and_comes_back_either_way(
+    call: Call, folder: Path, isolated_home: Path
+) -> None:
+    trash = isolated_home / ".local/share/Trash/files"
+    (folder / "a").write_text("a")
+    deleted = call("file.delete", path="a")
+    assert (trash / "a").read_text() == "a" and not (folder / "a").exists()
+    call.undo(deleted["undo_id"])
+    assert (folder / "a").read_text() == "a" and not (trash / "a").exists()
+    call("file.trash", path="a")
+    call("file.restore", name="a")
+    assert (folder / "a").read_text() == "a"
+    call("file.delete", path="a", for_good=True)
+    assert not os.listdir(trash) and not os.listdir(folder)
+
+
+def test_the_trash_is_open_to_these_tools_alone(call: Call, folder: Path, isolated_home: Path) -> None:
+    (folder / "a").write_text("a")
+    call("file.trash", path="a")
+    trash = isolated_home / ".local/share/Trash"
+    call("shell.run", status="denied", command=f"rm {trash}/files/a")
+    call("shell.run", status="failed", command=f"f=rm; $f {trash}/files/a")
+    call("file.copy", status="denied", path="/etc/hostname", to=f"{trash}/files/b")
+    assert (trash / "files/a").read_text() == "a"
+
+
 def test_of_a_file_tool_that_fails_no_change_is_kept(call: Call, folder: Path) -> None:
     result = call("file.archive", status="failed", action="create", archive="a.tar", path="missing")
     assert "Nothing was changed." in result["answer"] and not result["undo_id"]

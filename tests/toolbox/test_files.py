@@ -249,5 +249,7 @@ def test_effects_are_absolute_and_complete(tools: Catalog, here: Context) -> Non
 
     move = effects("file.move", path="a", to="~/b/../c")
     assert move.writes == (f"{here.cwd}/a", f"{here.home}/c")
-    delete = effects("file.delete", path="sub/*.x")
+    delete = effects("file.delete", path="sub/*.x", for_good=True)
     assert delete.deletes == (f"{here.cwd}/sub/*.x",) and delete.programs == ("/usr/bin/find", "/usr/bin/rm")
+    trashed = effects("file.delete", path="sub/*.x")
+    assert trashed.deletes == delete.deletes and trashed.writes == (f"{here.home}/.local/share/Trash",)

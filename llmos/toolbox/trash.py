@@ -1,0 +1,141 @@
+"""Throwing files away so that they can be taken back: the trash, deleting, restoring.
+
+Deleting goes to the trash of the caller's home, as file managers do it, unless it is too much for that or
+was asked for for good. Either way `llmos undo` brings it back as long as it is kept there.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llmos.errors import UsageError
+from llmos.messages import Effects, Outcome, Run
+from llmos.toolbox import inner
+from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
+from llmos.toolbox.inside import trash as inside
+from llmos.toolbox.listing import split_glob
+
+_TIMEOUT_S = 600
+# More than this is deleted without the trash: there it would take as much room once more.
+_MOST = {"bytes": 100 << 20, "entries": 2000}
+_MOST_ASKED = {"bytes": 10 << 30, "entries": 100_000}  # by file.trash, which never deletes
+
+
+def trash_of(context: Context) -> str:
+    return f"{context.home.rstrip('/')}/.local/share/Trash"
+
+
+def refuse_whole(tool: str, path: str, context: Context) -> None:
+    """The root, the home, the folder one stands in and all above them are never moved or deleted."""
+    absolute = context.absolute(path)
+    pattern = absolute.replace("[", "[[]")
+    for place in (context.home, context.cwd):
+        above = map(str, (PurePosixPath(place), *PurePosixPath(place).parents))
+        if any(fnmatch.fnmatchcase(folder, pattern) for folder in above):
+            raise UsageError(
+                f"{tool}: {path} takes in {place} as a whole, which is never done",
+                "Name what is inside, for instance by a pattern such as *.tmp.",
+            )
+
+
+def plan_trash(args: Args, context: Context) -> Draft:
+    if not _has_home(context):
+        raise UsageError("file.trash: you have no home, so no trash", "Delete it: file.delete")
+    return _throw_away(
+        "file.trash", args, {"recursive": True, "most": _MOST_ASKED, "or_delete": False}, context
+    )
+
+
+def plan_delete(args: Args, context: Context) -> Draft:
+    if (
+        args["for_good"]
+        or not _has_home(context)
+        or not Path(context.home).is_dir()
+        or _is_trash(args["path"], context)
+    ):
+        return _delete(args, context)
+    return _throw_away(
+        "file.delete", args, {"recursive": args["recursive"], "most": _MOST, "or_delete": True}, context
+    )
+
+
+def _has_home(context: Context) -> bool:
+    return context.home not in ("", "/")
+
+
+def _is_trash(path: str, context: Context) -> bool:
+    """What lies in the trash already is deleted for good."""
+    trash, place = f"{trash_of(context)}/", f"{context.absolute(path)}/"
+    return place.startswith(trash) or trash.startswith(place)
+
+
+def _throw_away(tool: str, args: Args, how: dict[str, Any], context: Context) -> Draft:
+    path = args["path"].rstrip("/") or args["path"]
+    refuse_whole(tool, path, context)
+    folder, pattern = _parts(tool, path)
+    trash = trash_of(context)
+    given = {
+        "action": "trash", "trash": trash, "path": path, "folder": context.word(folder), "pattern": pattern,
+        "glob": is_glob(pattern),
+        "absolute": context.absolute(folder), **how,
+    }  # fmt: skip
+    run = inner.run("trash", given, timeout_s=_TIMEOUT_S)
+    effects = Effects(deletes=(context.absolute(path),), writes=(trash,), programs=programs(run.argv))
+    return Draft((run,), effects, inner.command(tool, args), whole=True, opens=(trash,))
+
+
+def _parts(tool: str, path: str) -> tuple[str, str]:
+    """The folder and the name or pattern in it, with `[` and a backslash as themselves."""
+    whole = PurePosixPath(path)
+    if is_glob(str(whole.parent)):
+        raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
+    return str(whole.parent), whole.name
+
+
+def _delete(args: Args, context: Context) -> Draft:
+    path = args["path"]
+    refuse_whole("file.delete", path, context)
+    folder, pattern = split_glob(path)
+    if is_glob(folder):
+        raise UsageError(
+            f"file.delete: {path}: only the last part may be a pattern", "Name the folder in full."
+        )
+    rm = ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
+    argv: tuple[str, ...] = (*rm, context.word(path))
+    if pattern:
+        only = () if args["recursive"] else ("-not", "-type", "d")
+        argv = (*expand(folder, pattern, context), *only, "-exec", *rm, "{}", "+")
+    effects = Effects(deletes=(context.absolute(path),), programs=programs(argv))
+    return Draft((Run(argv=argv, timeout_s=_TIMEOUT_S),), effects, whole=True)
+
+
+def read_delete(outcome: Outcome, args: Args) -> Outcome:
+    if outcome.exit_code == 0 and not outcome.stdout:
+        note = outcome.stderr or f"Nothing matches {args['path']}.\n"
+        return outcome.model_copy(update={"stderr": note, "exit_code": 1})
+    return outcome
+
+
+# --- restore -----------------------------------------------------------------------------------
+
+
+def plan_restore(args: Args, context: Context) -> Draft:
+    """Where it belongs is looked up now, so that the policy can judge it; the program looks again."""
+    if not _has_home(context):
+        raise UsageError("file.restore: you have no home, so no trash", "See: llmos undo")
+    trash, path = trash_of(context), context.absolute(args["name"])
+    found = inside.find(Path(trash), args["name"], path)
+    given = {"action": "restore", "trash": trash, "name": args["name"], "path": path}
+    run = inner.run("trash", given, timeout_s=_TIMEOUT_S)
+    writes = (*(one.path for one in found[:1]), trash)
+    effects = Effects(writes=writes, programs=programs(run.argv))
+    return Draft((run,), effects, inner.command("file.restore", args), whole=True, opens=(trash,))
+
+
+PAIRS = {
+    "trash.trash": Pair(plan_trash),
+    "trash.restore": Pair(plan_restore),
+    "files.delete": Pair(plan_delete, read_delete),
+}
