@@ -131,6 +131,20 @@ def _tools(parser: Parser) -> None:
 def _daemon(parser: Parser) -> None:
     parser.add_argument("action", nargs="?", choices=("stop",), help="stop the running daemon")
     parser.add_argument("--socket", metavar="PATH", help="listen there instead of the usual place")
+    parser.add_argument("--launcher", action="store_true", help=argparse.SUPPRESS)  # by a unit of systemd
+
+
+def _service(parser: Parser) -> None:
+    json_option(parser)
+    parser.add_argument("action", choices=("install", "uninstall", "status"))
+    parser.add_argument("--user", action="store_true", help="for you alone, by your own service manager")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("--plan", action="store_true", help="show what would be done; do nothing")
+    parser.epilog = """example:
+  sudo llmos service install           for all users in the group llmos
+  llmos service install --user         for you alone, on a machine where it is not installed for all
+  llmos service status
+  sudo llmos service uninstall         the journal and what undo keeps stay in /var/lib/llmos"""
 
 
 def _undo(parser: Parser) -> None:
@@ -172,6 +186,12 @@ VERBS: dict[str, Verb] = {
     "model": Verb("weights: list, pull, use, rm, show", "llmos model pull default", _model),
     "status": Verb("the running daemon", "llmos status --json", json_option),
     "doctor": Verb("what is missing, and how to mend it", "llmos doctor", json_option),
+    "service": Verb(
+        "llmos as a service of systemd: install, uninstall, status",
+        "llmos service install --plan",
+        _service,
+        module="cli_unit",
+    ),
     **cli_args_scripts.VERBS,
     **cli_args_cloud.VERBS,
     **cli_args_shells.VERBS,

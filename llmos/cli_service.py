@@ -18,6 +18,7 @@ from typing import Any
 from llmos import paths
 from llmos.cli_requests import connected, error_result, print_json
 from llmos.console import dial, listings, screen
+from llmos.console.client import Client
 from llmos.errors import DaemonUnreachable, LlmosError, UsageError
 
 JsonObject = dict[str, Any]
@@ -105,16 +106,29 @@ def daemon(options: argparse.Namespace) -> int:
         return stop_daemon(Path(options.socket) if options.socket else None)
     from llmos.daemon import lean
 
+    if options.launcher:
+        _become_launcher()
     lean.leave_out()
     from llmos.daemon import server
 
     return server.run(Path(options.socket).absolute() if options.socket else None)
 
 
+def _become_launcher() -> None:
+    """The service manager has started us for a daemon's connection (sd_listen_fds(3))."""
+    from llmos.daemon import systemd
+    from llmos.guard import identity, launcher
+
+    sock = systemd.listening_socket()
+    if sock is None:
+        raise UsageError("a launcher is started by llmosd-launcher.socket alone", "See: llmos service status")
+    launcher.become(sock.detach(), identity.stand_in_id())
+
+
 def stop_daemon(path: Path | None) -> int:
     """End the daemon by a signal to the process that greeted us, and wait until it is gone."""
     where = (path,) if path else paths.sockets()
-    found = next((daemon for daemon in map(dial.connect, where) if daemon is not None), None)
+    found = next((daemon for daemon in map(_answering, where) if daemon is not None), None)
     if found is None:
         screen.say("no daemon is running")
         return 0
@@ -125,6 +139,16 @@ def stop_daemon(path: Path | None) -> int:
     _terminate(pid)
     screen.say(f"stopped the llmos daemon (pid {pid})")
     return 0
+
+
+def _answering(path: Path) -> Client | None:
+    """The daemon there, or None; the system's, which is not everybody's to speak with, is passed over."""
+    try:
+        return dial.connect(path)
+    except DaemonUnreachable:
+        if path != paths.SYSTEM_SOCKET:
+            raise
+        return None
 
 
 def _terminate(pid: int) -> None:

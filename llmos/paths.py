@@ -88,6 +88,11 @@ def adapters_dir() -> Path:
     return _shipped("adapters")
 
 
+def unit_dir() -> Path:
+    """Units of systemd, with the settings of sysusers.d and tmpfiles.d that they need."""
+    return _shipped("systemd")
+
+
 def builtin_policy_dir() -> Path:
     return _shipped("policies")
 

@@ -45,6 +45,11 @@ class FrameBuffer:
         self._pending = bytearray()
         self._max_bytes = max_bytes
 
+    @property
+    def pending_bytes(self) -> int:
+        """Of the frame that is not complete yet."""
+        return len(self._pending)
+
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield each completed frame without its newline; raises WireError when one is too long."""
         self._pending += chunk

@@ -52,8 +52,11 @@ class Running:
 
 
 class Broker:
-    def __init__(self, settings: Settings, *, worker_argv: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, worker_argv: Sequence[str] | None = None, shared: bool = False
+    ) -> None:
         self.settings = settings
+        self._shared = shared  # several users are served, each within their share
         argv = worker_argv or supervisor.WORKER_ARGV
         self.planner = Planner(settings.model, worker_argv=argv)
         self.minds = Minds(self.planner, Offload(settings), _larger(settings, argv))
@@ -121,6 +124,19 @@ class Broker:
     def reload(self) -> None:
         self._spawn(self._load())
 
+    async def reconfigure(self, reread: Callable[[], Settings]) -> None:
+        """Read settings, tools and policies anew. What is broken is told in `status`, and changes nothing."""
+        try:
+            self.settings = await asyncio.to_thread(reread)
+        except LlmosError as error:
+            log.error("not in force: %s %s", error, error.next_step)
+            self._broken = error
+            return
+        self.planner.configure(self.settings.model)
+        await self._load()
+        if self._broken is None:
+            log.info("settings, tools and policies were read anew")
+
     async def _load(self) -> None:
         """One at a time: of two that overlap, the older reading could else come into force last."""
         async with self._loading:
@@ -157,10 +173,19 @@ class Broker:
             raise Overloaded("the daemon is stopping", "Try again in a moment.")
         if len(self.running) >= self.settings.server.max_queued:
             raise Overloaded(f"{len(self.running)} requests are waiting already", "Try again in a moment.")
+        self._check_share(session.job.caller)
         if request_id in self.running:
             raise UsageError(f"a request with the id {request_id} is running", "Use a fresh id.")
         self.running[request_id] = Running(session, owner, detached, time.monotonic())
         self._idle.clear()
+
+    def _check_share(self, caller: Caller) -> None:
+        """Nobody but root may take all places where several share them. Raises Overloaded."""
+        if not self._shared or caller.uid == 0:
+            return
+        own = sum(running.session.job.caller.uid == caller.uid for running in self.running.values())
+        if own >= self.settings.server.max_queued_per_user:
+            raise Overloaded(f"{own} of your requests are waiting already", "Try again when some are done.")
 
     def release(self, session: Session | Undoing) -> None:
         del self.running[session.job.id]
@@ -201,8 +226,17 @@ class Broker:
             return ""
         return f"not in force, so the last good version is: {problem} {problem.next_step}".strip()
 
-    def status(self) -> JsonObject:
+    def sentence(self) -> str:
+        """How it stands, on one line, for a service manager."""
+        if self._broken is not None:
+            return f"{self._state()}; not in force: {self._broken}".replace("\n", " ")
+        count, planner = len(self.running), self.planner.status()["state"]
+        return f"{self._state()}; {count} request{'' if count == 1 else 's'} running; planner {planner}"
+
+    def status(self, caller: Caller) -> JsonObject:
+        """For one caller: others' requests are not told."""
         parts = self._hands
+        seen = [one for one in self.running.values() if caller.uid in (0, one.session.job.caller.uid)]
         return {
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self._started, 3),
@@ -212,7 +246,7 @@ class Broker:
             "policy": self.settings.policy,
             "tools": len(parts.catalog.specs) if parts else 0,
             "audit": parts.gate.audit.facts() if parts else None,
-            "requests": [self._request_facts(running) for running in self.running.values()],
+            "requests": [self._request_facts(running) for running in seen],
             "max_queued": self.settings.server.max_queued,
             "planner": self.planner.status(),
             "larger": self.minds.larger.status() if self.minds.larger else None,

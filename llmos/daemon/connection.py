@@ -4,6 +4,7 @@
   start. An oversized frame cannot be skipped cheaply, so it is answered and the connection closed.
 - Control methods start at once and count against no limit, so they never wait behind work.
 - A client that does not read is cut off when MAX_UNSENT_BYTES wait for it; nobody else is slowed.
+- A frame that does not end in time is answered the same way.
 - A client that has gone loses its running requests. One that has only closed its sending side (socat
   does at end of input) still gets its answers. The kernel tells the two apart: EPOLLHUP.
 
@@ -32,6 +33,7 @@ MAX_UNSENT_BYTES = 32 << 20  # two of the largest results
 MAX_BACKLOG_BYTES = 1 << 20  # above it, events for mere onlookers are dropped
 MAX_RUNNING_REQUESTS = 32  # of one client; the queue as a whole has its own bound
 LAST_WORDS_S = 1.0
+FRAME_TIMEOUT_S = 60.0
 
 Method = Callable[[JsonObject, "Connection"], Awaitable[JsonObject]]
 
@@ -47,12 +49,20 @@ class Table:
 
 class Connection:
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller, table: Table
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        caller: Caller,
+        table: Table,
+        hold: Callable[[int], None] | None = None,
     ) -> None:
+        """`hold` hears how many bytes of an unfinished frame wait here, and raises where that is too much."""
         self.caller = caller
+        self._hold = hold
         self.gone = False
         self._reader, self._writer = reader, writer
         self._table = table
+        self._frame_deadline: float | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self._controls: set[asyncio.Task[None]] = set()
 
@@ -64,11 +74,13 @@ class Connection:
             self.send(rpc.notification("hello", hello))
             await self._read()
             await self._linger()
-        except WireError as error:
+        except (WireError, Overloaded) as error:
             await self._close_with(error)
         except ConnectionError:
             pass  # it went away in the middle: the same as going away politely
         finally:
+            if self._hold:
+                self._hold(0)
             self.gone = True
             self._table.left(self)
             self._writer.close()
@@ -79,9 +91,26 @@ class Connection:
 
     async def _read(self) -> None:
         frames = wire.FrameBuffer()
-        while chunk := await self._reader.read(READ_BYTES):
+        while chunk := await self._next_chunk(frames.pending_bytes):
             for frame in frames.feed(chunk):
                 self._receive(frame)
+            if self._hold:
+                self._hold(frames.pending_bytes)
+
+    async def _next_chunk(self, pending_bytes: int) -> bytes:
+        """A frame that was begun has FRAME_TIMEOUT_S to end; between frames a client may be silent."""
+        if not pending_bytes:
+            self._frame_deadline = None
+            return await self._reader.read(READ_BYTES)
+        loop = asyncio.get_running_loop()
+        self._frame_deadline = self._frame_deadline or loop.time() + FRAME_TIMEOUT_S
+        try:
+            async with asyncio.timeout_at(self._frame_deadline):
+                return await self._reader.read(READ_BYTES)
+        except TimeoutError as error:
+            raise WireError(
+                f"a frame was not finished within {FRAME_TIMEOUT_S:g} s", "Send each frame in one go."
+            ) from error
 
     async def _linger(self) -> None:
         """After the client's end of input: let its requests finish, unless it has gone altogether."""

@@ -246,6 +246,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers, tools.changers)
     gate = Gate(policy, audit, settings, others=others if os.geteuid() == 0 else None)
     if old:
+        spawner.configure(settings.sandbox)
         old.gate.newer = gate  # running requests are held to the new rules as well
     return Hands(tools, gate, spawner)
 

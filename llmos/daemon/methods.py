@@ -210,7 +210,7 @@ class Methods:
 
     async def status(self, params: JsonObject, client: Connection) -> JsonObject:
         parsed(NoParams, params)
-        return self._broker.status()
+        return self._broker.status(client.caller)
 
     async def subscribe(self, params: JsonObject, client: Connection) -> JsonObject:
         """From now on this connection hears the events of all its user's requests."""

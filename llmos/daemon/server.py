@@ -1,9 +1,10 @@
 """The daemon's life: start up, serve, drain, stop, each with a deadline.
 
-It listens first and loads what is slow afterwards, so clients are greeted within a blink. SIGTERM and
-SIGINT stop it: no new requests, DRAIN_S for the running ones, then they are cancelled; a second
-signal skips the waiting. Callers are who the kernel says they are (SO_PEERCRED): a per-user daemon
-serves its own user and root, nobody else, whatever the socket's mode says.
+It listens first and loads what is slow afterwards, so clients are greeted within a blink. SIGTERM and SIGINT
+stop it: no new requests, DRAIN_S for the running ones, then they are cancelled; a second signal skips the
+waiting. SIGHUP reads settings, tools and policies anew. Callers are who the kernel says they are
+(SO_PEERCRED): a per-user daemon serves its own user and root, nobody else, whatever the socket's mode says;
+root's on systemd's socket serves whoever that socket lets in, each within their share.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from llmos.daemon import listening, rpc, systemd
 from llmos.daemon.broker import Broker
 from llmos.daemon.connection import Connection
 from llmos.daemon.methods import Methods
+from llmos.daemon.shares import Shares
 from llmos.errors import Denied, LlmosError, Overloaded
 from llmos.messages import Caller
 
@@ -42,8 +44,10 @@ _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
 class Server:
     """One daemon on one listener. `run` returns when it has stopped."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, broker: Broker, *, reread: Callable[[], Settings], shared: bool = False) -> None:
+        self._broker, self._reread = broker, reread
+        self._shared = shared  # several users are served
+        self._shares = Shares()
         methods = Methods(broker)
         self._methods, self._automating = methods.table(), methods.automating
         self._connections: dict[Connection, asyncio.Task[Any]] = {}
@@ -67,18 +71,37 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: embedded
                 loop.add_signal_handler(number, self.stop)
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGHUP, self.reload)
         self._broker.start()
         self._starting = asyncio.create_task(self._automating.start())
         server = await asyncio.start_unix_server(self._accept, sock=sock)
-        systemd.notify("READY=1")
+        systemd.notify(f"READY=1\nSTATUS={self._broker.sentence()}")
+        self._beating = asyncio.create_task(self._beat(systemd.watchdog_interval_s()))
         log.info("llmos %s serves (pid %d)", llmos.__version__, os.getpid())
         return server
 
+    def reload(self) -> None:
+        """Read settings, tools and policies anew; what is broken leaves the last good ones in force."""
+        self._reloading = asyncio.ensure_future(self._reload())
+
+    async def _reload(self) -> None:
+        systemd.notify_reloading()
+        await self._broker.reconfigure(self._reread)
+        systemd.notify(f"READY=1\nSTATUS={self._broker.sentence()}")
+
+    async def _beat(self, interval_s: float) -> None:
+        """Tell the watchdog that this loop turns: one that hangs is replaced."""
+        while interval_s:
+            systemd.notify(f"WATCHDOG=1\nSTATUS={self._broker.sentence()}")
+            await asyncio.sleep(interval_s)
+
     async def _drain(self, server: asyncio.Server) -> None:
-        systemd.notify("STOPPING=1")
         server.close()
         hurry = asyncio.ensure_future(self._hurry.wait())
         idle = asyncio.ensure_future(self._broker.drain())
+        await asyncio.sleep(0)  # from now on it takes no new requests
+        systemd.notify(f"STOPPING=1\nSTATUS={self._broker.sentence()}")
         await asyncio.wait({hurry, idle}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         if not idle.done():
             self._broker.cancel_all()
@@ -88,6 +111,7 @@ class Server:
 
     async def _shut_down(self) -> None:
         self._starting.cancel()
+        self._beating.cancel()
         await self._automating.triggers.stop()
         await self._broker.stop()
         for connection in self._connections:
@@ -104,7 +128,8 @@ class Server:
             writer.write(wire.encode(rpc.refusal(None, refusal)))
             writer.close()
             return
-        connection = Connection(reader, writer, caller, self._methods)
+        hold = self._shares.holder(caller.uid) if self._limits(caller) else None
+        connection = Connection(reader, writer, caller, self._methods, hold)
         task = asyncio.current_task()
         assert task is not None
         self._connections[connection] = task
@@ -116,15 +141,23 @@ class Server:
             del self._connections[connection]
 
     def _refusal(self, caller: Caller) -> LlmosError | None:
-        if caller.uid not in (0, os.getuid()):
+        if not self._shared and caller.uid not in (0, os.getuid()):
             return Denied(
                 f"this daemon serves uid {os.getuid()}, and you are uid {caller.uid}",
                 "Start your own: unset LLMOS_SOCKET and run llmos.",
             )
-        most = self._broker.settings.server.max_clients
-        if len(self._connections) >= most:
-            return Overloaded(f"{most} clients are connected, more are not served", "Try again later.")
+        limits = self._broker.settings.server
+        if len(self._connections) >= limits.max_clients:
+            most = f"{limits.max_clients} clients are connected, more are not served"
+            return Overloaded(most, "Try again later.")
+        own = sum(one.caller.uid == caller.uid for one in self._connections)
+        if self._limits(caller) and own >= limits.max_clients_per_user:
+            return Overloaded(f"you have {own} connections open already", "Close some of them.")
         return None
+
+    def _limits(self, caller: Caller) -> bool:
+        """Whether this caller has a share, and not all of it."""
+        return self._shared and caller.uid != 0
 
 
 def _peer(sock: socket.socket) -> Caller:
@@ -134,10 +167,16 @@ def _peer(sock: socket.socket) -> Caller:
 
 
 async def serve(
-    listener: listening.Listener, settings: Settings, *, worker_argv: Sequence[str] | None = None
+    listener: listening.Listener,
+    settings: Settings,
+    *,
+    worker_argv: Sequence[str] | None = None,
+    reread: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve on `listener` until SIGTERM or SIGINT. `worker_argv` is another planner program."""
-    await Server(Broker(settings, worker_argv=worker_argv)).run(listener.sock)
+    shared = listener.path is None and os.geteuid() == 0
+    broker = Broker(settings, worker_argv=worker_argv, shared=shared)
+    await Server(broker, reread=reread or (lambda: settings), shared=shared).run(listener.sock)
 
 
 def run(
@@ -147,17 +186,24 @@ def run(
     worker_argv: Sequence[str] | None = None,
 ) -> int:
     """Run the daemon in the foreground; the exit code. Raises ConfigError, DaemonUnreachable."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    _log_to_stderr()
     _share_one_heap()
+    reread = config.load if settings is None else None
     settings = settings or config.load()
     listener = listening.listen(socket_path or paths.socket_path())
     try:
-        asyncio.run(serve(listener, settings, worker_argv=worker_argv))
+        asyncio.run(serve(listener, settings, worker_argv=worker_argv, reread=reread))
     finally:
         listener.close()
     return 0
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if formatter := systemd.log_formatter():
+        logging.getLogger().handlers[0].setFormatter(formatter)
 
 
 def _share_one_heap() -> None:

@@ -1,13 +1,15 @@
-"""The two things a daemon says to systemd: take over its listening socket, and tell it that we are ready.
+"""What a daemon and systemd say to each other: socket, readiness, reloads, watchdog, log.
 
-Both are plain protocols, so no library is loaded: sd_listen_fds(3) and sd_notify(3). The watchdog
-and socket groups are not here.
+All are plain protocols, so no library is loaded: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3), and
+the levels of sd-daemon(3) in front of a log's lines.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import time
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
@@ -29,8 +31,41 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_UNIX, kind) as sock:
         try:
             sock.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
         except OSError:
             pass  # a manager that has gone away is no reason to stop serving
+
+
+def notify_reloading() -> None:
+    """Say that the configuration is being read anew; `READY=1` ends it."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def watchdog_interval_s() -> float:
+    """How often to send `WATCHDOG=1`: twice in the time after which systemd gives us up; 0 for never."""
+    pid, usec = os.environ.pop("WATCHDOG_PID", ""), os.environ.pop("WATCHDOG_USEC", "")
+    if pid not in ("", str(os.getpid())) or not usec.isdigit():
+        return 0.0
+    return int(usec) / 2e6
+
+
+def log_formatter() -> logging.Formatter | None:
+    """For a stderr that is the journal: it has times of its own, and takes the level from the line's head."""
+    return _JournalFormatter() if os.environ.get("JOURNAL_STREAM") == _identity(2) else None
+
+
+def _identity(fd: int) -> str:
+    found = os.fstat(fd)
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
+        text = f"{record.name}: {record.getMessage()}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return "\n".join(f"<{level}>{line}" for line in text.splitlines())

@@ -47,6 +47,7 @@ class Planner:
         self._turn = asyncio.Lock()  # first come, first served
         self._turns: set[asyncio.Task[Thought]] = set()
         self._idle: asyncio.TimerHandle | None = None
+        self._outdated = False
         self._crashes = _Crashes()
 
     # --- what the broker calls ---
@@ -70,6 +71,16 @@ class Planner:
         if not await done_or_set(turn, cancel):
             raise _cancelled()
         return turn.result()
+
+    def configure(self, settings: ModelSettings) -> None:
+        """Settings from now on; a worker that was started under others goes, once it has answered."""
+        if settings == self._settings:
+            return
+        self._settings = settings
+        if self._turn.locked():
+            self._outdated = True
+        else:
+            self._unload_if_idle()
 
     async def stop(self) -> None:
         """End the worker; waiting requests fail."""
@@ -106,6 +117,9 @@ class Planner:
             try:
                 return await self._try_twice(think, cancel, on_start, on_delta)
             finally:
+                if self._outdated:
+                    self._outdated = False
+                    await self._unload()
                 loop = asyncio.get_running_loop()
                 self._idle = loop.call_later(self._settings.idle_unload_s, self._unload_if_idle)
 

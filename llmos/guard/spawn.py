@@ -158,6 +158,10 @@ class Spawner:
                 break
         return replace_duration(_joined(outcomes), (time.monotonic() - began) * 1000)
 
+    def configure(self, settings: SandboxSettings) -> None:
+        """Bounds of the calls that come; those that run keep theirs."""
+        self._settings = settings
+
     def close(self) -> None:
         self._launcher.close()
         self._kept.close()

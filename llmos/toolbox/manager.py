@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from llmos.toolbox.dbus import BusError, Link
 
 Scope = Literal["system", "user"]
 
+JOB_TIMEOUT_S = 100.0  # systemd's own limit for a start is 90 s
 _PRIVATE = "/run/systemd/private"
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
@@ -78,6 +80,26 @@ class Manager:
 
     def properties(self, path: str, kind: str = "Unit") -> dict[str, Any]:
         return self.link.properties(_NAME, path, f"{_NAME}.{kind}")
+
+    def is_loaded(self, name: str) -> bool:
+        return any(unit.name == name for unit in self.units())
+
+    def wait(self, job: str, name: str) -> dict[str, Any]:
+        """Wait until a job is done; how its unit stands then. Raises CallFailed after JOB_TIMEOUT_S."""
+        self.wait_gone(job, name)
+        return self.load(name)
+
+    def wait_gone(self, job: str, name: str = "it") -> None:
+        """Wait until a job is done, also one whose unit goes with it. Raises CallFailed."""
+        deadline, pause_s = time.monotonic() + JOB_TIMEOUT_S, 0.01
+        while self.has_job(job):
+            if time.monotonic() > deadline:
+                raise CallFailed(
+                    f"{name} is not done after {JOB_TIMEOUT_S:.0f} s; systemd goes on with it",
+                    f"See how it goes: systemctl status {name}",
+                )
+            time.sleep(pause_s)
+            pause_s = min(0.2, pause_s * 1.5)
 
     def has_job(self, path: str) -> bool:
         """Whether this job is still waiting or running: its object goes with it."""

@@ -2,12 +2,11 @@
 
 A changer speaks to the manager as the caller, so systemd (and polkit) decide what they may do: root
 everything, a plain user their own units. What was done comes back with the step that takes it back. A job
-that does not end is not waited for beyond JOB_TIMEOUT_S: it goes on in systemd, and that is said.
+that does not end is not waited for beyond manager.JOB_TIMEOUT_S: it goes on in systemd, and that is said.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,6 @@ from llmos.toolbox.context import Args, Context, Draft, Pair
 from llmos.toolbox.dbus import BusError
 from llmos.toolbox.manager import Manager, Scope
 
-JOB_TIMEOUT_S = 100.0  # systemd's own limit for a start is 90 s
 _RUNNING = ("active", "reloading", "activating", "refreshing")
 _Facts = dict[str, Any]
 
@@ -75,17 +73,7 @@ class _Work:
 
     def job(self, method: str) -> _Facts:
         """Queue a job and wait until it is done; how the unit stands then."""
-        path = str(self.link.call(method, "ss", self.name, "replace")[0])
-        deadline, pause_s = time.monotonic() + JOB_TIMEOUT_S, 0.01
-        while self.link.has_job(path):
-            if time.monotonic() > deadline:
-                raise CallFailed(
-                    f"{self.name} is not done after {JOB_TIMEOUT_S:.0f} s; systemd goes on with it",
-                    f'See how it goes: llmos call service.status --args \'{{"name": "{self.name}"}}\'',
-                )
-            time.sleep(pause_s)
-            pause_s = min(0.2, pause_s * 1.5)
-        return self.link.load(self.name)
+        return self.link.wait(str(self.link.call(method, "ss", self.name, "replace")[0]), self.name)
 
     def reverse(self, verb: str) -> tuple[Change, ...]:
         return (_step(verb, self.name, self.scope),)

@@ -47,8 +47,8 @@ def run(argv: Sequence[str], uid: int, *, timeout_s: float) -> Ended:
     with manager.connect("system", uid) as link, _output() as file:
         unit = f"llmos-{new_id()}.service"
         try:
-            _start(link, unit, argv, file, timeout_s)
-            code = _await(link, unit, time.monotonic() + timeout_s)
+            job = _start(link, unit, argv, file, timeout_s)
+            code = _await(link, unit, job, time.monotonic() + timeout_s)
         except BusError as error:
             raise manager.explain(error, unit) from error
         finally:
@@ -67,8 +67,8 @@ def _output() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def _start(link: Manager, unit: str, argv: Sequence[str], file: Path, timeout_s: float) -> None:
-    """RemainAfterExit keeps a unit that has ended well until we have read how."""
+def _start(link: Manager, unit: str, argv: Sequence[str], file: Path, timeout_s: float) -> str:
+    """The job that starts it. RemainAfterExit keeps a unit that has ended well until we have read how."""
     properties = [
         ("Description", ("s", f"llmos: {' '.join(argv)[:200]}")),
         ("Type", ("s", "oneshot")),
@@ -77,17 +77,18 @@ def _start(link: Manager, unit: str, argv: Sequence[str], file: Path, timeout_s:
         ("StandardInput", ("s", "null")),
         ("StandardOutputFile", ("s", str(file))),
         ("StandardErrorFile", ("s", str(file))),
-        ("RuntimeMaxUSec", ("t", int(timeout_s * 1e6))),
+        ("TimeoutStartUSec", ("t", int(timeout_s * 1e6))),
         ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
     ]
-    link.call("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", properties, [])
+    return str(link.call("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", properties, [])[0])
 
 
-def _await(link: Manager, unit: str, deadline: float) -> int:
+def _await(link: Manager, unit: str, job: str, deadline: float) -> int:
+    """A unit whose job still waits is `inactive`, too: the job of a oneshot is over when its program is."""
     pause_s = 0.02
     while time.monotonic() < deadline:
-        facts = link.load(unit)
-        if facts["ActiveState"] in ("active", "failed", "inactive"):
+        if not link.has_job(job):
+            facts = link.load(unit)
             if facts["ExecMainCode"] == 1:  # CLD_EXITED
                 return int(facts["ExecMainStatus"])
             raise CallFailed(f"it was ended: {facts['Result']}", f"See: journalctl -u {unit}")

@@ -45,6 +45,8 @@ for line in sys.stdin:
 """
 BOOT_TIMEOUT_S = 60.0
 # basic.target: no service that happens to be installed here, only what systemd itself needs.
+# The service's state on a file system of its own: an overlay is no place for the upper layer of another one.
+# nspawn allows a list of system calls of its own, in which Landlock's are not yet (version 252).
 BOOT = """
 set -e
 mount -t tmpfs -o size=1g,mode=755 tmpfs "$1/store"
@@ -59,7 +61,9 @@ rm -rf "$1/root/var/log/journal" && mkdir "$1/root/var/log/journal"
 # The machine would cover its /tmp and empty it, and a checkout may lie there: as a mount of its own it stays.
 export SYSTEMD_NSPAWN_TMPFS_TMP=0
 exec systemd-nspawn --quiet --directory="$1/root" --bind-ro="+$2:$2" --boot --register=no --keep-unit \
-    --private-network --console=pipe --link-journal=no --capability=all "${@:5}" systemd.unit=basic.target
+    --private-network --console=pipe --link-journal=no --capability=all \
+    --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
+    --tmpfs=/var/lib/llmos:mode=0700 "${@:5}" systemd.unit=basic.target
 """
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -98,7 +102,7 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program inside, as root or as `user`, in the manner of a login without a terminal."""
         return subprocess.run(
-            [*self._inside(user, env), *argv],
+            [*self.words(user, env), *argv],
             input=text,
             stdin=subprocess.DEVNULL if text is None else None,
             capture_output=True,
@@ -106,7 +110,7 @@ class Machine:
             timeout=timeout_s,
         )
 
-    def _inside(self, user: str = "", env: dict[str, str] | None = None) -> list[str]:
+    def words(self, user: str = "", env: dict[str, str] | None = None) -> list[str]:
         as_whom = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         variables = ENVIRONMENT | ({"HOME": f"/home/{user}"} if user else {}) | (env or {})
         pairs = (f"{name}={value}" for name, value in variables.items())
@@ -119,10 +123,11 @@ class Machine:
 
     def python(self, code: str, *args: str, user: str = "") -> subprocess.CompletedProcess[str]:
         """Run Python source of the checkout's own interpreter inside."""
-        return self.run(str(venv() / "bin/python"), "-c", code, *args, user=user)
+        return self.run(python(), "-c", code, *args, user=user)
 
     def llmos(self, *words: str, user: str = "") -> subprocess.CompletedProcess[str]:
-        return self.run(str(venv() / "bin/python"), "-m", "llmos", *words, user=user)
+        cwd = f"/home/{user}" if user else "/root"
+        return self.run("env", "-C", cwd, python(), "-m", "llmos", *words, user=user)
 
     def path(self, inside: str) -> Path:
         """A file of the machine, seen from here."""
@@ -140,7 +145,7 @@ class Machine:
     def ask(self, table: str, tool: str, *args: object) -> Any:
         """Call an entry of the toolbox's tables inside, as root; its answer, or `KIND: error | next step`."""
         if self.toolbox is None:
-            words = [*self._inside(), str(venv() / "bin/python"), "-c", TOOLBOX]
+            words = [*self.words(), python(), "-c", TOOLBOX]
             self.toolbox = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.toolbox.stdin is not None and self.toolbox.stdout is not None
         self.toolbox.stdin.write(json.dumps([table, tool, args]) + "\n")
@@ -165,6 +170,10 @@ class Machine:
 
 def venv() -> Path:
     return CHECKOUT / ".venv"
+
+
+def python() -> str:
+    return str(venv() / "bin/python")
 
 
 def boot() -> Machine:

@@ -118,11 +118,11 @@ def test_systemd_hands_over_its_socket_and_hears_that_we_are_ready(
         env={**os.environ, "NOTIFY_SOCKET": str(short_dir / "notify")},
     )
     try:
-        assert notify.recv(100) == b"READY=1"
+        assert notify.recv(200).startswith(b"READY=1\nSTATUS=")
         with Client(short_dir / "activated.sock") as client:
             assert client.result("status")["pid"] == process.pid
         process.terminate()
-        assert notify.recv(100) == b"STOPPING=1"
+        assert notify.recv(200).startswith(b"STOPPING=1\nSTATUS=stopping")
         assert process.wait(20) == 0
     finally:
         process.kill()
