@@ -141,6 +141,7 @@ def _service(parser: Parser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument("--plan", action="store_true", help="show what would be done; do nothing")
     parser.epilog = """example:
+  llmos service install --plan         what it would do
   sudo llmos service install           for all users in the group llmos
   llmos service install --user         for you alone, on a machine where it is not installed for all
   llmos service status
