@@ -98,6 +98,7 @@ def _judge_all(
         commands = []
         for place, command in enumerate(pipeline.commands):
             found.piped = place > 0
+            found.read_by = next((after.argv[0] for after in pipeline.commands[place + 1 :]), "")
             commands.append(_judge_command(command, found))
         reason = reason or next((why for _, _, why in commands if why), "")
         judged.append(replace(pipeline, commands=tuple(command for command, _, _ in commands)))

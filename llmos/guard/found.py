@@ -46,6 +46,7 @@ class Found:
     cwd: str
     home: str = "/"
     piped: bool = False  # what is read now stands behind a `|`
+    read_by: str = ""  # the command behind the `|` that follows
     reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     deletes: list[str] = field(default_factory=list)

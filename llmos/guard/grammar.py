@@ -50,6 +50,9 @@ class Grammar(Message):
     operands: dict[str, str] = Field(default_factory=dict)  # dd's name=value
     expression: dict[str, str] = Field(default_factory=dict)  # find's -name PATTERN
     only: tuple[str, ...] = ()  # nothing but one of these words alone
+    about: tuple[str, ...] = ()  # words that, alone, make it tell of itself: "version --client"
+    builtin: bool = False  # a command of the shell without a program of the same meaning: a shell runs it
+    endless: bool = False  # it goes on until nobody reads it: known in front of head alone
     bundled: bool = False  # tar xzf
     follow: bool = False  # the arguments after `args` are a command
     deep: tuple[str, ...] = ()  # options that make it read all below a folder; "*": it always does

@@ -9,6 +9,7 @@ What it does not protect against: a program that does not do what its manual say
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 
@@ -58,8 +59,8 @@ def judge(argv: Sequence[str], found: Found, depth: int = 0) -> list[str]:
         raise Opaque("it starts programs through too many others")
     name = argv[0]
     grammar, path = _grammar_of(name, found)
-    if len(argv) == 2 and argv[1] in _ABOUT_ITSELF:
-        found.uses.append(ProgramUse(program=path, options=(argv[1],)))
+    if (words := list(argv[1:])) in [about.split() for about in (*_ABOUT_ITSELF, *grammar.about)]:
+        found.uses.append(ProgramUse(program=path, options=tuple(words)))
         return list(argv)
 
     def inner(words: Sequence[str]) -> list[str]:
@@ -103,6 +104,8 @@ def _own(argv: Sequence[str], grammar: Grammar, path: str, found: Found) -> list
             raise Opaque(f"what {name} runs is not known before it runs")
         found.uses.append(ProgramUse(program=path, options=tuple(words)))
         return list(argv)
+    if grammar.endless and found.read_by != "head":
+        raise Opaque(f"{name} goes on until it is stopped")
     before = found.cwd
     try:
         parsed, run, subcommand = _applied(name, words, grammar, found)
@@ -112,7 +115,13 @@ def _own(argv: Sequence[str], grammar: Grammar, path: str, found: Found) -> list
     if grammar.instead:
         found.programs.append(locate(grammar.instead))
         return [grammar.instead, "--", *parsed.args]
-    return [name, *run]
+    return _by_a_shell([name, *run], found) if grammar.builtin else [name, *run]
+
+
+def _by_a_shell(argv: list[str], found: Found) -> list[str]:
+    shell = "bash" if shutil.which("bash", path=SAFE_PATH) else "sh"
+    found.programs.append(locate(shell))
+    return [shell, "-c", shlex.join(argv)]
 
 
 def _applied(
