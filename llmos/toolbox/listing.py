@@ -20,6 +20,8 @@ _RECORD = r"%s %T@ %y %p\0"
 _SORTS = {"name": "-k4", "size": "-k1,1nr", "newest": "-k2,2nr", "oldest": "-k2,2n"}
 _KINDS = {"file": ("-type", "f"), "folder": ("-type", "d"), "link": ("-type", "l")}
 _DEFAULT_LIMIT = 200
+FAILED = 2  # an exit code that never means "nothing found"
+_MAX_SHOWN_BYTES = 2 << 20  # more than an outcome holds: a file of 100 GB is not read to its end for it
 
 
 def split_glob(path: str) -> tuple[str, str]:
@@ -98,7 +100,7 @@ def _row(record: str) -> tuple[str, str, str]:
 def empty(outcome: Outcome, sentence: str) -> Outcome:
     """No output: the sentence when nothing went wrong, a failure when a program complained."""
     if outcome.stderr:
-        return outcome.model_copy(update={"exit_code": outcome.exit_code or 1})
+        return outcome.model_copy(update={"exit_code": max(outcome.exit_code or 0, FAILED)})
     return outcome.model_copy(update={"stdout": sentence, "exit_code": 0})
 
 
@@ -139,7 +141,7 @@ def _excerpt(first: int | None, last: int | None) -> tuple[str, ...]:
         return ("sed", "-n", f"{first},{max(first, last)}p")
     if last is not None:
         return ("tail", "-n", str(last))
-    return ("cat",) if first is None else ("head", "-n", str(first))
+    return ("head", "-c", str(_MAX_SHOWN_BYTES)) if first is None else ("head", "-n", str(first))
 
 
 def need(value: str | None, tool: str, name: str) -> str:

@@ -11,7 +11,7 @@ import re
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Pipelines, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
-from llmos.toolbox.listing import empty, need, split_glob
+from llmos.toolbox.listing import FAILED, empty, need, split_glob
 from llmos.toolbox.values import shown, table
 
 
@@ -30,6 +30,9 @@ def _draft(run: Run | Pipelines, args: Args, context: Context, *argvs: list[str]
 
 
 # --- search ------------------------------------------------------------------------------------
+
+# One of grep's lines; a name may hold newlines itself, so it ends at its NUL.
+_MATCH = re.compile(r"(?:([^\0]*)\0)?(\d+)[:-]([^\n]*)(?:\n|\Z)")
 
 
 def plan_search(args: Args, context: Context) -> Draft:
@@ -50,19 +53,18 @@ def _around(args: Args) -> list[str]:
 
 def read_search(outcome: Outcome, args: Args) -> Outcome:
     """`file:line: text`, at most `limit` matches; grep's 1 is an answer, not a failure."""
-    lines = outcome.stdout.splitlines()
-    if not lines:
+    found = list(_MATCH.finditer(outcome.stdout))
+    if not found:
         return empty(outcome, "No match.\n")
     limit = args["limit"]
-    more = f"… {len(lines) - limit} more matches.\n" if len(lines) > limit else ""
-    text = "".join(f"{_match(line)}\n" for line in lines[:limit])
+    more = f"… {len(found) - limit} more matches.\n" if len(found) > limit else ""
+    text = "".join(f"{_match(match)}\n" for match in found[:limit])
     return outcome.model_copy(update={"stdout": text + more, "exit_code": 0})
 
 
-def _match(line: str) -> str:
-    name, separated, rest = line.partition("\0")
-    number, _, text = re.split("([:-])", rest if separated else line, maxsplit=1)
-    where = f"{shown(name.removeprefix('./'))}:{number}" if separated else number
+def _match(match: re.Match[str]) -> str:
+    name, number, text = match.groups()
+    where = number if name is None else f"{shown(name.removeprefix('./'))}:{number}"
     return f"{where}: {text.strip()[:500]}"
 
 
@@ -132,8 +134,8 @@ def read_count(outcome: Outcome, args: Args) -> Outcome:
     """The number; for several files each with its name. A complaint without a count is a failure."""
     if args["top"] is not None:
         return _ranked(outcome)
-    if outcome.stderr and outcome.stdout.strip() in ("", "0"):
-        return outcome.model_copy(update={"stdout": "", "exit_code": outcome.exit_code or 1})
+    if outcome.stderr and not re.search(r"(?m)^ *[1-9]|:[1-9]\d*$", outcome.stdout):
+        return outcome.model_copy(update={"stdout": "", "exit_code": max(outcome.exit_code or 0, FAILED)})
     if not outcome.stdout.strip():
         return empty(outcome, f"Nothing matches {args['path']}.\n")
     lines = [line.strip() for line in outcome.stdout.splitlines()]
@@ -143,7 +145,7 @@ def read_count(outcome: Outcome, args: Args) -> Outcome:
 def _ranked(outcome: Outcome) -> Outcome:
     if not outcome.stdout:
         return empty(outcome, "Nothing to count.\n")
-    rows = [line.strip().partition(" ") for line in outcome.stdout.splitlines()]
+    rows = [line.strip().partition(" ") for line in outcome.stdout.rstrip("\n").split("\n")]
     text = table([(count, shown(what)) for count, _, what in rows], frozenset({0}))
     return outcome.model_copy(update={"stdout": text})
 

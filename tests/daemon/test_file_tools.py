@@ -129,3 +129,19 @@ def test_text_tools_look_unasked_in_the_sandbox(call: Call, folder: Path) -> Non
     assert "-Rome,4" in look("text.compare", a="s.csv", b="t.csv")
     assert "watched" in look("text.tail", path="s.csv", follow=True, duration="0.2s")
     assert not list(folder.rglob("*.pyc"))
+
+
+def test_names_with_newlines_and_missing_files_are_told_plainly(call: Call, folder: Path) -> None:
+    (folder / "new\nline").write_text("hello\x0bagain\nhello\n")
+    assert call("text.search", pattern="hello", path=".")["stdout"].splitlines()[-1] == "new\\nline:2: hello"
+    for tool in ("text.count", "file.list", "file.find", "file.usage", "file.read"):
+        assert "No such file" in call(tool, status="failed", path="missing")["stderr"]
+    assert "Is a directory" in call("text.count", status="failed", path=".")["stderr"]
+
+
+def test_of_a_sparse_file_of_100_gb_no_more_is_read_than_is_shown(call: Call, folder: Path) -> None:
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(100 << 30)
+    assert "binary" in call("file.read", path="sparse")["stdout"]
+    assert "No match" in call("text.search", path="sparse", pattern="x")["stdout"]
+    assert "Nothing to replace" in call("text.replace", path="sparse", find="x", replace="y")["stdout"]

@@ -76,7 +76,7 @@ def test_list_shows_kinds_and_hides_dotfiles_until_asked(call: Call, folder: Pat
 def test_a_missing_folder_is_a_failure_not_an_empty_answer(call: Call) -> None:
     for tool in ("file.list", "file.find", "file.usage"):
         outcome = call(tool, path="nowhere")
-        assert outcome.exit_code == 1 and "No such file" in outcome.stderr, tool
+        assert outcome.exit_code == 2 and "No such file" in outcome.stderr, tool
 
 
 def test_odd_names_are_one_line_each(call: Call, folder: Path) -> None:

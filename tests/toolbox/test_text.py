@@ -54,8 +54,8 @@ def test_counts(call: Call, folder: Path) -> None:
 
 
 def test_counting_fails_plainly(call: Call, folder: Path) -> None:
-    assert call("text.count", path="missing", what="matches", pattern="x").exit_code == 1
-    assert call("text.count", path="missing").exit_code == 1
+    assert call("text.count", path="missing", what="matches", pattern="x").exit_code == 2
+    assert call("text.count", path="missing").exit_code == 2
     for args in ({}, {"what": "matches", "path": "a.py"}):
         with pytest.raises(UsageError, match=r"text\.count"):
             call("text.count", **args)
@@ -76,7 +76,7 @@ def test_replace_by_regex_pattern_and_name(call: Call, folder: Path) -> None:
     assert (folder / "u").read_text() == "a:/b\n"
     call("text.replace", path=".", name="*.txt", find="ERROR", replace="fine")
     assert (folder / "sub/b c.txt").read_text() == "fine deep\n" and "ERROR" in (folder / "a.py").read_text()
-    assert call("text.replace", path="missing", find="a", replace="b").exit_code == 1
+    assert call("text.replace", path="missing", find="a", replace="b").exit_code == 2
 
 
 def test_no_expression_runs_a_command_or_opens_a_file(call: Call, folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_most_frequent_lines_words_fields_and_matches(call: Call, folder: Pa
     assert call("text.count", data=b"X\nx\ny\n", top=1, ignore_case=True).stdout == "2  X\n"
     (folder / "b.log").write_text("10.0.0.1 x\n")
     assert call("text.count", path="*.log", top=1, field=1).stdout == "3  10.0.0.1\n"
-    assert call("text.count", path="missing", top=1).exit_code == 1
+    assert call("text.count", path="missing", top=1).exit_code == 2
 
 
 def test_search_with_lines_around_and_without(call: Call, folder: Path) -> None:
