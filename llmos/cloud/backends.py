@@ -30,6 +30,7 @@ from llmos.errors import LlmosError
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 REFUSED_FORM = frozenset({400, 404, 415, 422, 501})  # what servers say to a dialect they do not speak
 _CHARS_PER_TOKEN = 24  # more than any reply has; beyond it, a stream has no end
+_FORM_WORDS = re.compile(r"response_format|json_schema|grammar|structured|guided|tool_choice|\btools\b")
 _PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -252,7 +253,7 @@ class Backend:
             again=status in RETRIED_STATUS,
             billed=False,
             after_s=_retry_after(error.response.headers),
-            refused_form=status in REFUSED_FORM,
+            refused_form=status in REFUSED_FORM or (status == 500 and bool(_FORM_WORDS.search(said))),
         )
 
     def _clean(self, text: str) -> str:

@@ -170,7 +170,7 @@ def calls_schema(specs: Sequence[ToolSpec]) -> JsonObject:
 # --- dialects ----------------------------------------------------------------------------------
 
 # What `auto` tries, where a server refuses the one before.
-LADDER: tuple[Dialect, ...] = ("json_schema", "json_object", "text")
+LADDER: tuple[Dialect, ...] = ("json_schema", "llama_cpp", "json_object", "text")
 
 
 def form(chat: Chat, dialect: Dialect) -> JsonObject:
@@ -181,12 +181,26 @@ def form(chat: Chat, dialect: Dialect) -> JsonObject:
     if dialect == "json_object":
         return {"response_format": {"type": "json_object"}}
     if dialect == "llama_cpp":
-        return {"response_format": {"type": "json_object", "schema": chat.schema}}
+        return {"response_format": {"type": "json_object", "schema": _without_patterns(chat.schema)}}
     if dialect == "guided":  # vLLM: the newer name, and the one it had before
         return {"extra_body": {"structured_outputs": {"json": chat.schema}, "guided_json": chat.schema}}
     if dialect == "tools" and not chat.translate:
         return {"tools": [_function(spec) for spec in chat.specs], "tool_choice": "required"}
     return {}
+
+
+def _without_patterns(schema: Any) -> Any:
+    """llama-cpp-python makes a grammar of a pattern that ends its process where it has escapes."""
+    if isinstance(schema, list):
+        return [_without_patterns(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    is_string = schema.get("type") == "string"
+    return {
+        key: _without_patterns(value)
+        for key, value in schema.items()
+        if not (is_string and key in ("pattern", "default"))
+    }
 
 
 def _function(spec: ToolSpec) -> JsonObject:

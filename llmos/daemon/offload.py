@@ -66,8 +66,8 @@ class _Grant:
     tries: dict[int, _Try] = field(default_factory=dict)
 
     def max_tries(self, retries: int) -> int:
-        """Of all backends together: retries, for the reply and for its repair, and two further dialects."""
-        return len(self.offers) * (2 * (retries + 1) + 2)
+        """Of all backends together: retries, for the reply and for its repair, and simpler dialects."""
+        return len(self.offers) * (2 * (retries + 1) + 3)
 
 
 class Offload:

@@ -191,7 +191,7 @@ class Routing:
         taken: tuple[Taken, ...] = (),
     ) -> Thought:
         def started(backend: str) -> None:
-            self._tell(f"asking {backend}")
+            self._tell(backend)
             on_start()
 
         return await self._leaving.send(

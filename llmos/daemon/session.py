@@ -239,8 +239,9 @@ class Session(Carrying):
         self._clock.left_queue()
         self._send("thinking")
 
-    def _on_route(self, where: str) -> None:
-        self._send("thinking", detail=where)
+    def _on_route(self, backend: str) -> None:
+        self._route = f"cloud:{backend}"
+        self._send("thinking", detail=f"asking {backend}")
 
     def _on_delta(self, text: str) -> None:
         self._send("text", text=text)

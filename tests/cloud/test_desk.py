@@ -123,7 +123,7 @@ FAULTS = {
     "status:503": 3,
     "status:429": 3,
     "status:401": 1,
-    "status:404": 3,  # the two simpler dialects are tried
+    "status:404": 4,  # the simpler dialects are tried
     "status:429:Retry-After: 300": 1,
     "reset": 3,
     "half": 3,
@@ -256,7 +256,8 @@ def test_a_dialect_that_a_server_refuses_is_left_for_a_simpler_one(servers: Call
     asking.ask()
     asking.ask()
     forms = [request.get("response_format", {}).get("type") for request in server.requests]
-    assert forms == ["json_schema", "json_object", None, None]
+    assert forms == ["json_schema", "json_object", "json_object", None, None]
+    assert "schema" in server.requests[1]["response_format"]
 
 
 @pytest.mark.parametrize(
