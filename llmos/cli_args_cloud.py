@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 from llmos.cli_parser import Parser, Verb, count, json_option
 
 _BACKEND_HELP = """example:
@@ -42,6 +45,27 @@ def _backend(parser: Parser) -> None:
     parser.epilog = _BACKEND_HELP
 
 
+def _port(text: str) -> int:
+    if not 0 <= (value := int(text)) <= 65535:
+        raise argparse.ArgumentTypeError("between 0 and 65535, please")
+    return value
+
+
+def _serve(parser: Parser) -> None:
+    parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="where to listen (127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=8080, metavar="PORT", help="0: any that is free (8080)")
+    parser.add_argument("--model", default="", metavar="NAME|PATH", help="(the one in use)")
+    parser.add_argument("--name", default="", help="what clients call the model (its own name)")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="who may ask: NAME KEY a line, mode 600")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument("--plain", action="store_true", help="no TLS for other machines: a proxy does it")
+    parser.add_argument("--per-minute", type=count, default=0, metavar="N", help="requests a key may make")
+    parser.add_argument("--max-waiting", type=count, default=16, metavar="N", help="more are refused (16)")
+    parser.add_argument("--context", type=count, default=4096, metavar="TOKENS", help="window (4096)")
+    parser.add_argument("--threads", type=count, default=0, metavar="N", help="processors (all it may use)")
+
+
 VERBS: dict[str, Verb] = {
     "route": Verb(
         "where a request would be thought about, and why",
@@ -50,5 +74,11 @@ VERBS: dict[str, Verb] = {
         "cli_cloud",
     ),
     "usage": Verb("what cloud backends cost so far", "llmos usage --days 7", _usage, "cli_cloud"),
+    "serve": Verb(
+        "this machine's model for other programs, over OpenAI's HTTP API",
+        "llmos serve --model tiny --port 8080",
+        _serve,
+        "cli_serve",
+    ),
     "backend": Verb("cloud backends: list, allow, forget", "llmos backend list", _backend, "cli_cloud"),
 }

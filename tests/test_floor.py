@@ -29,6 +29,7 @@ LAYERS = {
     "mcp_server": 4,
     "explain": 4,  # of commands: documentation, and the guard's tables of programs
     "planner": 4,
+    "serve": 4,  # the engine over HTTP
     "tune": 5,  # trains on what the planner's own prompt builder writes
     "daemon": 6,
     "cli": 7,
