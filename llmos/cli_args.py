@@ -14,7 +14,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-from llmos import cli_args_cloud, cli_args_programs, cli_args_scripts, cli_args_shells
+from llmos import cli_args_cloud, cli_args_machine, cli_args_programs, cli_args_scripts, cli_args_shells
 from llmos.cli_parser import Parser, Verb, count, grants, in_quotes, json_option, seconds
 from llmos.errors import UsageError
 
@@ -193,6 +193,7 @@ VERBS: dict[str, Verb] = {
         _service,
         module="cli_unit",
     ),
+    **cli_args_machine.VERBS,
     **cli_args_scripts.VERBS,
     **cli_args_cloud.VERBS,
     **cli_args_shells.VERBS,

@@ -87,6 +87,13 @@ class Asker:
         self._say((key if key and key.isprintable() else "") + "\n")
         return key in ("y", "Y", "\r", "\n")
 
+    def choose(self, keys: str, question: str, interrupts: Interrupts) -> str:
+        """One of these keys; empty for anything else."""
+        key = _read_key(self._terminal, interrupts, lambda: self._say(f"{question} [{keys[0]}-{keys[-1]}] "))
+        chosen = key if key and key in keys else ""
+        self._say(chosen + "\n")
+        return chosen
+
     def _key(self, interrupts: Interrupts, *, only_yes_or_no: bool) -> str | None:
         """One of the choices to a call."""
         asked = render.choices(self._look, only_yes_or_no=only_yes_or_no)

@@ -41,6 +41,8 @@ def _module(name: str) -> ModuleType:  # noqa: PLR0912, PLR0915 - a case for eac
     """Written out, because an import of a computed name is one that no test can check."""
     found: ModuleType
     match name:
+        case "advising":
+            from llmos.toolbox import advising as found
         case "archives":
             from llmos.toolbox import archives as found
         case "attributes":
@@ -96,6 +98,7 @@ def _module(name: str) -> ModuleType:  # noqa: PLR0912, PLR0915 - a case for eac
 
 PAIRS: Mapping[str, Pair] = Table(
     "PAIRS",
+    advising="advise",
     commands="commands.shell commands.reply",
     listing="files.list files.find files.usage files.read",
     files="files.write files.move files.copy",
@@ -123,6 +126,7 @@ PAIRS: Mapping[str, Pair] = Table(
 )
 OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = Table(
     "OBSERVERS",
+    advising="advise",
     attributes="file.permissions",
     processes="process.list",
     system="system.info system.memory system.disk system.load system.ports",

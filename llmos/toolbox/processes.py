@@ -55,12 +55,15 @@ def of_container(name: str) -> Iterator[ProcessInfo]:
     """What lies in the control group of a container whose id begins so."""
     if not re.fullmatch(r"[0-9a-f]{6,64}", name):
         return
-    yield from _those(lambda process: any(_is_container(word, name) for word in _group_names(process.pid)))
+    yield from _those(
+        lambda process: any(container_id(word).startswith(name) for word in _group_names(process.pid))
+    )
 
 
-def _is_container(group: str, name: str) -> bool:
+def container_id(group: str) -> str:
+    """The container whose control group is called so; empty where it is none's."""
     found = _CONTAINER.fullmatch(group)
-    return found is not None and found[1].startswith(name)
+    return found[1] if found else ""
 
 
 _CONTAINER = re.compile(r"(?:docker-|libpod-|cri-containerd-)?([0-9a-f]{64})(?:\.scope)?")

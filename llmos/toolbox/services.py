@@ -15,7 +15,7 @@ from llmos.errors import CallFailed, LlmosError, UsageError
 from llmos.messages import JsonObject, Observe
 from llmos.toolbox import journal, manager, moments, schedules
 from llmos.toolbox.context import Args, Context, Draft, Pair
-from llmos.toolbox.manager import Manager, Scope
+from llmos.toolbox.manager import Manager, Scope, Unit
 from llmos.toolbox.values import human_duration, human_size, shown, table
 
 _UNKNOWN = (1 << 64) - 1  # systemd's "not set", and its "infinity"
@@ -121,14 +121,19 @@ def _recent(unit: str, scope: Scope, uid: int) -> str:
 def failed(args: JsonObject) -> str:
     uid = int(args["uid"])
     rows = [
-        (unit.name, whose, f"{unit.active} ({unit.sub})", unit.description)
-        for whose, link in _managers(uid)
-        for unit in link.units()
-        if unit.active == "failed" or unit.load in ("error", "bad-setting")
+        (unit.name, whose, f"{unit.active} ({unit.sub})", unit.description) for whose, unit in failing(uid)
     ]
     if not rows:
         return "No unit has failed.\n"
     return table([("UNIT", "OF", "STATE", "DESCRIPTION"), *rows])
+
+
+def failing(uid: int) -> Iterator[tuple[str, Unit]]:
+    """Whose, and which: units that failed, or that systemd cannot read."""
+    for whose, link in _managers(uid):
+        for unit in link.units():
+            if unit.active == "failed" or unit.load in ("error", "bad-setting"):
+                yield whose, unit
 
 
 def _managers(uid: int) -> Iterator[tuple[str, Manager]]:
