@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from llmos.engine.generate import Sampling
 from llmos.engine.grammar import GrammarConstraint
 from llmos.engine.tokenizer import Tokenizer
-from llmos.errors import LlmosError
+from llmos.errors import LlmosError, ModelError
 from llmos.messages import JsonObject
 from llmos.serve.asked import ChatAsked, ChatMessage, Function
 from llmos.serve.told import bad
@@ -100,9 +100,11 @@ def _encoded(turns: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> list[int
     """The template's own text with its control tokens, what was said without any."""
     mark = secrets.token_hex(8)
     names = [f"{mark}-{index}-" for index in range(len(turns))]
-    rendered = tokenizer.render_chat(
-        [{"role": role, "content": name} for (role, _), name in zip(turns, names, strict=True)]
-    )
+    chat = [{"role": role, "content": name} for (role, _), name in zip(turns, names, strict=True)]
+    try:
+        rendered = tokenizer.render_chat(chat)
+    except ModelError as error:  # many templates want users and assistants in turn, or no system message
+        raise bad(str(error), "messages") from error
     ids: list[int] = []
     for name, (role, text) in zip(names, turns, strict=True):
         before, found, rendered = rendered.partition(name)
