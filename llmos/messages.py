@@ -212,10 +212,14 @@ Step = Annotated[Run | Shell | Pipelines | Observe | Change | Signal | Start, Fi
 
 
 class Changed(Message):
-    """What a changer did: what to tell, and the steps that take it back (none: it cannot be taken back)."""
+    """What a changer did: what to tell, and the steps that take it back (none: it cannot be taken back).
+
+    `exit_code` is that of a program it ran elsewhere, in a container.
+    """
 
     text: str
     reverse: tuple[Step, ...] = ()
+    exit_code: int = 0
 
 
 class ProgramUse(Message):

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from llmos import paths
+from tests import dockerd
 
 REQUIRE_REAL = os.environ.get("LLMOS_TEST_REQUIRE_REAL", "") == "1"
 # Tests get homes of their own, but gigabytes of weights are read-only and shared: the folder is
@@ -118,6 +119,20 @@ def make_home() -> Iterator[Callable[[], dict[str, str]]]:
     yield make
     for root in made:
         shutil.rmtree(root, ignore_errors=True)
+
+
+# --- a Docker Engine ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[dockerd.Engine]:
+    """A real engine for this session, with the image `dockerd.IMAGE`."""
+    if reason := dockerd.missing():
+        pytest.skip(reason)
+    if os.geteuid() != 0:
+        pytest.skip("the Docker Engine needs root. Run: sudo ./test.sh")
+    with dockerd.running() as engine:
+        yield engine
 
 
 # --- markers: what this machine can run -------------------------------------------------------

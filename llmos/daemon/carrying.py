@@ -74,10 +74,10 @@ class Carrying:
 
     # --- judge and refuse ---
 
-    async def _judge(self, call: ToolCall) -> Judged:
+    async def _judge(self, call: ToolCall, *, follows: bool = False) -> Judged:
         """Plan and judge one call; raises UsageError when it is not a valid call."""
         with self._clock.policy():
-            return await asyncio.to_thread(self._hands.judge, call, self.job)
+            return await asyncio.to_thread(self._hands.judge, call, self.job, follows=follows)
 
     def _denied(self) -> Item | None:
         items = (item for item in self._items if item.judged.verdict.decision is Decision.DENY)

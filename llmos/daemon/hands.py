@@ -53,16 +53,21 @@ class Hands:
     gate: Gate
     spawner: Spawner
 
-    def judge(self, call: ToolCall, job: Job) -> Judged:
-        """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call."""
-        plan = self._plan(call, job)
+    def judge(self, call: ToolCall, job: Job, *, follows: bool = False) -> Judged:
+        """Blocks for a moment (parsing, realpath). Raises UsageError when it is not a valid call.
+
+        `follows`: a call before it changes something, so what it needs may not be there yet.
+        """
+        plan = self._plan(call, job, follows=follows)
         return Judged(plan, self.judge_plan(plan, job))
 
-    def _plan(self, call: ToolCall, job: Job) -> Plan:
+    def _plan(self, call: ToolCall, job: Job, *, follows: bool = False) -> Plan:
         from llmos.guard.caller import as_caller
         from llmos.toolbox.catalog import Context
 
-        context = Context(cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None)
+        context = Context(
+            cwd=job.cwd, home=job.home, uid=job.caller.uid, has_data=job.data is not None, follows=follows
+        )
         self.catalog.get(call.tool).ready()
         with as_caller(job.caller):
             plan = self.catalog.plan(call, context)

@@ -170,8 +170,8 @@ class Session(Carrying):
         )
         self._route = self._thought.route
 
-    async def _judge(self, call: ToolCall) -> Judged:
-        judged = await super()._judge(call)
+    async def _judge(self, call: ToolCall, *, follows: bool = False) -> Judged:
+        judged = await super()._judge(call, follows=follows)
         return stepping.wary(judged) if self._heard else judged
 
     async def _refuse_at_once(self) -> None:
@@ -249,8 +249,9 @@ class Session(Carrying):
     # --- judge ---
 
     async def _judge_first(self, call: ToolCall) -> Judged:
+        follows = any(not item.judged.plan.read_only for item in self._items)
         try:
-            return await self._judge(call)
+            return await self._judge(call, follows=follows)
         except UsageError as error:
             if self.job.calls:
                 raise

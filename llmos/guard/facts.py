@@ -209,11 +209,23 @@ def _program(use: ProgramUse) -> JsonObject:
 
 
 def _target(target: str, facts: Facts) -> JsonObject:
-    """`own_process` of what names a process; what names none is judged by its name."""
+    """`own_process` of what names a process; facts of a place that is opened to a container."""
     kind, _, name = target.partition(":")
-    if kind != "pid":
-        return {}
-    return {"own_process": name.isdecimal() and _is_own_process(int(name), facts)}
+    if kind == "pid":
+        return {"own_process": name.isdecimal() and _is_own_process(int(name), facts)}
+    if kind in _PLACES and name.startswith("/"):
+        return _opened(name, facts)
+    return {}
+
+
+_PLACES = ("mount", "mount-ro", "context", "device")
+
+
+def _opened(path: str, facts: Facts) -> JsonObject:
+    """A place that a container gets: all below it counts, and a socket is as good read-only."""
+    found = _path(path, facts)
+    holds = places.holds_protected(path, facts.home) or places.holds_control(path, facts.home)
+    return {**found, "holds_protected": holds, "control": found["control"] or places.is_socket(path)}
 
 
 def _is_own_process(pid: int, facts: Facts) -> bool:

@@ -163,6 +163,16 @@ def holds_protected(path: str, home: str) -> bool:
     return _holds(path, home, "secret") or _holds(path, home, "own")
 
 
+def holds_control(path: str, home: str) -> bool:
+    """Whether sockets that give control lie somewhere below this folder."""
+    return _holds(path, home, "control")
+
+
+def is_socket(path: str) -> bool:
+    found = _stat(path)
+    return found is not None and stat.S_ISSOCK(found.st_mode)
+
+
 def _holds(path: str, home: str, label: str) -> bool:
     return any(map(os.path.lexists, _landmarks(home).below.get((label, fold(path)), ())))
 

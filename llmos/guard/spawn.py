@@ -21,12 +21,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from llmos import paths
 from llmos.config import SandboxSettings
 from llmos.errors import CallFailed, LlmosError
 from llmos.guard import hidden, layers, relay, sandbox, seccomp, signals, zygote
 from llmos.guard.aside import aside
+from llmos.guard.caller import as_caller
 from llmos.guard.identity import identity, stand_in_id
 from llmos.guard.launcher import Launcher
 from llmos.guard.permit import Permit
@@ -58,6 +60,7 @@ Changers = Mapping[str, Callable[[JsonObject, Caller], Changed]]
 
 # A program that is going to fail at once is given this long to do it before we call it started.
 _START_CHECK_S = 0.3
+_T = TypeVar("_T")
 # What `llmos doctor` runs: the only command without a permit, and it is this constant.
 SELF_TEST = ("/bin/sh", "-c", "echo ran; echo x > inside; echo x > ../outside; cat /etc/shadow; exit 0")
 
@@ -172,7 +175,7 @@ class Spawner:
             case Run() | Shell() | Pipelines():
                 return _outcome(await self._run(_job(step, permit), _grants(permit), tell, cancel))
             case Observe():
-                return await self._observe(step, tell, cancel)
+                return await self._observe(step, permit.caller, tell, cancel)
             case Change():
                 return await self._change(step, permit.caller, tell)
             case Signal():
@@ -227,13 +230,13 @@ class Spawner:
         finally:
             program.release()
 
-    async def _observe(self, step: Observe, tell: OnOutput, cancel: asyncio.Event) -> Outcome:
+    async def _observe(self, step: Observe, caller: Caller, tell: OnOutput, cancel: asyncio.Event) -> Outcome:
         observer = self._observers.get(step.observer)
         if observer is None:
             raise CallFailed(
                 f"no observer is called {step.observer!r}", "Correct the manifest: `llmos tools` lists them."
             )
-        text = await aside(lambda: observer(step.args), cancel)
+        text = await aside(lambda: _as_wanted(caller, observer, step.args), cancel)
         if text is None:
             return Outcome(cancelled=True)
         tell("stdout", text)
@@ -245,9 +248,9 @@ class Spawner:
             raise CallFailed(
                 f"no changer is called {step.changer!r}", "Correct the manifest: `llmos tools` lists them."
             )
-        changed = await asyncio.to_thread(changer, step.args, caller)
+        changed = await asyncio.to_thread(_as_wanted, caller, changer, step.args, caller)
         tell("stdout", changed.text)
-        return Outcome(exit_code=0, stdout=changed.text, reverse=changed.reverse)
+        return Outcome(exit_code=changed.exit_code, stdout=changed.text, reverse=changed.reverse)
 
     def _filter(self, network: bool) -> int:
         """An open file with the system call filter, the same for all calls of a kind; read by offset."""
@@ -410,6 +413,18 @@ def _name_servers() -> tuple[str, str]:
     with contextlib.suppress(OSError):
         return real, Path(real).read_text(errors="replace")
     return real, ""
+
+
+def _as_wanted(caller: Caller, work: Callable[..., _T], *args: object) -> _T:
+    """What has a `prepare` is done with the caller's file rights, once that was called: so speaks to the
+    Docker Engine, whose socket says who may, while our own modules may be root's to read. In a thread.
+    """
+    prepare: Callable[[], None] | None = getattr(work, "prepare", None)
+    if prepare is None:
+        return work(*args)
+    prepare()
+    with as_caller(caller):
+        return work(*args)
 
 
 # --- small parts -----------------------------------------------------------------------------------

@@ -22,12 +22,13 @@ _MAX_CHARS = 1 << 20
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half a character; the rest stands for odd bytes
 
 
-def schema(manifest: Manifest) -> JsonObject:
-    """JSON Schema (draft 2020-12) of the arguments object."""
+def schema(manifest: Manifest, *, advanced: bool = False) -> JsonObject:
+    """JSON Schema (draft 2020-12) of the arguments object; with `advanced`, of all that may be typed."""
     required = [name for name, arg in manifest.args.items() if arg.required]
+    offered = {name: arg for name, arg in manifest.args.items() if advanced or not arg.advanced}
     found: JsonObject = {
         "type": "object",
-        "properties": {name: _property(arg) for name, arg in manifest.args.items()},
+        "properties": {name: _property(arg) for name, arg in offered.items()},
         "additionalProperties": False,
     }
     return found | ({"required": required} if required else {})

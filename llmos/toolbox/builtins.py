@@ -49,6 +49,8 @@ def _module(name: str) -> ModuleType:  # noqa: PLR0912, PLR0915 - a case for eac
             from llmos.toolbox import attributes as found
         case "commands":
             from llmos.toolbox import commands as found
+        case "containers":
+            from llmos.toolbox.containers import tables as found
         case "files":
             from llmos.toolbox import files as found
         case "holders":
@@ -123,6 +125,14 @@ PAIRS: Mapping[str, Pair] = Table(
     packagechanges="package.install package.remove",
     users="user.list user.info session.list",
     network="net.interfaces net.dns net.ping net.connections",
+    containers=(
+        "docker.container.list docker.container.inspect docker.container.logs docker.container.stats "
+        "docker.container.wait docker.container.start docker.container.stop docker.container.restart "
+        "docker.container.remove docker.container.exec docker.container.update docker.container.run "
+        "docker.image.list docker.image.build docker.image.pull docker.image.tag docker.image.remove "
+        "docker.image.prune docker.volume.list docker.volume.create docker.volume.remove "
+        "docker.volume.backup docker.network.list docker.network.connect docker.disk"
+    ),
 )
 OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = Table(
     "OBSERVERS",
@@ -137,6 +147,11 @@ OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = Table(
     services="service.status service.failed service.timers service.logs",
     users="user.list user.info session.list",
     network="net.interfaces net.dns net.ping net.connections",
+    containers=(
+        "docker.container.list docker.container.inspect docker.container.logs docker.container.stats "
+        "docker.container.wait docker.image.list docker.image.prune docker.volume.list docker.network.list "
+        "docker.disk"
+    ),
 )
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = Table(
     "CHANGERS",
@@ -147,4 +162,11 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = Table(
     ),
     servicechanges="service",
     packagechanges="package",
+    containers=(
+        "docker.container.start docker.container.stop docker.container.restart docker.container.remove "
+        "docker.container.create docker.container.exec docker.container.update docker.container.run "
+        "docker.image.pull docker.image.build docker.image.tag docker.image.remove docker.image.prune "
+        "docker.volume.create docker.volume.remove docker.volume.backup docker.volume.discard "
+        "docker.network.connect docker.network.disconnect"
+    ),
 )

@@ -36,7 +36,7 @@ class Tool:
 
     def ready(self) -> None:
         """Import what carries it out, with our own rights: a caller need not be able to read llmos' files."""
-        assert self.pair
+        self.pair.prepare()
 
     @cached_property
     def pair(self) -> Pair:
@@ -58,6 +58,12 @@ class Tool:
             common=it.common,
             examples=it.example,
         )
+
+    @property
+    def typed_spec(self) -> ToolSpec:
+        """With the arguments that the model is not told of: what a person or a program may type."""
+        parameters = arguments.schema(self.manifest, advanced=True)
+        return self.spec.model_copy(update={"parameters": parameters})
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Catalog:
         """What `llmos tools` shows."""
         return [
             {
-                **tool.spec.model_dump(mode="json"),
+                **tool.typed_spec.model_dump(mode="json"),
                 "read_only": tool.manifest.read_only,
                 "file": str(tool.file),
             }

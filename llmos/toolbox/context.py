@@ -68,6 +68,7 @@ class Context:
     home: str
     uid: int
     has_data: bool = False
+    follows: bool = False  # a call before it changes something: what is not there yet may come to be
     find_processes: Callable[[str], list[ProcessInfo]] = _find_processes
     machine: Callable[[], Machine] = _machine
     find_unit: Callable[[str, int], Literal["system", "user"]] = _find_unit
@@ -105,12 +106,17 @@ Planner = Callable[[Args, Context], Draft]
 Reader = Callable[[Outcome, Args], Outcome]
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A built-in tool: what to run, and how to read what came of it."""
 
     plan: Planner
     read: Reader = lambda outcome, args: outcome
+    prepare: Callable[[], None] = _nothing  # before planning, which is done with the caller's file rights
 
 
 def program(name: str) -> str:

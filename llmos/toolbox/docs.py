@@ -36,7 +36,8 @@ def _section(tool: catalog.Tool) -> str:
 def _row(name: str, arg: Arg) -> str:
     kind = " \\| ".join(arg.choices) if arg.choices else arg.type
     default = "required" if arg.required else "" if arg.default is None else f"`{arg.default}`"
-    return f"| `{name}` | {kind} | {default} | {arg.help} |"
+    note = " (not offered to the model)" if arg.advanced else ""
+    return f"| `{name}` | {kind} | {default} | {arg.help}{note} |"
 
 
 if __name__ == "__main__":

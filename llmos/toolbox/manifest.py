@@ -3,7 +3,7 @@
     name = "file.read"            summary = "Show a text file"        read_only = true
     common = true                   listed in every prompt, and not only when a request is near to it
     raw = "command"               the tool's one argument is written as plain text (shell.run, answer, ask)
-    [args.path]                   type, required, default, help, min, max, choices
+    [args.path]                   type, required, default, help, min, max, choices, advanced
     [effects]                     reads, writes, deletes, programs, network: templates such as "{path}"
     [run]                         argv | pipeline | builtin; stdin_data, timeout_s, ok_codes
     [[example]]                   say = "…"   args = {…}
@@ -45,6 +45,7 @@ class Arg(Message):
     min: float | None = None
     max: float | None = None
     choices: tuple[str, ...] = ()
+    advanced: bool = False  # for typed calls: the model is not told of it
 
 
 class EffectTemplates(Message):

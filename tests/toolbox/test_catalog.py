@@ -32,6 +32,12 @@ package.installed package.provides package.updates
 user.list user.info session.list net.interfaces net.dns net.ping net.connections
 process.tree process.wait process.suspend process.resume process.details process.holders
 resource.status resource.limit resource.release resource.priority resource.affinity resource.rlimit
+docker.container.list docker.container.run docker.container.start docker.container.stop
+docker.container.restart docker.container.remove docker.container.logs docker.container.exec
+docker.container.stats docker.container.update docker.container.inspect docker.container.wait
+docker.image.list docker.image.build docker.image.pull docker.image.tag docker.image.remove docker.image.prune
+docker.volume.list docker.volume.create docker.volume.remove docker.volume.backup
+docker.network.list docker.network.connect docker.disk
 """.split()  # noqa: SIM905
 GOOD = """name = "my.head"
 summary = "First lines"
@@ -65,11 +71,13 @@ def anybodys(name: str, uid: int) -> Literal["system", "user"]:
     return "system"
 
 
+# Something that is not there may come to be: containers, volumes and folders need not be here.
 EVERYWHERE = Context(
     cwd="/work",
     home="/home/a",
     uid=1,
     has_data=True,
+    follows=True,
     find_processes=someone,
     machine=large,
     find_unit=anybodys,

@@ -1,0 +1,33 @@
+"""All of Docker's tools: how they are planned, how they look, how they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from llmos.messages import Caller, Changed, JsonObject
+from llmos.toolbox.containers import (
+    changing,
+    images,
+    looking,
+    plan_images,
+    plan_running,
+    plan_volumes,
+    planning,
+    running,
+    volumes,
+)
+from llmos.toolbox.context import Pair
+
+PAIRS: Mapping[str, Pair] = {
+    **planning.PAIRS,
+    **plan_running.PAIRS,
+    **plan_images.PAIRS,
+    **plan_volumes.PAIRS,
+}
+OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = looking.OBSERVERS
+CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
+    **changing.CHANGERS,
+    **running.CHANGERS,
+    **images.CHANGERS,
+    **volumes.CHANGERS,
+}
