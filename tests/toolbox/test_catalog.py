@@ -17,6 +17,7 @@ from llmos.errors import ConfigError, UsageError
 from llmos.messages import Outcome, ToolCall
 from llmos.toolbox import arguments, builtins, catalog, docs, values
 from llmos.toolbox.catalog import Catalog
+from llmos.toolbox.containers import tables as container_tables
 from llmos.toolbox.context import Context, Machine, ProcessInfo
 
 SHIPPED = catalog.load(paths.tool_dirs()[:1])
@@ -262,4 +263,5 @@ def test_the_tables_of_built_ins_name_what_stands_in_their_modules_and_all_of_it
     found = [
         importlib.import_module(f"llmos.toolbox.{one.name}") for one in modules if one.name != "builtins"
     ]
+    found.append(container_tables)
     assert set(table) == {name for module in found for name in getattr(module, kind, ())}
