@@ -1,4 +1,4 @@
-"""The command lines about the machine as a whole: what is wrong with it."""
+"""The command lines about the machine as a whole: what is wrong with it, which goals it keeps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,23 @@ def _advise(parser: Parser) -> None:
     )
 
 
+def _goals(parser: Parser) -> None:
+    json_option(parser)
+    parser.add_argument("-y", "--yes", action="store_true", help="remove: do not ask")
+    parser.add_argument("words", nargs="*", metavar="ACTION", help="list; or remove ID")
+
+
 VERBS: dict[str, Verb] = {
     "advise": Verb(
         "what is wrong with this machine, how that is known, and what would mend it",
         "llmos advise memory",
         _advise,
+        "cli_machine",
+    ),
+    "goals": Verb(
+        "the standing goals: who is protected, who yields, how it stands",
+        "llmos goals remove g1a2b3c",
+        _goals,
         "cli_machine",
     ),
 }

@@ -1,4 +1,4 @@
-"""The verbs about the machine as a whole: advise.
+"""The verbs about the machine as a whole: advise, goals.
 
 What is measured and judged is the daemon's affair. A suggestion that a person chooses here is made like any
 call: previewed, judged by the policy, asked about. Without a terminal, or with --json, nothing is offered.
@@ -16,7 +16,7 @@ from typing import Any
 from llmos import cli_input, cli_requests
 from llmos.console import client, consent, safetext, screen
 from llmos.console.interrupts import Interrupts
-from llmos.errors import CallFailed, Denied
+from llmos.errors import CallFailed, Denied, UsageError
 
 JsonObject = dict[str, Any]
 _KEYS = "123456789" + string.ascii_lowercase.replace("q", "")
@@ -43,12 +43,17 @@ def _advise(options: argparse.Namespace) -> int:
 
 
 def _looked(about: str) -> JsonObject:
-    params = {"tool": "advise", "args": {"about": about, "json": True}, "cwd": cli_input.current_folder()}
+    return observed("advise", {"about": about})
+
+
+def observed(tool: str, args: JsonObject) -> JsonObject:
+    """What a read-only tool says as JSON. Raises Denied, CallFailed."""
+    params = {"tool": tool, "args": {**args, "json": True}, "cwd": cli_input.current_folder()}
     with cli_requests.connected() as daemon:
         result = daemon.call("call", params, timeout_s=120.0)
     if result["status"] != "done":
         kind = Denied if result["status"] == "denied" else CallFailed
-        raise kind(str(result.get("answer") or "this machine cannot be looked at"), "See: llmos doctor")
+        raise kind(str(result.get("answer") or f"{tool} gave no answer"), "See: llmos doctor")
     found: JsonObject = json.loads(result["calls"][0]["stdout"])
     return found
 
@@ -74,12 +79,37 @@ def _text(found: JsonObject) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _made(call: JsonObject) -> int:
+def _made(call: JsonObject, *, yes: bool = False, as_json: bool = False) -> int:
     """The chosen call, as `llmos call` makes it."""
-    options = argparse.Namespace(json=False, yes=False, plan=False, timeout=0.0)
+    options = argparse.Namespace(json=as_json, yes=yes, plan=False, timeout=0.0)
     params = {"tool": call["tool"], "args": call["args"], "cwd": cli_input.current_folder()}
     params |= {"id": client.new_id(), "consent": cli_input.consent_of(options)}
     return cli_requests.perform("call", params, options)
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"advise": advise}
+# --- goals -------------------------------------------------------------------------------------------
+
+
+def goals(options: argparse.Namespace) -> int:
+    words = options.words or ["list"]
+    if words[0] == "remove" and len(words) == 2:
+        call = {"tool": "goal.remove", "args": {"id": words[1]}}
+        return cli_requests.guarded(options, lambda: _made(call, yes=options.yes, as_json=options.json))
+    if words != ["list"]:
+        raise UsageError("list, or remove with an ID", "For instance: llmos goals remove g1a2b3c")
+    return cli_requests.guarded(options, lambda: _listed(options))
+
+
+def _listed(options: argparse.Namespace) -> int:
+    found = observed("goal.list", {})
+    if options.json:
+        cli_requests.print_json(found)
+        return 0
+    lines = [safetext.one_line(f"{one['id']}  {one['protect']} before {one['against'] or 'everything else'}: "
+                               f"{one['told']}") for one in found["goals"]]  # fmt: skip
+    nothing = 'there is no goal; set one: llmos "keep make from slowing nginx down"'
+    screen.write(sys.stdout, "\n".join(lines or [nothing]) + "\n")
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"advise": advise, "goals": goals}

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.bench import goals as bench
 from tests.console.tmux import Terminal
 from tests.daemon import support
 
@@ -40,6 +42,22 @@ class World:
         assert done.returncode == 0, done.stdout + done.stderr
         found = json.loads(done.stdout)
         assert isinstance(found, dict)
+        return found
+
+    def goals(self) -> list[dict[str, Any]]:
+        found = self.json("goals")["goals"]
+        assert isinstance(found, list)
+        return found
+
+    def journal(self) -> list[dict[str, Any]]:
+        (file,) = Path(self.env["HOME"]).rglob("audit.jsonl")
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def until(self, holds: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not (found := holds()):
+            assert time.monotonic() < deadline, self.llmos("goals").stdout
+            time.sleep(0.2)
         return found
 
     def terminal(self, *words: str) -> Terminal:
@@ -99,3 +117,35 @@ def test_one_key_leads_to_a_question_and_no_further(world: World, careless: psut
         terminal.keys("y")
         terminal.wait("exit:0")
     careless.wait(5)
+
+
+# --- goals -----------------------------------------------------------------------------------------------
+
+
+def test_a_goal_is_judged_kept_over_a_restart_acted_on_and_written_down(world: World) -> None:
+    with (
+        bench.started(bench.FORK + bench.HOGS["cpu"], "4") as (hog, _),
+        bench.started(bench.VICTIM, "40", "0") as (victim, _),
+    ):
+        args = json.dumps({"protect": str(victim), "against": str(hog)})
+        assert world.llmos("call", "goal.add", "--args", args).returncode == 4
+        done = world.json("call", "goal.add", "--yes", "--args", args)
+        assert done["calls"][0]["verdict"] == "ask"
+        world.daemon.stop()
+        world.start()
+        (goal,) = world.until(lambda: [one for one in world.goals() if one["standing"]["behind"]])
+        assert goal["standing"]["yielding"] == [hog]
+        assert [one for one in world.journal() if one.get("action") == "limit" and one["pid"] == hog]
+        assert world.llmos("goals", "remove", goal["id"]).returncode == 4
+        assert world.llmos("goals", "remove", goal["id"], "--yes").returncode == 0
+        world.until(lambda: [one for one in world.journal() if one.get("action") == "release"])
+    assert world.goals() == []
+    assert "there is no goal" in world.llmos("goals").stdout
+
+
+def test_a_goal_over_what_is_not_ones_own_is_refused(world: World) -> None:
+    args = json.dumps({"protect": "api", "against": "1"})
+    assert world.llmos("call", "goal.add", "--yes", "--args", args).returncode in (0, 3)
+    assert not [one for one in world.journal() if one.get("pid") == 1]
+    for goal in world.goals():
+        world.llmos("goals", "remove", goal["id"], "--yes")

@@ -19,6 +19,7 @@ from llmos.daemon import pinning
 from llmos.daemon import request as requests
 from llmos.daemon.broker import Broker, Client
 from llmos.daemon.connection import Connection, Method
+from llmos.daemon.goalkeeping import Goalkeeper
 from llmos.daemon.inbox import Inbox, Waiting
 from llmos.daemon.methods import ID, Methods, NoParams, RequestParams, parsed
 from llmos.daemon.triggers import Trigger, Triggers
@@ -103,6 +104,7 @@ class Automating:
         self._ready = asyncio.Event()  # what was kept has been read
         self.inbox = Inbox()
         self.triggers = Triggers(self._perform, self.inbox)
+        self._goals = Goalkeeper(self._noted)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -140,6 +142,16 @@ class Automating:
         await self.inbox.start()
         await self.triggers.start()
         self._ready.set()
+        self._goals.start()
+
+    async def stop(self) -> None:
+        await self.triggers.stop()
+        await asyncio.to_thread(self._goals.stop)
+
+    def _noted(self, goal_id: str, facts: JsonObject) -> object:
+        """Into the journal; called in the goals' thread, which starts when the parts are there."""
+        hands = self._broker.parts
+        return hands.gate.audit.note("goal", goal_id, facts) if hands else None
 
     # --- pinned calls ---
 

@@ -109,6 +109,11 @@ class Broker:
             raise self._broken or CallFailed("tools and policy could not be loaded", "Read the daemon's log.")
         return self._hands
 
+    @property
+    def parts(self) -> Hands | None:
+        """The parts in force, where they are there already."""
+        return self._hands
+
     async def _first_load(self) -> None:
         """Watch, then read: a file changed between the two would else stay unnoticed."""
         loop = asyncio.get_running_loop()

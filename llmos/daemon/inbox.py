@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 
 from llmos import paths
-from llmos.daemon.shelf import Shelf
 from llmos.errors import UsageError
 from llmos.messages import Caller, JsonObject, Message, Pinned
+from llmos.shelf import Shelf
 
 MAX_WAITING = 500
 

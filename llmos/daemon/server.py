@@ -112,7 +112,7 @@ class Server:
     async def _shut_down(self) -> None:
         self._starting.cancel()
         self._beating.cancel()
-        await self._automating.triggers.stop()
+        await self._automating.stop()
         await self._broker.stop()
         for connection in self._connections:
             connection.close()

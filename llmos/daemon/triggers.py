@@ -25,9 +25,9 @@ from pydantic import Field
 from llmos import paths
 from llmos.daemon.filewatch import FileWatch
 from llmos.daemon.inbox import Inbox, Waiting
-from llmos.daemon.shelf import Shelf
 from llmos.errors import LlmosError, UsageError
 from llmos.messages import Caller, Message, Pinned, Result, ToolCall
+from llmos.shelf import Shelf
 
 log = logging.getLogger(__name__)
 

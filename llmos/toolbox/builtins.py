@@ -53,6 +53,8 @@ def _module(name: str) -> ModuleType:  # noqa: PLR0912, PLR0915 - a case for eac
             from llmos.toolbox.containers import tables as found
         case "files":
             from llmos.toolbox import files as found
+        case "goals":
+            from llmos.toolbox import goals as found
         case "holders":
             from llmos.toolbox import holders as found
         case "lines":
@@ -101,6 +103,7 @@ def _module(name: str) -> ModuleType:  # noqa: PLR0912, PLR0915 - a case for eac
 PAIRS: Mapping[str, Pair] = Table(
     "PAIRS",
     advising="advise",
+    goals="goal.add goal.remove goal.list",
     commands="commands.shell commands.reply",
     listing="files.list files.find files.usage files.read",
     files="files.write files.move files.copy",
@@ -137,6 +140,7 @@ PAIRS: Mapping[str, Pair] = Table(
 OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = Table(
     "OBSERVERS",
     advising="advise",
+    goals="goal.list",
     attributes="file.permissions",
     processes="process.list",
     system="system.info system.memory system.disk system.load system.ports",
@@ -155,6 +159,7 @@ OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = Table(
 )
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = Table(
     "CHANGERS",
+    goals="goal.add goal.remove",
     attributes="file.owner",
     links="file.hardlink",
     resources=(

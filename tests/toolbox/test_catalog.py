@@ -22,7 +22,8 @@ from llmos.toolbox.context import Context, Machine, ProcessInfo
 
 SHIPPED = catalog.load(paths.tool_dirs()[:1])
 EXPECTED = """
-shell.run advise file.list file.find file.read file.write file.move file.copy file.delete file.archive
+shell.run advise goal.add goal.remove goal.list
+file.list file.find file.read file.write file.move file.copy file.delete file.archive
 file.permissions file.link file.checksum file.duplicates file.rename file.mkdir file.trash file.restore
 text.tail text.columns text.query text.compare
 file.usage text.search text.count text.replace process.list process.find process.stop process.start
