@@ -55,6 +55,7 @@ def _reading(action: str, args: Args, context: Context) -> tuple[Step, ...]:
     given: dict[str, Any] = {
         "name": archive,
         "archive": context.word(archive),
+        "packed": context.word(archive),
         "to": context.word(args["to"] or "."),
         "inner": _inner_name(archive),
         "limit": args["limit"],
@@ -63,12 +64,14 @@ def _reading(action: str, args: Args, context: Context) -> tuple[Step, ...]:
         return (inner.run("archive", {**given, "action": action}, timeout_s=_TIMEOUT_S),)
     actions = ("check", "extract") if action == "extract" else ("list",)
     unpack = ("zstd", "-dcq", "--", context.word(archive))
-    return tuple(
+    first, *then = (
         pipeline(
             (unpack, inner.argv("archive", {**given, "archive": "-", "action": one})), timeout_s=_TIMEOUT_S
         )
         for one in actions
     )
+    # A pipe hides that zstd failed: what is damaged or cut short is found by asking it alone.
+    return first, Run(argv=("zstd", "-tq", "--", context.word(archive)), timeout_s=_TIMEOUT_S), *then
 
 
 def _inner_name(archive: str) -> str:

@@ -158,6 +158,21 @@ def test_a_hostile_tar_writes_nothing(call: Call, folder: Path, what: str, endin
     assert not left(folder) and not os.path.lexists("/tmp/evil")
 
 
+def test_a_zst_that_is_a_bomb_or_cut_short_writes_nothing(call: Call, folder: Path) -> None:
+    with (folder / "zeros").open("wb") as file:
+        file.truncate(300 << 20)
+    subprocess.run(("zstd", "-q", folder / "zeros"), check=True)
+    (folder / "zeros").write_bytes(os.urandom(300_000))
+    subprocess.run(("zstd", "-q", folder / "zeros", "-o", folder / "cut.zst"), check=True)
+    os.truncate(folder / "cut.zst", 200_000)
+    (folder / "zeros").unlink()
+    (folder / "junk.tar.zst").write_text("junk")
+    for name, said in (("zeros.zst", "a bomb"), ("cut.zst", "premature end"), ("junk.tar.zst", "zstd:")):
+        outcome = call("file.archive", action="extract", archive=name, to="out")
+        assert outcome.exit_code == 1 and said in outcome.stderr and not left(folder), outcome
+    assert call("file.archive", action="list", archive="cut.zst").exit_code == 1
+
+
 def test_a_hostile_zip_writes_nothing(call: Call, folder: Path) -> None:
     leaf = zipfile.ZipInfo("l")
     leaf.external_attr = (stat.S_IFLNK | 0o777) << 16

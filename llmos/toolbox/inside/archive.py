@@ -44,7 +44,7 @@ def main(args: dict[str, Any]) -> int:
 def show(args: dict[str, Any]) -> None:
     """Size, time and name of each entry, and the totals."""
     number = num_bytes = 0
-    for entry, _ in walk(args["archive"], args["inner"], args["limit"]):
+    for entry, _ in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
         number, num_bytes = number + 1, num_bytes + entry.size
         if number <= _MAX_LISTED:
             say(_line(entry))
@@ -67,7 +67,7 @@ def extract(args: dict[str, Any], *, only_check: bool) -> None:
     folder = Path(args["to"])
     if args["archive"] != "-" or only_check:
         checked = Ledger(folder, args["limit"])
-        for entry, _ in walk(args["archive"], args["inner"], args["limit"]):
+        for entry, _ in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
             checked.add(entry)
         checked.finish()
         checked.refuse_what_stands()
@@ -89,7 +89,7 @@ class Unpacking:
     def run(self, args: dict[str, Any]) -> None:
         try:
             self._make_folder(self._folder)
-            for entry, read in walk(args["archive"], args["inner"], args["limit"]):
+            for entry, read in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
                 if path := self._ledger.add(entry):
                     self._put(self._folder / path, entry, read)
             self._ledger.finish()

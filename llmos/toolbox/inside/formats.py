@@ -97,15 +97,18 @@ def explained(archive: str) -> Iterator[None]:
         raise Refused(f"{shown(archive)}: it is damaged, cut short, or of an unknown kind ({why})") from None
 
 
-def walk(archive: str, name: str, limit: int | None) -> Iterator[tuple[Entry, Open]]:
-    """Every entry with a way to read it, which is good until the next one."""
-    if archive == "-":
-        yield from _stream(sys.stdin.buffer, name, Bound(0, limit))
-        return
-    path = Path(archive)
+def walk(archive: str, name: str, limit: int | None, packed: str) -> Iterator[tuple[Entry, Open]]:
+    """Every entry with a way to read it, which is good until the next one.
+
+    The archive `-` is the input, which another program decompresses of the file `packed`.
+    """
+    path = Path(packed)
     if not path.is_file():
         raise Refused("it is a folder" if path.is_dir() else "there is no such file")
     bound = Bound(path.stat().st_size, limit)
+    if archive == "-":
+        yield from _stream(sys.stdin.buffer, name, bound)
+        return
     if zipfile.is_zipfile(path):
         yield from _zip(path, bound)
         return
