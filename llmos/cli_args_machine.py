@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmos.cli_parser import Parser, Verb, json_option
+from llmos.cli_parser import Parser, Verb, json_option, seconds
 
 ABOUT = ("all", "cpu", "memory", "disk", "io", "processes", "services", "containers")
 
@@ -20,11 +20,23 @@ def _goals(parser: Parser) -> None:
     parser.add_argument("words", nargs="*", metavar="ACTION", help="list; or remove ID")
 
 
+def _top(parser: Parser) -> None:
+    json_option(parser)
+    parser.add_argument("--once", action="store_true", help="look once, print, and end")
+    parser.add_argument("--every", metavar="SECONDS", type=seconds, default=1.0, help="how often (default 1)")
+
+
 VERBS: dict[str, Verb] = {
     "advise": Verb(
         "what is wrong with this machine, how that is known, and what would mend it",
         "llmos advise memory",
         _advise,
+        "cli_machine",
+    ),
+    "top": Verb(
+        "CPU, memory, pressure and disks as they go, the goals, and what runs",
+        "llmos top --every 2",
+        _top,
         "cli_machine",
     ),
     "goals": Verb(

@@ -1,4 +1,4 @@
-"""The verbs about the machine as a whole: advise, goals.
+"""The verbs about the machine as a whole: advise, goals, top.
 
 What is measured and judged is the daemon's affair. A suggestion that a person chooses here is made like any
 call: previewed, judged by the policy, asked about. Without a terminal, or with --json, nothing is offered.
@@ -7,6 +7,7 @@ call: previewed, judged by the policy, asked about. Without a terminal, or with 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import string
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 from llmos import cli_input, cli_requests
 from llmos.console import client, consent, safetext, screen
 from llmos.console.interrupts import Interrupts
-from llmos.errors import CallFailed, Denied, UsageError
+from llmos.errors import CallFailed, Denied, LlmosError, UsageError
 
 JsonObject = dict[str, Any]
 _KEYS = "123456789" + string.ascii_lowercase.replace("q", "")
@@ -112,4 +113,40 @@ def _listed(options: argparse.Namespace) -> int:
     return 0
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"advise": advise, "goals": goals}
+# --- top ---------------------------------------------------------------------------------------------
+
+
+def top(options: argparse.Namespace) -> int:
+    """The machine as it goes. A daemon is not started for it: what it would tell is then left out."""
+    from llmos.console import dashboard
+
+    with contextlib.ExitStack() as stack:
+        sampler = dashboard.Sampler(_status(stack))
+        if options.json:
+            cli_requests.print_json(dashboard.once(sampler, min(options.every, 1.0)).as_json)
+        elif options.once or not dashboard.can_be_live():
+            dashboard.show_once(sampler, min(options.every, 1.0))
+        else:
+            with contextlib.suppress(KeyboardInterrupt):
+                dashboard.live(sampler, options.every)
+    return 0
+
+
+def _status(stack: contextlib.ExitStack) -> Callable[[], JsonObject]:
+    """What asks the daemon; once it is gone, or was never there, nothing is told."""
+    daemon: client.Client | None = None
+    with contextlib.suppress(LlmosError):
+        daemon = stack.enter_context(cli_requests.connected(start=False))
+
+    def told() -> JsonObject:
+        nonlocal daemon
+        try:
+            return daemon.call("status", {}, timeout_s=5.0) if daemon else {}
+        except LlmosError:
+            daemon = None
+            return {}
+
+    return told
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"advise": advise, "goals": goals, "top": top}

@@ -13,7 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from llmos.console import dashboard
 from tests.bench import goals as bench
 from tests.console.tmux import Terminal
 from tests.daemon import support
@@ -61,7 +64,8 @@ class World:
         return found
 
     def terminal(self, *words: str) -> Terminal:
-        return Terminal(self.runtime, [sys.executable, "-m", "llmos", *words], self.env, self.runtime)
+        env = self.env | {"TERM": "screen"}
+        return Terminal(self.runtime, [sys.executable, "-m", "llmos", *words], env, self.runtime)
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +153,52 @@ def test_a_goal_over_what_is_not_ones_own_is_refused(world: World) -> None:
     assert not [one for one in world.journal() if one.get("pid") == 1]
     for goal in world.goals():
         world.llmos("goals", "remove", goal["id"], "--yes")
+
+
+# --- top -------------------------------------------------------------------------------------------------
+
+
+def test_top_as_json_is_one_sample(world: World) -> None:
+    found = world.json("top")
+    assert 0 < found["memory_used"] < found["memory_total"] == psutil.virtual_memory().total
+    assert 0 <= found["cpu_percent"] <= 100
+    assert len(found["busiest"]) == 8
+    assert all(0 <= value <= 100 for value in found["pressure_percent"].values())
+
+
+def test_top_without_a_terminal_prints_once(world: World) -> None:
+    done = world.llmos("top", "--every", "0.2")
+    assert done.returncode == 0
+    assert [word for word in ("CPU", "Memory", "Disk read", "PID", "Goals") if word not in done.stdout] == []
+    assert "\x1b" not in done.stdout
+
+
+def test_top_on_a_terminal_follows_its_size_shows_what_runs_and_goes_at_q(world: World) -> None:
+    args = json.dumps({"protect": "a-daemon", "against": "a-build"})
+    world.llmos("call", "goal.add", "--yes", "--args", args)
+    with world.terminal("top", "--every", "0.2") as terminal:
+        terminal.wait("keep a-build from slowing a-daemon down")
+        terminal.resize(52, 40)
+        terminal.wait_gone("a-daemon down: waits")
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "llmos", "call", "process.wait", "--args",
+             json.dumps({"until": "started", "name": "never-there", "timeout": "30s"})],
+            env=world.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            screen = terminal.wait("process.wait")
+        finally:
+            waiting.terminate()
+            waiting.wait()
+        assert max(len(line) for line in screen.splitlines()) <= 52
+        terminal.keys("q")
+        terminal.wait("exit:0")
+    for goal in world.goals():
+        world.llmos("goals", "remove", goal["id"], "--yes")
+
+
+@given(st.lists(st.floats(0, 1e12), max_size=50), st.integers(0, 60), st.floats(0, 1e12))
+def test_a_sparkline_is_as_wide_as_it_may_be(values: list[float], width: int, most: float) -> None:
+    line = dashboard.sparkline(values, width, most)
+    assert len(line) == width
+    assert set(line) <= set("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588 ")

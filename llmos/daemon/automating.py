@@ -104,7 +104,7 @@ class Automating:
         self._ready = asyncio.Event()  # what was kept has been read
         self.inbox = Inbox()
         self.triggers = Triggers(self._perform, self.inbox)
-        self._goals = Goalkeeper(self._noted)
+        self.goals = Goalkeeper(self._noted)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -142,11 +142,11 @@ class Automating:
         await self.inbox.start()
         await self.triggers.start()
         self._ready.set()
-        self._goals.start()
+        self.goals.start()
 
     async def stop(self) -> None:
         await self.triggers.stop()
-        await asyncio.to_thread(self._goals.stop)
+        await asyncio.to_thread(self.goals.stop)
 
     def _noted(self, goal_id: str, facts: JsonObject) -> object:
         """Into the journal; called in the goals' thread, which starts when the parts are there."""

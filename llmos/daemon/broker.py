@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llmos.daemon.watching import Watch
 
 log = logging.getLogger(__name__)
+_TOLD_CHARS = 200
 
 
 class Client(Protocol):
@@ -267,7 +268,8 @@ class Broker:
 
     def _request_facts(self, running: Running) -> JsonObject:
         age_s = round(time.monotonic() - running.since, 3)
-        return {"id": running.session.job.id, "age_s": age_s, "uid": running.session.job.caller.uid}
+        job = running.session.job
+        return {"id": job.id, "age_s": age_s, "uid": job.caller.uid, "text": job.text[:_TOLD_CHARS]}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

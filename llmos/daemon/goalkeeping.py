@@ -39,6 +39,11 @@ class Goalkeeper:
         self._thread = threading.Thread(target=self._run, name="goals", daemon=True)
         self._thread.start()
 
+    def standing(self, uid: int) -> list[JsonObject]:
+        """The goals of one user, or root's view of all, and how they stand."""
+        loops = [loop for loop in tuple(self._loops.values()) if uid in (0, loop.goal.uid)]
+        return [{"id": loop.goal.id, "goal": loop.goal.told, "told": loop.told} for loop in loops]
+
     def stop(self) -> None:
         """Blocks until everything is given back."""
         self._stop.set()

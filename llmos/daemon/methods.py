@@ -210,7 +210,8 @@ class Methods:
 
     async def status(self, params: JsonObject, client: Connection) -> JsonObject:
         parsed(NoParams, params)
-        return self._broker.status(client.caller)
+        goals = self.automating.goals.standing(client.caller.uid)
+        return {**self._broker.status(client.caller), "goals": goals}
 
     async def subscribe(self, params: JsonObject, client: Connection) -> JsonObject:
         """From now on this connection hears the events of all its user's requests."""

@@ -31,7 +31,7 @@ class GoalLoop:
     """Keeps one goal. Not for two threads at once."""
 
     def __init__(self, goal: Goal, note: Note) -> None:
-        self._goal, self._note = goal, note
+        self.goal, self._note = goal, note
         self._caller = Caller(uid=goal.uid, gid=goal.gid)
         self._context = Context(cwd="/", home="/", uid=goal.uid)
         self._state = State()
@@ -43,6 +43,10 @@ class GoalLoop:
         self._used: dict[int, float] = {}
         self._trouble: dict[int, str] = {}
 
+    @property
+    def told(self) -> str:
+        return goals.standing(self.goal).told
+
     def tick(self) -> None:
         """One look, and what follows from it. Trouble is told in the goal's standing, not raised."""
         now = time.monotonic()
@@ -51,7 +55,7 @@ class GoalLoop:
         reading = self._read(now - self._at if self._at else 0.0)
         self._at = now
         self._state = control.step(self._state, reading)
-        goals.STANDING[self._goal.id] = Standing(
+        goals.STANDING[self.goal.id] = Standing(
             tuple(one.pid for one in self._protected), tuple(one.pid for one in self._others),
             reading.waited * 100, self._state.share * 100, self._state.behind, self._act(),
         )  # fmt: skip
@@ -60,13 +64,13 @@ class GoalLoop:
         """Take off all that this goal has set."""
         self._state = State()
         self._act()
-        goals.STANDING.pop(self._goal.id, None)
+        goals.STANDING.pop(self.goal.id, None)
 
     # --- looking ---
 
     def _look_up(self, now: float) -> None:
-        self._protected = goals.named(self._goal.protect, self._context)
-        against = self._goal.against
+        self._protected = goals.named(self.goal.protect, self._context)
+        against = self.goal.against
         self._others = goals.named(against, self._context) if against else tuple(self._in_the_way(now))
         self._looked_up = now
 
@@ -77,7 +81,7 @@ class GoalLoop:
         over_s = now - self._looked_up
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.uids().real != self._goal.uid or process.pid in family:
+                if process.uids().real != self.goal.uid or process.pid in family:
                     continue
                 times = process.cpu_times()
                 self._used[process.pid] = times.user + times.system
@@ -138,7 +142,7 @@ class GoalLoop:
         args: JsonObject = {
             "label": f"{info.name} ({info.pid})", "known": [{"pid": info.pid, "started": info.started}],
         }  # fmt: skip
-        facts: JsonObject = {"uid": self._goal.uid, "goal": self._goal.told, "pid": info.pid, "action": what}
+        facts: JsonObject = {"uid": self.goal.uid, "goal": self.goal.told, "pid": info.pid, "action": what}
         try:
             if what == "limit":
                 args["limits"] = facts["limits"] = self._limits()
@@ -148,9 +152,9 @@ class GoalLoop:
         except (LlmosError, OSError) as error:
             if not psutil.pid_exists(info.pid):
                 return ""
-            self._note(self._goal.id, {**facts, "error": str(error)})
+            self._note(self.goal.id, {**facts, "error": str(error)})
             return f"{what} of {info.pid}: {error}"
-        self._note(self._goal.id, {**facts, "result": text})
+        self._note(self.goal.id, {**facts, "result": text})
         return ""
 
     def _limits(self) -> JsonObject:

@@ -162,14 +162,14 @@ def listed(args: JsonObject) -> str:
         return json.dumps({"goals": [_as_json(goal) for goal in found]}, ensure_ascii=False) + "\n"
     if not found:
         return 'There is no goal. Set one: llmos "keep the build from slowing the api down"\n'
-    return "".join(f"{goal.id}  {goal.told}\n    {_standing(goal).told}\n" for goal in found)
+    return "".join(f"{goal.id}  {goal.told}\n    {standing(goal).told}\n" for goal in found)
 
 
 def _as_json(goal: Goal) -> JsonObject:
-    return {**goal.model_dump(), "standing": asdict(_standing(goal)), "told": _standing(goal).told}
+    return {**goal.model_dump(), "standing": asdict(standing(goal)), "told": standing(goal).told}
 
 
-def _standing(goal: Goal) -> Standing:
+def standing(goal: Goal) -> Standing:
     return STANDING.get(goal.id, Standing(trouble="is looked at for the first time"))
 
 

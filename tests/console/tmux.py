@@ -35,6 +35,9 @@ class Terminal:
         if enter:
             self.keys("Enter")
 
+    def resize(self, columns: int, lines: int) -> None:
+        self._tmux("resize-window", "-x", str(columns), "-y", str(lines))
+
     def paste(self, text: str) -> None:
         """As a terminal pastes: bracketed, where the program has asked for that."""
         self._tmux("set-buffer", text)
