@@ -131,7 +131,8 @@ def _tools(parser: Parser) -> None:
 def _daemon(parser: Parser) -> None:
     parser.add_argument("action", nargs="?", choices=("stop",), help="stop the running daemon")
     parser.add_argument("--socket", metavar="PATH", help="listen there instead of the usual place")
-    parser.add_argument("--launcher", action="store_true", help=argparse.SUPPRESS)  # by a unit of systemd
+    parser.add_argument("--launcher", action="store_true", help=argparse.SUPPRESS)  # by units of systemd
+    parser.add_argument("--planner", action="store_true", help=argparse.SUPPRESS)
 
 
 def _service(parser: Parser) -> None:

@@ -9,6 +9,7 @@ import argparse
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -108,6 +109,8 @@ def daemon(options: argparse.Namespace) -> int:
 
     if options.launcher:
         _become_launcher()
+    if options.planner:
+        return _be_planner()
     lean.leave_out()
     from llmos.daemon import server
 
@@ -119,10 +122,22 @@ def _become_launcher() -> None:
     from llmos.daemon import systemd
     from llmos.guard import identity, launcher
 
-    sock = systemd.listening_socket()
+    launcher.become(_given(systemd.listening_socket()).detach(), identity.stand_in_id())
+
+
+def _be_planner() -> int:
+    from llmos.daemon import planner_unit, systemd
+    from llmos.planner import worker
+
+    sock = _given(systemd.listening_socket())
+    model = planner_unit.introduce(sock)
+    return worker.main(["--fd", str(sock.detach()), "--model", model])
+
+
+def _given(sock: socket.socket | None) -> socket.socket:
     if sock is None:
-        raise UsageError("a launcher is started by llmosd-launcher.socket alone", "See: llmos service status")
-    launcher.become(sock.detach(), identity.stand_in_id())
+        raise UsageError("that is started by its socket's unit alone", "See: llmos service status")
+    return sock
 
 
 def stop_daemon(path: Path | None) -> int:

@@ -27,7 +27,8 @@ from llmos.toolbox import manager, transient
 from llmos.toolbox.dbus import BusError
 from llmos.toolbox.manager import Manager, Scope
 
-SERVICE, SOCKET, LAUNCHER = "llmosd.service", "llmosd.socket", "llmosd-launcher.socket"
+SERVICE, SOCKET = "llmosd.service", "llmosd.socket"
+PARTS = ("llmosd-launcher.socket", "llmosd-planner.socket")
 SLICE = "llmos.slice"
 _HELPER_TIMEOUT_S = 60.0
 JsonObject = dict[str, Any]
@@ -132,7 +133,7 @@ def _group_exists() -> bool:
 
 
 def _sockets(target: Target) -> tuple[str, ...]:
-    return (SOCKET, LAUNCHER) if target.scope == "system" else (SOCKET,)
+    return (SOCKET, *PARTS) if target.scope == "system" else (SOCKET,)
 
 
 def _states(link: Manager, target: Target) -> dict[str, tuple[str, str]]:

@@ -17,7 +17,8 @@ from llmos import paths
 from llmos.errors import CallFailed
 
 _PROGRAM = re.compile(r"^ExecStart=/usr/bin/llmos\b", re.MULTILINE)
-_MODELS = re.compile(r"^Environment=LLMOS_MODELS_DIR=.*$", re.MULTILINE)
+_MODELS = re.compile(r"(?<==|-)/var/cache/llmos/models\b")
+_HIDDEN = ("/home/", "/root/", "/run/user/")  # from a unit with ProtectHome=
 _ETC = Path("/etc")
 
 
@@ -59,11 +60,20 @@ def user_files() -> tuple[UnitFile, ...]:
 def _text(file: Path) -> str:
     """With the program that runs now, and with root's weights where there are some already."""
     text = file.read_text(encoding="utf-8")
-    text = _PROGRAM.sub(f"ExecStart={_quoted(sys.executable)} -I -m llmos", text)
+    program = f"ExecStart={_quoted(sys.executable)} -I -m llmos"
+    if "ProtectHome=tmpfs" in text:
+        program = "".join(f"BindReadOnlyPaths={_quoted(place)}\n" for place in _in_homes()) + program
+    text = _PROGRAM.sub(lambda _: program, text)
     models = paths.models_dir()
     if models.is_dir() and any(models.iterdir()):
-        text = _MODELS.sub(f"Environment=LLMOS_MODELS_DIR={_quoted(str(models))}", text)
+        text = _MODELS.sub(lambda _: _quoted(str(models)), text)
     return text
+
+
+def _in_homes() -> tuple[str, ...]:
+    """Folders of the program that lie in somebody's home."""
+    needed = {sys.base_prefix, os.path.realpath(sys.prefix), sys.prefix, str(paths.PACKAGE_DIR.parent)}
+    return tuple(sorted(place for place in needed if place.startswith(_HIDDEN)))
 
 
 def _quoted(path: str) -> str:

@@ -39,7 +39,8 @@ def models_dir() -> Path:
 
 def prepared_dir() -> Path:
     """Loaded forms of the models, one folder a model; a cache."""
-    return models_dir() / "prepared"
+    override = os.environ.get("LLMOS_PREPARED_DIR", "")
+    return Path(override) if override.startswith("/") else models_dir() / "prepared"
 
 
 def audit_file() -> Path:

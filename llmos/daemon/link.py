@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from llmos import wire
-from llmos.daemon import supervisor
+from llmos.daemon import planner_unit, supervisor
 from llmos.errors import WireError, from_rpc
 from llmos.messages import Delta, Failed, FromPlanner, Message, Ready, Think, Thought
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 16
+AnyWorker = supervisor.Worker | planner_unit.UnitWorker
 _FRAME: TypeAdapter[Ready | Delta | Thought | Failed] = TypeAdapter(FromPlanner)
 
 
@@ -46,9 +48,7 @@ def _frame(message: Message) -> bytes:
 class WorkerEnd:
     """Our end of a worker: what is said to it, and the ways it ends."""
 
-    def __init__(
-        self, worker: supervisor.Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, worker: AnyWorker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.lost = False
         self._worker, self._reader, self._writer = worker, reader, writer
 
@@ -73,9 +73,7 @@ class WorkerEnd:
 class Link(WorkerEnd):
     """`ready` resolves when weights are loaded, `ended` when the process is gone and reaped."""
 
-    def __init__(
-        self, worker: supervisor.Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, worker: AnyWorker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(worker, reader, writer)
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready_frame: Ready | None = None
@@ -85,7 +83,7 @@ class Link(WorkerEnd):
     @classmethod
     async def start(cls, argv: Sequence[str]) -> Link:
         """Start a worker; raises PlannerDied when there is no such program."""
-        worker = supervisor.start_worker(argv)
+        worker = await _started(argv)
         reader, writer = await asyncio.open_connection(sock=worker.sock)
         return cls(worker, reader, writer)
 
@@ -156,7 +154,19 @@ class Link(WorkerEnd):
                 future.exception()  # marks it as seen: nobody may be waiting any more
 
 
-def _describe(exit_code: int) -> str:
+async def _started(argv: Sequence[str]) -> AnyWorker:
+    """By the service manager, where it has a unit for it; any program but the usual one is our child."""
+    place = os.environ.get(planner_unit.VARIABLE, "")
+    usual = supervisor.WORKER_ARGV
+    if not place or tuple(argv[: len(usual)]) != usual:
+        return supervisor.start_worker(argv)  # not in a thread: it ends with the thread that started it
+    model = argv[-1] if "--model" in argv else ""
+    return await asyncio.to_thread(planner_unit.start, place, model)
+
+
+def _describe(exit_code: int | None) -> str:
+    if exit_code is None:
+        return f"it ended (how: journalctl -u '{planner_unit.UNIT}*')"
     if exit_code == -signal.SIGKILL:
         return "it was killed (SIGKILL; often the kernel, for want of memory)"
     if exit_code < 0:
