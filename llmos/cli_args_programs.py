@@ -1,4 +1,4 @@
-"""The command lines for programs: the protocol's schema, and the server for other assistants."""
+"""The command lines for programs: the protocol's schema, metrics, and the server for other assistants."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def _mcp(parser: Parser) -> None:
 
 
 VERBS: dict[str, Verb] = {
+    "metrics": Verb(
+        "the running daemon, for Prometheus", "llmos metrics > llmos.prom", _nothing, "cli_metrics"
+    ),
     "mcp": Verb(
         "these tools for other assistants (MCP, on stdin and stdout)", "llmos mcp", _mcp, "cli_programs"
     ),

@@ -246,3 +246,12 @@ def test_yes_at_the_terminal(daemon: support.Daemon, work: Path, tmp_path: Path,
         terminal.type("/quit")  # Ctrl-D would be lost between the answer and the prompt
         terminal.wait("exit:0")
     assert not (work / "old.log").exists()
+
+
+def test_metrics_are_what_prometheus_reads(llmos: Llmos) -> None:
+    assert llmos("tools").returncode == 0  # waits until all is loaded
+    done = llmos("metrics")
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    values = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+    assert done.returncode == 0 and values['llmos_state{state="ready"}'] == 1, done.stderr
+    assert values["llmos_resident_bytes"] > 1 << 20 and values["llmos_requests_max"] > 0
