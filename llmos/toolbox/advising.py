@@ -8,7 +8,7 @@ from typing import Any
 
 from llmos.messages import JsonObject, Observe
 from llmos.toolbox.advisor.findings import Finding, findings
-from llmos.toolbox.advisor.measure import measure
+from llmos.toolbox.advisor.measure import measure, note_on
 from llmos.toolbox.context import Args, Context, Draft, Pair
 
 
@@ -20,6 +20,7 @@ def plan(args: Args, context: Context) -> Draft:
 
 
 def advise(args: JsonObject) -> str:
+    note_on()
     facts = measure(int(args["uid"]))
     found = findings(facts, str(args["about"]))
     if args.get("json"):

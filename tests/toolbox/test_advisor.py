@@ -173,6 +173,18 @@ def test_every_suggestion_is_a_call_that_can_be_planned(
             assert plan.steps, call
 
 
+def test_what_was_noted_before_is_the_longer_series() -> None:
+    for _ in range(2):
+        measure.note()
+        time.sleep(0.05)
+    found = measure.measure(os.geteuid())
+    here = next(one for one in found.processes if one.pid == os.getpid())
+    assert [len(series) for series in here.resident[1:]] == [6]
+    assert len(here.resident[0]) >= 3
+    assert here.resident[0][-1] == here.resident[1][-1]
+    assert any(len(disk.used[0]) >= 3 for disk in found.disks)
+
+
 # --- forecasts -----------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The facts of this machine, looked at for some two seconds, with what the daemon noted before.
+"""The facts of this machine, looked at for some two seconds, with what was noted before.
 
 Whose open files are told is asked of `processfacts.may_see`, as observers run in the broker: a plain user
 learns of other users' processes what ps shows, and of logs only those that everybody may read. What cannot
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +27,7 @@ from llmos.toolbox.values import shown
 
 _TAKES = 6
 _PAUSE_S = 0.4
-_NOTED = 120  # notes of the daemon, one a minute: two hours
+_NOTE_S, _NOTED = 60.0, 120  # two hours
 _NOTED_PROCESSES = 40  # the largest ones
 _MOST_LOGS = 2000
 _COMMAND_CHARS = 120
@@ -73,10 +74,26 @@ class _Note:
 
 
 _notes: deque[_Note] = deque(maxlen=_NOTED)
+_noting = threading.Event()
+
+
+def note_on() -> None:
+    """Note once a minute from now on: who has asked once asks again, and then two hours are known."""
+    if _noting.is_set():
+        return
+    _noting.set()
+    threading.Thread(target=_note_for_ever, name="advice", daemon=True).start()
+
+
+def _note_for_ever() -> None:
+    while True:
+        with contextlib.suppress(OSError, psutil.Error):
+            note()
+        time.sleep(_NOTE_S)
 
 
 def note() -> None:
-    """Remember how full the disks and how large the largest processes are; once a minute, by the daemon."""
+    """Remember how full the disks and how large the largest processes are."""
     largest = sorted(_processes().items(), key=lambda row: -row[1].resident)[:_NOTED_PROCESSES]
     sizes = {(pid, one.started): one.resident for pid, one in largest}
     _notes.append(_Note(time.time(), {place: used for place, _, used in _disks()}, sizes))
