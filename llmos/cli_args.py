@@ -54,6 +54,13 @@ def _call(parser: Parser) -> None:
     grants(parser)
     parser.add_argument("--plan", action="store_true", help="show what it would change; change nothing")
     parser.add_argument("--args", metavar="JSON", default="{}", help="the arguments, one JSON object")
+    parser.add_argument(
+        "--then",
+        nargs=2,
+        action="append",
+        metavar=("TOOL", "JSON"),
+        help="and after that; one plan",
+    )
     parser.add_argument("tool", metavar="TOOL", help="a tool's name (llmos tools)")
 
 
@@ -168,7 +175,8 @@ VERBS: dict[str, Verb] = {
     "plan": Verb("show what a request would do", 'llmos plan "tidy ~/Downloads"', _plan),
     "call": Verb(
         "one typed call, without the model",
-        """llmos call file.list --args '{"path": "/var/log"}' --json""",
+        """llmos call file.list --args '{"path": "/var/log"}' --json
+  llmos call file.mkdir --args '{"path": "old"}' --then file.move '{"path": "a", "to": "old/a"}'""",
         _call,
     ),
     "translate": Verb(

@@ -89,16 +89,21 @@ def _read_all(stream: Any) -> bytes:
     return data
 
 
-def call_args(text: str) -> JsonObject:
-    """The JSON object after --args; raises UsageError that points at the place."""
+def call_args(text: str, option: str = "--args") -> JsonObject:
+    """The JSON object after an option; raises UsageError that points at the place."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        step = """Quote it for the shell: --args '{"path": "."}'"""
-        raise UsageError(f"--args is not JSON: {error}", step) from error
+        step = f"""Quote it for the shell: {option} '{{"path": "."}}'"""
+        raise UsageError(f"{option} is not JSON: {error}", step) from error
     if not isinstance(value, dict):
-        raise UsageError("--args is not a JSON object", """Write it so: --args '{"path": "."}'""")
+        raise UsageError(f"{option} is not a JSON object", f"""Write it so: {option} '{{"path": "."}}'""")
     return value
+
+
+def later_call(tool: str, text: str) -> JsonObject:
+    """A call of `--then TOOL JSON`."""
+    return {"tool": tool, "args": call_args(text, f"--then {tool}")}
 
 
 def common_params(options: argparse.Namespace, data: bytes | None) -> JsonObject:

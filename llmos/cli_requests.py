@@ -49,10 +49,12 @@ def ask(options: argparse.Namespace) -> int:
 
 
 def call(options: argparse.Namespace) -> int:
-    """`llmos call TOOL --args JSON`: one typed call through the same gate, without the model."""
+    """`llmos call TOOL --args JSON`: typed calls through the same gate, without the model."""
 
     def params() -> JsonObject:
         made = {"tool": options.tool, "args": cli_input.call_args(options.args)}
+        if options.then:
+            made["then"] = [cli_input.later_call(tool, text) for tool, text in options.then]
         data = cli_input.read_data(sys.stdin) if not options.no_stdin else None
         extra = {"mode": "plan"} if options.plan else {}
         return {**made, **cli_input.common_params(options, data), **extra}

@@ -89,6 +89,18 @@ def test_call_and_ask_print_the_same_object(llmos: Llmos) -> None:
         assert result["calls"][0]["verdict"] == "allow" and result["calls"][0]["exit_code"] == 0
 
 
+@pytest.mark.sandbox
+def test_several_calls_are_one_plan_and_one_undo(llmos: Llmos, work: Path) -> None:
+    args = ["call", "file.mkdir", "--args", '{"path": "kept"}', "--then", "file.copy"]
+    args.append('{"path": "old.log", "to": "kept/old.log"}')
+    assert len(found(llmos(*args, "--plan", "--json"))["calls"]) == 2 and not (work / "kept").exists()
+    result = found(llmos(*args, "--yes", "--json"))
+    assert result["status"] == "done" and (work / "kept/old.log").exists(), result
+    assert llmos("undo", result["id"], "--yes").returncode == 0
+    assert not (work / "kept").exists()
+    assert "--then file.copy is not JSON" in llmos(*args[:-1], "old.log").stderr
+
+
 def test_an_answer(llmos: Llmos) -> None:
     assert llmos("what is the capital of France").stdout == "Paris.\n"
 

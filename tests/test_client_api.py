@@ -41,6 +41,20 @@ def client(daemon: support.Daemon) -> Iterator[Client]:
         yield opened
 
 
+def test_several_calls_are_one_request_that_one_undo_takes_back(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("kept")
+    later = [("file.move", {"path": "a", "to": "old/a"}), ("shell.run", {"command": "false"}),
+             ("file.delete", {"path": "old"})]  # fmt: skip
+    result = client.call("file.mkdir", {"path": "old"}, cwd=tmp_path, yes=True, then=later)
+    assert result.status == "failed" and [call.exit_code for call in result.calls] == [0, 0, 1, None]
+    assert (
+        "Done: 1 (" in result.text and "Not done: 4 (" in result.text and f"undo {result.id}" in result.text
+    )
+    assert (tmp_path / "old/a").read_text() == "kept"
+    assert client.undo(result.id, yes=True).ok
+    assert (tmp_path / "a").read_text() == "kept" and not (tmp_path / "old").exists()
+
+
 def test_words_questions_and_errors(client: Client, tmp_path: Path) -> None:
     heard: list[Event] = []
     result = client.ask("greet", cwd=tmp_path, on_event=heard.append)

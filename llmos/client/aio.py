@@ -13,6 +13,7 @@ from typing import Any
 from llmos.client.frames import (
     CONNECT_TIMEOUT_S,
     answer,
+    calls_params,
     connected,
     event_of,
     greeting,
@@ -107,12 +108,11 @@ class AsyncClient:
         data: bytes | str | None = None,
         write: Sequence[str | os.PathLike[str]] = (),
         policy: str = "",
+        then: Sequence[tuple[str, JsonObject]] = (),
         on_event: OnEvent | None = None,
     ) -> Result:
         params = request_params(cwd=cwd, yes=yes, approve=approve, data=data, write=write, policy=policy)
-        return result(
-            await self._request("call", params | {"tool": tool, "args": args or {}}, approve, on_event)
-        )
+        return result(await self._request("call", params | calls_params(tool, args, then), approve, on_event))
 
     async def undo(self, undo_id: str = "", *, yes: bool = False, approve: Approve | None = None) -> Result:
         params = request_params(cwd="/", yes=yes, approve=approve)

@@ -11,6 +11,7 @@ from typing import Any
 from llmos.client.frames import (
     CONNECT_TIMEOUT_S,
     answer,
+    calls_params,
     connected,
     event_of,
     greeting,
@@ -90,11 +91,14 @@ class Client:
         data: bytes | str | None = None,
         write: Sequence[str | os.PathLike[str]] = (),
         policy: str = "",
+        then: Sequence[tuple[str, JsonObject]] = (),
         on_event: OnEvent | None = None,
     ) -> Result:
-        """One typed call, without the model, through the same policy and sandbox."""
+        """One typed call, without the model, through the same policy and sandbox; `then` are calls after it:
+        all are judged before the first runs, the first failure ends them, and one undo takes all back.
+        """
         params = request_params(cwd=cwd, yes=yes, approve=approve, data=data, write=write, policy=policy)
-        return result(self._request("call", params | {"tool": tool, "args": args or {}}, approve, on_event))
+        return result(self._request("call", params | calls_params(tool, args, then), approve, on_event))
 
     def undo(self, undo_id: str = "", *, yes: bool = False, approve: Approve | None = None) -> Result:
         """Take back a change (the newest without an id), or do it again."""

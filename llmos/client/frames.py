@@ -40,6 +40,12 @@ def request_params(
     return params | ({"policy": policy} if policy else {}) | ({"session": session} if session else {})
 
 
+def calls_params(tool: str, args: JsonObject | None, then: Sequence[tuple[str, JsonObject]]) -> JsonObject:
+    """One call, and those after it."""
+    later = [{"tool": name, "args": given} for name, given in then]
+    return {"tool": tool, "args": args or {}} | ({"then": later} if later else {})
+
+
 def answer(question: Question, approved: bool) -> JsonObject:
     return {"id": question.id, "decision": "yes" if approved else "no"}
 

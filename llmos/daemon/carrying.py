@@ -21,7 +21,7 @@ from llmos.daemon.hands import Hands, Judged, failure
 from llmos.daemon.rehearsal import Rehearsal
 from llmos.daemon.request import Job
 from llmos.daemon.waiting import done_or_set
-from llmos.errors import CallFailed, Cancelled, NoPreview, UsageError
+from llmos.errors import CallFailed, Cancelled, Denied, LlmosError, NeedsApproval, NoPreview, UsageError
 from llmos.guard.slots import Conflict
 from llmos.messages import Decision, Event, JsonObject, Outcome, Status, ToolCall
 
@@ -227,7 +227,7 @@ class Carrying:
             raise Cancelled("the request was cancelled", "Nothing was run for it.")
         self._send("running", index=index, tool=item.judged.plan.call.tool, command=item.judged.plan.command)
         with self._clock.sandbox():
-            await self._perform(index)
+            await self._perform_or_tell(index)
         assert item.outcome is not None
         if why := failure(item.judged.plan, item.outcome):
             raise Ended("failed", why + self._aftermath(item))
@@ -242,6 +242,19 @@ class Carrying:
         if item.undo_id:
             return f" What it had changed by then was kept; llmos undo {item.undo_id} takes it back."
         return " Nothing was changed." if item.changes is not None else ""
+
+    async def _perform_or_tell(self, index: int) -> None:
+        """An error is the request's own, unless calls before it were done: these must not go unsaid."""
+        try:
+            await self._perform(index)
+        except (Cancelled, Denied, NeedsApproval):
+            raise
+        except LlmosError as error:
+            if not any(item.outcome for item in self._items[:index]):
+                raise
+            why = telling.sentences(error)
+            self._items[index].outcome = Outcome(exit_code=error.exit_code, stderr=f"{why}\n")
+            raise Ended("failed", why) from error
 
     async def _perform(self, index: int) -> None:
         """Make a rehearsed call's changes real, or run the call now; again when somebody was faster."""
@@ -327,8 +340,8 @@ class Carrying:
         item = self._items[index]
         try:
             fresh = await self._judge(item.judged.plan.call)
-        except UsageError as error:
-            raise Ended("failed", f"{item.judged.plan.call.tool} can no longer be done: {error}") from error
+        except (UsageError, CallFailed) as error:
+            raise Ended("failed", f"{item.judged.plan.call.tool} can no longer be done: {error}.") from error
         if fresh.plan != item.judged.plan:
             item.approved = False
             await self._drop(item)

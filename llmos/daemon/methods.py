@@ -26,6 +26,7 @@ from llmos.messages import Ask, Consent, Event, JsonObject, Pin, Route, ToolCall
 
 _M = TypeVar("_M", bound=BaseModel)
 MAX_HISTORY = 1000
+MAX_THEN = 63  # calls of a request after the first
 ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 
@@ -54,8 +55,11 @@ class AskParams(RequestParams):
 
 
 class CallParams(RequestParams):
+    """One call, and those that come after it: one request, judged as a whole and undone as a whole."""
+
     tool: str
     args: JsonObject = Field(default_factory=dict)
+    then: tuple[ToolCall, ...] = Field(default=(), max_length=MAX_THEN)
 
 
 class TranslateParams(_Params):
@@ -285,8 +289,9 @@ class Methods:
 def _words(params: AskParams | CallParams) -> tuple[str, tuple[ToolCall, ...]]:
     if isinstance(params, AskParams):
         return params.text, ()
-    call = ToolCall(tool=params.tool, args=params.args)
-    return f"{call.tool} {json.dumps(call.args, ensure_ascii=False)}", (call,)
+    calls = (ToolCall(tool=params.tool, args=params.args), *params.then)
+    said = (f"{call.tool} {json.dumps(call.args, ensure_ascii=False)}" for call in calls)
+    return "; then ".join(said), calls
 
 
 def _checked_call(read: CheckParams) -> ToolCall:

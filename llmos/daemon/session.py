@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from llmos.daemon import pinning, rehearsal, request, stepping, telling
+from llmos.daemon import pinning, progress, rehearsal, request, stepping, telling
 from llmos.daemon.carrying import LEAVING, Answer, Carrying, Ended, Item, Question
 from llmos.daemon.hands import Hands, Judged
 from llmos.daemon.leaving import Word
@@ -304,6 +304,8 @@ class Session(Carrying):
             if item.judged.plan.reply is None
         )
         timing = self._clock.timing()
+        if status != "done" and (standing := progress.told(self._items, self.job.id)):
+            answer = f"{answer or ''} {standing}".strip()
         return Result(
             id=self.job.id, status=status, route=self._route, calls=calls, answer=answer, timing=timing
         )

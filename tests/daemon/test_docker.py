@@ -12,17 +12,28 @@ import pytest
 
 from tests import dockerd
 
-from .docker import Bench, MakeHome, bench
+from .docker import NAP, Bench, MakeHome, bench
 
 pytestmark = [pytest.mark.root, pytest.mark.sandbox]
 IMAGE = dockerd.IMAGE
+MAKER = {"image": IMAGE, "name": "maker", "command": NAP, "volumes": ["made:/data"]}
+SCRIPT = {
+    "a volume and its user": {
+        "calls": [
+            {"tool": "docker.volume.create", "args": {"name": "made"}},
+            {"tool": "docker.container.run", "args": MAKER},
+            {"tool": "docker.container.exec", "args": {"name": "maker", "command": "touch /data/x"}},
+        ]
+    },
+    "*": {"calls": []},
+}
 
 
 @pytest.fixture(scope="module")
 def at(
     docker_engine: dockerd.Engine, make_home: MakeHome, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bench]:
-    with bench(docker_engine, make_home(), tmp_path_factory.mktemp("work")) as found:
+    with bench(docker_engine, make_home(), tmp_path_factory.mktemp("work"), SCRIPT) as found:
         yield found
 
 
@@ -282,6 +293,65 @@ def test_nothing_is_run_inside_a_container_that_sees_the_machines_keys(at: Bench
     at.done("container.stop", name="mighty", timeout="0s")  # its owner's own; stopping it opens nothing
     removed = at.done("container.remove", name="mighty")
     assert removed["undo_id"] is None  # undo would open /etc once more
+
+
+# --- several steps -----------------------------------------------------------------------------------------
+
+
+def then(tool: str, **args: object) -> dict[str, object]:
+    return {"tool": f"docker.{tool}", "args": args}
+
+
+def test_a_container_is_stopped_its_volume_saved_and_started_again_and_taken_back_as_one(at: Bench) -> None:
+    at.nap("web", volumes=["data:/data"])
+    at.done("container.exec", name="web", command="touch /data/f")
+    steps = [
+        then("volume.backup", name="data", archive="web.tar"),
+        then("container.start", name="web"),
+        then("container.update", name="web", memory="80M"),
+    ]
+    args = {"tool": "docker.container.stop", "args": {"name": "web", "timeout": "0s"}, "then": steps}
+    planned = at.client.result("call", **args, cwd=str(at.work), mode="plan")
+    assert [one["tool"] for one in planned["calls"]] == [args["tool"], *(one["tool"] for one in steps)]
+    assert planned["status"] == "needs_approval" and at.state("web")["Running"]
+    before = at.state("web")["StartedAt"]
+    result = at.client.result("call", **args, cwd=str(at.work), consent="yes")
+    assert result["status"] == "done" and all(one["undo_id"] for one in result["calls"]), result
+    assert at.state("web")["Running"] and at.state("web")["StartedAt"] != before
+    with tarfile.open(at.work / "web.tar") as tar:
+        assert "./f" in tar.getnames()
+    undone = at.undo(result["id"])
+    assert len(undone["calls"]) == 4 and at.state("web")["Running"] and not (at.work / "web.tar").exists()
+    assert at.engine.inspect_container("web")["HostConfig"]["Memory"] != 80 << 20
+
+
+def test_the_first_failure_ends_a_plan_and_says_what_was_done_and_what_was_not(at: Bench) -> None:
+    at.nap("web", volumes=["data:/data"])
+    (at.work / "taken.tar").write_text("mine")
+    steps = [then("volume.backup", name="data", archive="taken.tar"), then("container.start", name="web")]
+    args = {"tool": "docker.container.stop", "args": {"name": "web", "timeout": "0s"}, "then": steps}
+    result = at.client.result("call", **args, cwd=str(at.work), consent="yes")
+    assert result["status"] == "failed" and [one["exit_code"] for one in result["calls"]] == [0, 5, None]
+    assert "taken.tar is there already" in result["answer"] and "Done: 1 (docker stop" in result["answer"]
+    assert (
+        f"Not done: 3 (docker start web). To take back what was done: llmos undo {result['id']}"
+        in (result["answer"])
+    )
+    assert not at.state("web")["Running"] and (at.work / "taken.tar").read_text() == "mine"
+    at.undo(result["id"])
+    assert at.state("web")["Running"]
+    # One denied step, and nothing of the plan is done.
+    args["then"] = [then("container.run", image=IMAGE, privileged=True)]
+    assert at.client.result("call", **args, cwd=str(at.work), consent="yes")["status"] == "denied"
+    assert at.state("web")["Running"]
+
+
+def test_the_model_may_say_several_steps_of_which_one_makes_what_the_next_needs(at: Bench) -> None:
+    result = at.client.result("ask", text="a volume and its user", cwd=str(at.work), consent="yes")
+    assert result["status"] == "done" and len(result["calls"]) == 3, result
+    assert at.state("maker")["Running"]
+    at.undo(result["id"])
+    assert not at.exists("maker") and not at.engine.volumes(filters={"name": "made"})["Volumes"]
 
 
 # --- who may, and no engine --------------------------------------------------------------------------------

@@ -230,9 +230,9 @@ def _update(client: APIClient, args: JsonObject) -> Changed:
     name, host = finding.title(found), found["HostConfig"]
     asked = _limits(args, host)
     before = _limits_before(client, asked, host)
-    client._raise_for_status(
-        client._post_json(client._url("/containers/{0}/update", found["Id"]), data=asked)
-    )
+    if asked.get("MemorySwap") == -1:  # runc writes memory first then, above what memory and swap may be
+        _set(client, found, {"MemorySwap": -1})
+    _set(client, found, asked)
     now = the_container(client, on(args, found))["HostConfig"]
     if wrong := [key for key, value in asked.items() if now.get(key) != value]:
         raise CallFailed(
@@ -241,6 +241,12 @@ def _update(client: APIClient, args: JsonObject) -> Changed:
         )
     back = step("docker.container.update", on(args, found, limits=before), _update_line(name, before))
     return Changed(text=f"{name}: {_told(now)}.\n", reverse=(back,))
+
+
+def _set(client: APIClient, found: JsonObject, limits: JsonObject) -> None:
+    """As `update_container`, which takes no NanoCpus."""
+    url = client._url("/containers/{0}/update", found["Id"])
+    client._raise_for_status(client._post_json(url, data=limits))
 
 
 def _limits(args: JsonObject, host: JsonObject) -> JsonObject:
