@@ -80,6 +80,10 @@ class Undoing:
                 return "denied", telling.sentences(error)
             except NeedsApproval as error:
                 return "needs_approval", telling.sentences(error)
+            except CallFailed as error:
+                if not done or isinstance(error, Cancelled):
+                    raise
+                return "failed", f"{telling.sentences(error)} {_half_way(done, entries)}"
             done.append(entry)
         return ("done", "") if self.job.plan_only else ("done", _finished(done))
 
@@ -220,6 +224,11 @@ def _moved_on(paths: list[str]) -> str:
         f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
     )
     return f"Not taken back, because it was changed since: {named}. Nothing was touched."
+
+
+def _half_way(done: list[Entry], entries: list[Entry]) -> str:
+    left = ", ".join(entry.header.id for entry in entries[len(done) :])
+    return f"{len(done)} of {len(entries)} changes were turned; these stand as they were: {left}"
 
 
 def _finished(done: list[Entry]) -> str:

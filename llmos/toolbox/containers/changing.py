@@ -230,9 +230,11 @@ def _update(client: APIClient, args: JsonObject) -> Changed:
     name, host = finding.title(found), found["HostConfig"]
     asked = _limits(args, host)
     before = _limits_before(client, asked, host)
-    if asked.get("MemorySwap") == -1:  # runc writes memory first then, above what memory and swap may be
+    if asked.get("MemorySwap") == -1:  # runc writes memory first then, which may be above the old sum
+        _set(client, found, {**asked, "MemorySwap": 2 * asked["Memory"]})
         _set(client, found, {"MemorySwap": -1})
-    _set(client, found, asked)
+    else:
+        _set(client, found, asked)
     now = the_container(client, on(args, found))["HostConfig"]
     if wrong := [key for key, value in asked.items() if now.get(key) != value]:
         raise CallFailed(
