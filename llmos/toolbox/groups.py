@@ -165,7 +165,7 @@ def _within(tree: Tree, settings: list[Setting], members: Members, applied: Appl
         fresh = _beside(tree, folder, members.name)
         with _lock:
             try:
-                _make(tree, fresh, folder)
+                _make(tree, fresh, folder, {setting.controller for setting in settings})
                 done = _tuned(fresh, settings, Applied(done.version, (*done.made, fresh), done.written))
                 _enter(fresh, members.listed)
                 return done
@@ -200,15 +200,19 @@ def _beside(tree: Tree, folder: Path, name: str) -> Path:
     return folder.parent / f"{name}@{folder.name}"
 
 
-def _make(tree: Tree, fresh: Path, folder: Path) -> None:
-    if tree.version == 2 and folder == Path(tree.point):
-        having = (folder / "cgroup.controllers").read_text().split()
-        for controller in ("cpu", "memory", "pids", "io"):
-            if controller in having:
-                put(folder / "cgroup.subtree_control", f"+{controller}")
+def _make(tree: Tree, fresh: Path, folder: Path, controllers: set[str]) -> None:
+    if tree.version == 2:
+        _hand_down(fresh.parent, controllers)
     fresh.mkdir(0o755, exist_ok=True)
     if tree.version == 2 and folder != Path(tree.point):
         _inherit(folder, fresh)
+
+
+def _hand_down(parent: Path, controllers: set[str]) -> None:
+    """Children have the controllers that their parent hands down."""
+    handed = (parent / "cgroup.subtree_control").read_text().split()
+    for controller in sorted(controllers - set(handed)):
+        put(parent / "cgroup.subtree_control", f"+{controller}")
 
 
 def _inherit(folder: Path, fresh: Path) -> None:

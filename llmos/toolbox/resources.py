@@ -12,6 +12,7 @@ the caller's ids where the kernel can judge (`rights`). What takes a change back
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from llmos import rights
 from llmos.errors import CallFailed, Denied, UsageError
 from llmos.messages import Caller, Change, Changed, Effects, JsonObject, Message
-from llmos.toolbox import groups, limits, processes, scheduling, targets
+from llmos.toolbox import groups, limits, manager, processes, scheduling, targets, unitlimits
 from llmos.toolbox.context import Args, Context, Draft, Pair
 from llmos.toolbox.limits import Limits, Setting
 from llmos.toolbox.scheduling import Value
@@ -59,15 +60,32 @@ def _target(tool: str, args: Args, context: Context) -> Target:
     return targets.resolve(args["target"], context, every=bool(args.get("all")), tool=tool)
 
 
+def _running(tool: str, args: Args, context: Context) -> Target:
+    """A target of which processes are there now."""
+    target = _target(tool, args, context)
+    if not target.roots:
+        raise UsageError(f"{tool}: nothing of {target.label} runs", "Start it first: service.start")
+    return target
+
+
 def plan_limit(args: Args, context: Context) -> Draft:
     wanted = limits.read({name: args.get(name) for name in Limits.model_fields}, context.machine())
     target = _target("resource.limit", args, context)
+    if target.unit:
+        shows = f"systemctl set-property {target.unit}: {wanted.told}"
+        found = unitlimits.values(wanted)
+        change = unitlimits.step(target.unit, target.scope, found, shows, persist=args["persist"])
+        return Draft((change,), Effects(resources=target.resources))
     given = wanted.model_dump(exclude_none=True)
     return _draft("resource.limit", target, f"limit {target.label} to {wanted.told}", limits=given)
 
 
 def plan_release(args: Args, context: Context) -> Draft:
     target = _target("resource.release", args, context)
+    if target.unit:
+        told = {"unit": target.unit, "scope": target.scope}
+        free = Change(changer="resource.free", args=told, shows=f"take the limits of {target.unit} off")
+        return Draft((free,), Effects(resources=target.resources))
     return _draft("resource.release", target, f"take the limits of {target.label} off")
 
 
@@ -76,7 +94,7 @@ def plan_priority(args: Args, context: Context) -> Draft:
     found = dict(_priority_values(args))
     if not found:
         raise UsageError(f"{tool}: nothing is asked for", "Give nice, io, scheduler or oom.")
-    target = _target(tool, args, context)
+    target = _running(tool, args, context)
     words = ", ".join(f"{kind} {value}" for kind, value in found.items())
     return _draft("resource.values", target, f"set {words} of {target.label}", values=found)
 
@@ -95,7 +113,7 @@ def _priority_values(args: Args) -> Iterator[tuple[str, str]]:
 def plan_affinity(args: Args, context: Context) -> Draft:
     tool = "resource.affinity"
     cpus = cpu_list(_asked_cpus(tool, args["cpus"], context.machine().cpus))
-    target = _target(tool, args, context)
+    target = _running(tool, args, context)
     return _draft("resource.values", target, f"bind {target.label} to CPU {cpus}", values={"cpus": cpus})
 
 
@@ -120,7 +138,7 @@ def plan_rlimit(args: Args, context: Context) -> Draft:
     hard = "same" if args["hard"] is None else _amount(tool, "hard", args["hard"])
     if "-1" not in (soft, hard) and hard != "same" and int(soft) > int(hard):
         raise UsageError(f"{tool}: `soft` is above `hard`", "Give a hard limit of at least the soft one.")
-    target = _target(tool, args, context)
+    target = _running(tool, args, context)
     shows = f"set {name} of {target.label} to {args['soft']} (hard: {args['hard'] or 'as it is'})"
     return _draft("resource.values", target, shows, values={f"rlimit {name}": f"{soft} {hard}"})
 
@@ -245,6 +263,9 @@ def change_limits(args: JsonObject, caller: Caller) -> Changed:
     def members() -> list[int]:
         return targets.family(targets.still(step.known, caller), caller)
 
+    if manager.is_running():
+        with contextlib.suppress(CallFailed, Denied):  # whoever may not ask systemd may own a group, perhaps
+            return unitlimits.scope_around(step.limits, members(), caller.uid, caller, step.label)
     first = groups.Members(caller.uid, roots[0], scheduling.started_ticks(roots[0]), members)
     try:
         applied = groups.limit(step.limits, first)
@@ -303,6 +324,8 @@ def release(args: JsonObject, caller: Caller) -> Changed:
     folders = sorted({folder for pid in pids for folder in groups.ours_of(pid)})
     if folders:
         return _ungroup(folders, step.label, caller)
+    if unit := next(filter(None, map(unitlimits.ours_of, pids)), ""):
+        return unitlimits.release(unit, "user" if manager.has_manager(caller.uid) else "system", caller)
     lowered = [one for one in scheduling.values("rlimit data", pids, "-1 same") if _is_lowered(one.number)]
     if not lowered:
         raise CallFailed(
@@ -321,6 +344,10 @@ def _is_lowered(pid: int) -> bool:
 def _raised(one: Value) -> Value:
     hard = scheduling.KINDS["rlimit data"].read(one.number).split()[1]
     return one.model_copy(update={"value": f"{hard} {hard}"})
+
+
+def free(args: JsonObject, caller: Caller) -> Changed:
+    return unitlimits.release(str(args["unit"]), args["scope"], caller)
 
 
 def ungroup(args: JsonObject, caller: Caller) -> Changed:
@@ -381,4 +408,6 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
     "resource.restore": restore,
     "resource.ungroup": ungroup,
     "resource.tune": tune,
+    "resource.free": free,
+    **unitlimits.CHANGERS,
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
@@ -44,6 +44,8 @@ class Target:
     kind: str
     label: str
     roots: tuple[ProcessInfo, ...] = ()
+    unit: str = ""
+    scope: Literal["system", "user"] = "system"
 
     @property
     def known(self) -> list[Known]:
@@ -52,6 +54,8 @@ class Target:
     @property
     def resources(self) -> tuple[str, ...]:
         """As the policy knows them (messages.Effects.resources)."""
+        if self.unit:
+            return (f"unit:{self.unit}" if self.scope == "system" else f"unit:user/{self.unit}",)
         return tuple(f"pid:{info.pid}" for info in self.roots)
 
 
@@ -66,8 +70,7 @@ def resolve(text: str, context: Context, *, kind: str = "", every: bool = False,
     if not name:
         raise UsageError(f"{tool}: argument `target`: it is empty", "Name a process, a service or a user.")
     for one in (kind,) if kind else KINDS:
-        look = _process if one == "process" else partial(_others, one)
-        if found := look(name, context, every, tool):
+        if found := _look(one, name, context, every, tool, guessing=not kind):
             return found
     what = kind or "process, service, container or user"
     raise UsageError(
@@ -76,6 +79,20 @@ def resolve(text: str, context: Context, *, kind: str = "", every: bool = False,
 
 
 # --- each kind -----------------------------------------------------------------------------------------
+
+
+def _look(kind: str, name: str, context: Context, every: bool, tool: str, *, guessing: bool) -> Target | None:
+    """What of that kind has this name. Who only guesses a service is not told that there is none."""
+    if kind == "process":
+        return _process(name, context, every, tool)
+    if kind != "service":
+        return _others(kind, name, context, every, tool)
+    try:
+        return _service(name, context, every, tool)
+    except (UsageError, CallFailed):
+        if guessing:
+            return None
+        raise
 
 
 def _process(name: str, context: Context, every: bool, tool: str) -> Target | None:
@@ -134,6 +151,17 @@ def _ancestors(pid: int) -> Iterator[int]:
 def _label(found: Sequence[ProcessInfo]) -> str:
     first = f"{shown(found[0].name)} ({found[0].pid})"
     return first if len(found) == 1 else f"{first} and {len(found) - 1} more"
+
+
+def _service(name: str, context: Context, every: bool, tool: str) -> Target | None:
+    """A unit of systemd's, whether anything of it runs or not; else what its control group holds."""
+    from llmos.toolbox import manager
+
+    if not manager.is_running():
+        return _others("service", name, context, every, tool)
+    unit = manager.unit_name(name)
+    scope = context.find_unit(unit, context.uid)
+    return Target("service", unit, tuple(context.find_processes(f"service:{unit}")), unit, scope)
 
 
 def _others(kind: str, name: str, context: Context, every: bool, tool: str) -> Target | None:

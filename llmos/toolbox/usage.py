@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
-from llmos.errors import CallFailed
+from llmos.errors import CallFailed, UsageError
 from llmos.messages import Caller, JsonObject, Observe
 from llmos.toolbox import groups, system, targets
 from llmos.toolbox.context import Args, Context, Draft, Pair
@@ -32,6 +32,8 @@ def plan(args: Args, context: Context) -> Draft:
         return Draft((Observe(observer="resource.status", args={"uid": context.uid}),), command="resources")
     tool = "resource.status"
     target = targets.resolve(args["target"], context, kind=args["kind"] or "", every=True, tool=tool)
+    if not target.roots:
+        raise UsageError(f"{tool}: nothing of {target.label} runs", "See: llmos call service.status")
     told = {"label": target.label, "known": [one.model_dump() for one in target.known], "uid": context.uid}
     return Draft((Observe(observer=tool, args=told),), command=f"resources of {target.label}")
 

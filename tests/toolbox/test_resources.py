@@ -121,7 +121,7 @@ def test_a_busy_loop_gets_what_it_may_and_no_more_and_then_everything_again(do: 
         assert 10 <= use(process) <= 30
         undone(do, again)
         undone(do, changed)
-        assert use(process) > 30
+        assert any(use(process, 1) > 35 for _ in range(10))  # when others are not busier than that
         assert Path(f"/proc/{process.pid}/cgroup").read_text() == before
         assert gone(lambda: left(process))
 
