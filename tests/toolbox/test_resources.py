@@ -121,7 +121,7 @@ def test_a_busy_loop_gets_what_it_may_and_no_more_and_then_everything_again(do: 
         assert 10 <= use(process) <= 30
         undone(do, again)
         undone(do, changed)
-        assert any(use(process, 1) > 35 for _ in range(10))  # when others are not busier than that
+        assert any(use(process, 1) > 24 for _ in range(10))  # more than before, also among busy others
         assert Path(f"/proc/{process.pid}/cgroup").read_text() == before
         assert gone(lambda: left(process))
 
@@ -250,6 +250,7 @@ def test_what_somebody_else_changed_since_is_not_overwritten(do: Do) -> None:
 @pytest.mark.root
 def test_roots_daemon_lends_a_plain_caller_no_rights(do: Do) -> None:
     with running(*BUSY, uid=NOBODY.uid) as (process, _):
+        process.nice(0)  # however nice the tests themselves are
         for asked in ({"nice": -5}, {"scheduler": "fifo"}, {"oom": -500}, {"io": "realtime"}):
             with pytest.raises(LlmosError) as error:
                 do("resource.priority", NOBODY, target=str(process.pid), **asked)
@@ -266,7 +267,7 @@ def test_roots_daemon_lends_a_plain_caller_no_rights(do: Do) -> None:
         changed = do("resource.priority", NOBODY, target=str(process.pid), nice=9)
         assert process.nice() == 9
         undone(do, changed, NOBODY)  # back to what it was, which the kernel would let only root do
-        assert process.nice() == os.getpriority(os.PRIO_PROCESS, 0)
+        assert process.nice() == 0
 
 
 @grouped
