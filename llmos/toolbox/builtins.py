@@ -163,7 +163,8 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = Table(
     attributes="file.owner",
     links="file.hardlink",
     resources=(
-        "resource.limit resource.release resource.values resource.restore resource.ungroup resource.tune"
+        "resource.limit resource.release resource.values resource.restore resource.ungroup resource.tune "
+        "resource.free resource.unit resource.leave"
     ),
     servicechanges="service",
     packagechanges="package",

@@ -265,7 +265,7 @@ def change_limits(args: JsonObject, caller: Caller) -> Changed:
 
     if manager.is_running():
         with contextlib.suppress(CallFailed, Denied):  # whoever may not ask systemd may own a group, perhaps
-            return unitlimits.scope_around(step.limits, members(), caller.uid, caller, step.label)
+            return unitlimits.limit(step.limits, members(), caller, step.label)
     first = groups.Members(caller.uid, roots[0], scheduling.started_ticks(roots[0]), members)
     try:
         applied = groups.limit(step.limits, first)

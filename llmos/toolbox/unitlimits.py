@@ -109,11 +109,24 @@ def ours_of(pid: int) -> str:
     return next((name for name in names if _SCOPE.fullmatch(name)), "")
 
 
+def limit(limits: Limits, pids: Sequence[int], caller: Caller, label: str) -> Changed:
+    """Other limits for the scope that holds them all already, or a scope around them. Raises as those do."""
+    units = {ours_of(pid) for pid in pids}
+    if len(units) == 1 and (unit := units.pop()):
+        which = _manager_of(caller)
+        return change({"unit": unit, "scope": which, "properties": values(limits)}, caller)
+    return scope_around(limits, pids, caller.uid, caller, label)
+
+
+def _manager_of(caller: Caller) -> Literal["system", "user"]:
+    return "user" if manager.has_manager(caller.uid) else "system"
+
+
 def scope_around(limits: Limits, pids: Sequence[int], owner: int, caller: Caller, label: str) -> Changed:
     """Put processes into a scope with these limits. Raises Denied, CallFailed: then nothing has happened."""
     unit = f"{groups.PREFIX}{owner}.{pids[0]}.{scheduling.started_ticks(pids[0])}.scope"
     origins = {pid: _group(pid) for pid in pids}
-    which: Literal["system", "user"] = "user" if manager.has_manager(caller.uid) else "system"
+    which = _manager_of(caller)
     properties = [("Description", ("s", f"llmos limits {label[:80]}")), ("PIDs", ("au", list(pids)))]
     with manager.connect(which, caller.uid) as link:
         try:

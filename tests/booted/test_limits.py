@@ -75,6 +75,11 @@ def test_processes_get_a_scope_of_their_own_that_goes_with_them(api: Machine) ->
     unit = done["reverse"][0]["args"]["unit"]
     assert show(api, unit, "CPUQuotaPerSecUSec") == "300ms" and show(api, unit, "TasksMax") == "50"
     assert int(show(api, unit, "TasksCurrent").replace("[not set]", "2")) == 2
+    args["limits"] = {"cpu": 60}
+    again = do(api, Change(changer="resource.limit", args=args, shows="limit it"))
+    assert show(api, unit, "CPUQuotaPerSecUSec") == "600ms", again  # the same scope
+    do(api, again["reverse"][0])
+    assert show(api, unit, "CPUQuotaPerSecUSec") == "300ms"
     freed = do(
         api, Change(changer="resource.release", args={"label": "nap", "known": known}, shows="free it")
     )

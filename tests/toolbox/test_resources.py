@@ -321,7 +321,7 @@ def test_whom_is_meant_is_asked_and_gone_dead_or_foreign_ones_are_explained(do: 
     name = f"zz{os.getpid()}t"
     shutil.copy("/usr/bin/sleep", tmp_path / name)
     shell = subprocess.Popen(
-        ["sh", "-c", '"$1" 60 & "$1" 60 & sh -c "exit 0" & echo $!; exec sleep 60', "sh", tmp_path / name],
+        ["sh", "-c", '"$1" 60 & "$1" 60 & sleep 0.3 & echo $!; exec sleep 60', "sh", tmp_path / name],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert shell.stdout
