@@ -132,6 +132,8 @@ def test_a_leaking_process_is_told_with_a_forecast(trouble: Trouble) -> None:
     assert 5 << 20 < found.numbers["bytes_per_s"] < 80 << 20
     assert 0 < found.numbers["full_in_s"] <= facts.FAR_S
     assert calls(found)[0] == "resource.limit"
+    # Seconds of growth may be a program that loads: it is said, and is not urgent yet.
+    assert found.severity == "medium" and "loading" in found.evidence[-1]
 
 
 def test_a_runaway_log_is_told_with_its_writer(trouble: Trouble) -> None:

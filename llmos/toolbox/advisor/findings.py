@@ -28,6 +28,8 @@ _DISK_PERCENT = 95.0
 _GROUP_PERCENT = 95.0  # of its limit: the kernel begins to reclaim, then to kill
 # What journald bounds itself to, 4 GiB, written in a day: the time between two rotations of logrotate.
 _LOG_BYTES_S = 4 * 1024**3 / 86_400
+_SURE_S = 60.0  # what loads a large file grows as steadily for some seconds
+_SHORT_LOOK = "it may be loading something: ask again in a minute, sizes are noted meanwhile"
 _LEAK_BYTES = 8 << 20  # while looked at: a program that has just started grows less, or not steadily
 _MANY = 10
 
@@ -148,12 +150,13 @@ def _leaks(facts: Facts) -> Iterator[Finding]:
         found = growth(one.resident, room)
         if found is None or found.full_in_s is None or found.per_s * found.over_s < _LEAK_BYTES:
             continue
+        sure = found.over_s >= _SURE_S
         yield Finding(
-            "memory-leak", "memory", "high" if found.full_in_s < 3600 else "medium",
+            "memory-leak", "memory", "high" if sure and found.full_in_s < 3600 else "medium",
             f"{one.told} grows steadily and would have used up its memory in "
             f"{human_duration(found.full_in_s)}",
             (f"it grew {_told(found)}, and never shrank", f"{human_size(one.bytes_now)} resident now",
-             f"{human_size(room)} is left for it"),
+             f"{human_size(room)} is left for it", *(() if sure else (_SHORT_LOOK,))),
             {"pid": one.pid, "bytes_per_s": round(found.per_s), "full_in_s": round(found.full_in_s),
              "resident_bytes": round(one.bytes_now)},
             _bounding(one, facts),
