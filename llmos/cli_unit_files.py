@@ -18,7 +18,8 @@ from llmos.errors import CallFailed
 
 _PROGRAM = re.compile(r"^ExecStart=/usr/bin/llmos\b", re.MULTILINE)
 _MODELS = re.compile(r"(?<==|-)/var/cache/llmos/models\b")
-_HIDDEN = ("/home/", "/root/", "/run/user/")  # from a unit with ProtectHome=
+# From a unit with ProtectHome= and PrivateTmp=.
+_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108
 _ETC = Path("/etc")
 
 
@@ -71,7 +72,7 @@ def _text(file: Path) -> str:
 
 
 def _in_homes() -> tuple[str, ...]:
-    """Folders of the program that lie in somebody's home."""
+    """Folders of the program that lie in somebody's home, or where a unit sees folders of its own."""
     needed = {sys.base_prefix, os.path.realpath(sys.prefix), sys.prefix, str(paths.PACKAGE_DIR.parent)}
     return tuple(sorted(place for place in needed if place.startswith(_HIDDEN)))
 

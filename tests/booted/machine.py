@@ -211,7 +211,7 @@ def boot() -> Machine:
 
 def _places() -> list[str]:
     """The checkout, its packages, its interpreter; and binds for those on another file system."""
-    packages = site.getsitepackages()[0]
+    packages = os.path.realpath(site.getsitepackages()[0])  # a link would lead out of the machine's own root
     places = [str(CHECKOUT), packages, sys.base_prefix]
     elsewhere = [
         place for place in (str(CHECKOUT), str(venv().resolve()), sys.base_prefix) if _is_elsewhere(place)

@@ -117,7 +117,7 @@ def test_duplicates_are_found_by_content_largest_first(call: Call, folder: Path)
     assert "2 duplicates" in lines[6] and len(lines) == 7
     assert "  s1" not in call("file.duplicates", larger_than="1K").stdout
     assert call("file.duplicates", path="deep").stdout == "No two files have the same content.\n"
-    assert call("file.duplicates", path="nowhere").exit_code == 1
+    assert call("file.duplicates", path="nowhere").exit_code == 2
 
 
 @pytest.mark.parametrize("kind", ["sha256", "sha1", "md5", "blake2"])
