@@ -173,27 +173,21 @@ def _check_room(fd: int, archive: str) -> None:
 
 
 def _connect(client: APIClient, args: JsonObject) -> Changed:
-    container, network = (
-        finding.container(client, args["container"]),
-        finding.network(client, args["network"]),
-    )
+    container, network = _ends(client, args)
     client.connect_container_to_network(container["Id"], network["Id"])
-    return Changed(
-        text=f"{finding.title(container)} is connected to {network['Name']}.\n",
-        reverse=(_crossing("disconnect", args),),
-    )
+    text = f"{finding.title(container)} is connected to {network['Name']}.\n"
+    return Changed(text=text, reverse=(_crossing("disconnect", args),))
 
 
 def _disconnect(client: APIClient, args: JsonObject) -> Changed:
-    container, network = (
-        finding.container(client, args["container"]),
-        finding.network(client, args["network"]),
-    )
+    container, network = _ends(client, args)
     client.disconnect_container_from_network(container["Id"], network["Id"])
-    return Changed(
-        text=f"{finding.title(container)} is not connected to {network['Name']} any more.\n",
-        reverse=(_crossing("connect", args),),
-    )
+    text = f"{finding.title(container)} is not connected to {network['Name']} any more.\n"
+    return Changed(text=text, reverse=(_crossing("connect", args),))
+
+
+def _ends(client: APIClient, args: JsonObject) -> tuple[JsonObject, JsonObject]:
+    return finding.container(client, args["container"]), finding.network(client, args["network"])
 
 
 def _crossing(verb: str, args: JsonObject) -> Change:
