@@ -131,8 +131,7 @@ class Gate:
         home = places.home_of(caller.uid)
         policy = self.tiers.of(caller, home, rules)
         with as_caller(caller):
-            opened = trashcan.opened(plan, home)
-            roots = self.roots(cwd, (*write_roots, *opened, *policy.sheet.write), home)
+            roots = self._roots_of(plan, cwd, (*write_roots, *policy.sheet.write), home)
             user, groups = account(caller.uid, caller.gid)
             facts = Facts(
                 uid=caller.uid, home=home, cwd=cwd, write_roots=roots, unattended=unattended, user=user,
@@ -146,6 +145,10 @@ class Gate:
         """The folders that may be written: the request's own and what was granted, real and sensible ones."""
         found = (places.real(path) for path in (cwd, *granted) if path.startswith("/"))
         return tuple(dict.fromkeys(path for path in found if following.may_be_root(path, home)))
+
+    def _roots_of(self, plan: Plan, cwd: str, granted: Iterable[str], home: str) -> tuple[str, ...]:
+        """`roots`, and what the plan itself may open beyond them. With the caller's rights."""
+        return self.roots(cwd, (*granted, *trashcan.opened(plan, home)), home)
 
     # --- permit ---
 
@@ -250,7 +253,7 @@ class Gate:
         """The write roots a permit would have."""
         home, granted, _ = self._of_both(caller, rules)
         with as_caller(caller):
-            return self.roots(cwd, (*write_roots, *trashcan.opened(plan, home), *granted), home)
+            return self._roots_of(plan, cwd, (*write_roots, *granted), home)
 
     def _granted(
         self, plan: Plan, caller: Caller, cwd: str, write_roots: Sequence[str], rules: str
@@ -258,7 +261,7 @@ class Gate:
         """Write roots, and places to hide, which are looked for in folders: not for the roots alone."""
         home, granted, hide = self._of_both(caller, rules)
         with as_caller(caller):
-            roots = self.roots(cwd, (*write_roots, *trashcan.opened(plan, home), *granted), home)
+            roots = self._roots_of(plan, cwd, (*write_roots, *granted), home)
             return roots, hiding.expanded(hide, home, (cwd, *roots)) if hide else ()
 
     def _of_both(self, caller: Caller, rules: str) -> tuple[str, list[str], tuple[str, ...]]:
