@@ -3,14 +3,10 @@
 Each forward pass adds scale * B @ A to the frozen matrix and rounds the sum as the engine does when it loads
 an adapter, so what is trained is what runs later. The backward pass makes the gradients of A and B from
 the input and the output's gradient alone: neither the frozen matrix's gradient nor a side branch is made.
-
-Sequences are padded on the right and attention is causal, so padding is seen by no token that counts and no
-mask is needed. Logits are made only for tokens that a loss is taken of.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmos.engine.adapter import merged
-from llmos.engine.model import ModelConfig, Rope
+from llmos.engine.model import ModelConfig
+from llmos.tune.network import Network
 
 TARGETS = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
 
@@ -78,86 +75,24 @@ class _MergedLinear(torch.autograd.Function):
         return grad_x, None, None, grad_low, grad_high, None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """ids [B, T] padded on the right; `rows`, `columns`, `targets`: which places predict which token."""
-
-    ids: Tensor
-    rows: Tensor
-    columns: Tensor
-    targets: Tensor
-
-
-class Trainee(nn.Module):
+class Trainee(Network):
     """The frozen transformer (the engine's tensors, by its names) and the adapter upon it."""
 
     def __init__(
         self, config: ModelConfig, tensors: dict[str, Tensor], *, rank: int, alpha: float, positions: int
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, tensors, positions=positions)
         shapes = {
             name: (tensors[f"{name}.weight"].shape[0], tensors[f"{name}.weight"].shape[1])
             for name in target_names(config)
         }
         self.lora = LowRank(shapes, rank=rank, alpha=alpha)
-        self._frozen = tensors
-        self._rope = Rope(config, config.rope_theta, config.rope_factors, positions)
 
-    def to_device(self, device: torch.device) -> Trainee:
-        self._frozen = {name: tensor.to(device) for name, tensor in self._frozen.items()}
-        self._rope.cos, self._rope.sin = self._rope.cos.to(device), self._rope.sin.to(device)
-        return self.to(device)
-
-    def hidden(self, ids: Tensor) -> Tensor:
-        """The last block's normalised output [B, T, hidden]."""
-        positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
-        x = F.embedding(ids, self._frozen["embedding.weight"])
-        rope = self._rope.at(positions, x.dtype)
-        for layer in range(self.config.num_layers):
-            x = self._block(x, rope, f"blocks.{layer}")
-        return self._norm(x, "norm")
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        name = "embedding.weight" if self.config.tied else "head.weight"
-        return F.linear(hidden, self._frozen[name])
-
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """For each target: its cross-entropy, and whether it is the likeliest token."""
-        hidden = self.hidden(batch.ids)[batch.rows, batch.columns]
-        logits = self.logits(hidden).float()
-        return F.cross_entropy(logits, batch.targets, reduction="none"), logits.argmax(-1) == batch.targets
-
-    def _block(self, x: Tensor, rope: tuple[Tensor, Tensor], name: str) -> Tensor:
-        x = x + self._attention(self._norm(x, f"{name}.attention_norm"), rope, f"{name}.attention")
-        gate, up = self._linear(
-            self._norm(x, f"{name}.feed_forward_norm"), f"{name}.feed_forward.gate_up"
-        ).chunk(2, -1)
-        return x + self._linear(F.silu(gate) * up, f"{name}.feed_forward.down")
-
-    def _attention(self, x: Tensor, rope: tuple[Tensor, Tensor], name: str) -> Tensor:
-        config = self.config
-        batch, tokens, _ = x.shape
-        widths = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-        q, k, v = (
-            part.view(batch, tokens, -1, config.head_dim).transpose(1, 2)
-            for part in torch.split(self._linear(x, f"{name}.qkv"), widths, dim=-1)
-        )
-        q, k = _rotate(q, *rope), _rotate(k, *rope)
-        group = config.num_heads // config.num_kv_heads
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=config.attention_scale)
-        return self._linear(mixed.transpose(1, 2).reshape(batch, tokens, -1), f"{name}.out")
+    @property
+    def trained(self) -> nn.Module:
+        return self.lora
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         low, high = self.lora.pair(name)
-        bias = self._frozen.get(f"{name}.bias")
-        return _MergedLinear.apply(x, self._frozen[f"{name}.weight"], bias, low, high, self.lora.scale)  # type: ignore[no-any-return,no-untyped-call]
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self._frozen[f"{name}.weight"], self.config.rms_eps)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin
+        bias = self.weight(f"{name}.bias") if self._has_bias(name) else None
+        return _MergedLinear.apply(x, self.weight(f"{name}.weight"), bias, low, high, self.lora.scale)  # type: ignore[no-any-return,no-untyped-call]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from llmos.tune.chats import Sample
-from llmos.tune.lora import Batch, Trainee
+from llmos.tune.network import Learner
 
 _BUCKET_CHATS = 192  # sorted by length before they are cut into batches
 _READY_BATCHES = 16
@@ -77,26 +77,6 @@ def batches(samples: Iterator[Sample], batch_tokens: int, seed: int) -> Iterator
             yield groups[index]
 
 
-def collate(samples: Sequence[Sample], device: torch.device) -> Batch:
-    """Padded on the right; the place before a learnt token is the one that predicts it."""
-    longest = max(len(sample.ids) for sample in samples)
-    ids = np.zeros((len(samples), longest), np.int64)
-    rows, columns, targets = [], [], []
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample.ids)] = sample.ids
-        places = np.flatnonzero(sample.learnt)
-        rows.append(np.full(len(places), row))
-        columns.append(places - 1)
-        targets.append(sample.ids[places])
-    joined = [np.concatenate(part).astype(np.int64) for part in (rows, columns, targets)]
-    moved = [_moved(torch.from_numpy(part), device) for part in (ids, *joined)]
-    return Batch(*moved)
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
 class _Ahead:
     """Batches made on a thread of their own, a few ahead."""
 
@@ -127,7 +107,7 @@ class Run:
 
     def __init__(
         self,
-        trainee: Trainee,
+        trainee: Learner,
         samples: Iterator[Sample],
         settings: Settings,
         *,
@@ -140,7 +120,7 @@ class Run:
         self.trainee, self.settings, self.device, self.folder = trainee, settings, device, folder
         self._validation, self._say = validation, on_progress
         self._optimizer = torch.optim.AdamW(
-            trainee.lora.parameters(),
+            trainee.trained.parameters(),
             lr=settings.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=settings.weight_decay,
@@ -196,13 +176,13 @@ class Run:
         counts = [sum(int(sample.learnt.sum()) for sample in group) for group in groups]
         total = torch.zeros((), device=self.device)
         for group in groups:
-            batch = collate(group, self.device)
+            batch = self.trainee.collate(group, self.device)
             losses, _ = self.trainee.losses(batch)
             loss = losses.sum() / sum(counts)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             self._tokens += sum(len(sample.ids) for sample in group)
-        norm = torch.nn.utils.clip_grad_norm_(self.trainee.lora.parameters(), self.settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.trainee.trained.parameters(), self.settings.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -242,7 +222,7 @@ class Run:
         numbered = iter(sorted(samples, key=lambda sample: len(sample.ids)))
         start = 0
         for group in _in_turn(numbered, self.settings.batch_tokens):
-            losses, hits = self.trainee.losses(collate(group, self.device))
+            losses, hits = self.trainee.losses(self.trainee.collate(group, self.device))
             loss, tokens = loss + float(losses.sum()), tokens + len(losses)
             keys = [(start + n, int(r)) for n, s in enumerate(group) for r in s.reply[s.learnt]]
             for key, hit in zip(keys, hits.tolist(), strict=True):
@@ -262,7 +242,7 @@ class Run:
 
     def _keep(self) -> None:
         state = {
-            "lora": self.trainee.lora.state_dict(),
+            "trained": self.trainee.trained.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "step": self.step, "seconds": self.seconds, "tokens": self._tokens,
             "curve": asdict(self.curve),
@@ -276,7 +256,7 @@ class Run:
         if not self._state_file.exists():
             return
         state = torch.load(self._state_file, map_location=self.device, weights_only=True)
-        self.trainee.lora.load_state_dict(state["lora"])
+        self.trainee.trained.load_state_dict(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self._spent_s, self._tokens = state["step"], state["seconds"], state["tokens"]
         self.curve.steps, self.curve.validations = state["curve"]["steps"], state["curve"]["validations"]

@@ -26,9 +26,10 @@ from llmos.planner.loop import Loop
 from llmos.toolbox import catalog
 from llmos.tune.chats import Composer, Sample, single
 from llmos.tune.lora import Trainee
+from llmos.tune.network import collate
 from llmos.tune.pools import Pools, used_tokens
 from llmos.tune.prepare import Preparer
-from llmos.tune.train import Run, Settings, batches, collate, rate_at
+from llmos.tune.train import Run, Settings, batches, rate_at
 
 SHAPE = {
     "hidden_size": 32,
