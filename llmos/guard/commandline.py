@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from llmos.guard import characters, checks, places, programs, shelltext, wiring
+from llmos.guard import characters, checks, enginelines, places, programs, shelltext, wiring
 from llmos.guard.characters import Opaque
 from llmos.guard.found import Found
 from llmos.guard.shelltext import Command, Pipeline, Redirect
@@ -65,7 +65,8 @@ def _opaque(text: str, why: str, found: Found, home: str) -> Analysis:
             found.writes.append(path)
         elif places.is_protected(path, home):
             found.reads.append(path)
-    effects = found.effects().model_copy(update={"opaque": why})
+    settings = enginelines.settings(text, found)
+    effects = found.effects().model_copy(update={"opaque": why, "settings": settings})
     return Analysis((), why, effects, False, text)
 
 
