@@ -25,6 +25,7 @@ from torch import Tensor
 
 from llmos.tune.chats import Sample
 from llmos.tune.network import Learner
+from llmos.tune.picture import picture
 
 _BUCKET_CHATS = 192  # sorted by length before they are cut into batches
 _READY_BATCHES = 16
@@ -59,6 +60,16 @@ class Curve:
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    def svg(self) -> str:
+        """The loss over the steps, and where it was judged, as a picture any browser shows."""
+        judged = [
+            (found["step"], part["loss"])
+            for found in self.validations
+            for part in found.values()
+            if isinstance(part, dict)
+        ]
+        return picture([(line["step"], line["loss"]) for line in self.steps], judged)
 
 
 def batches(samples: Iterator[Sample], batch_tokens: int, seed: int) -> Iterator[list[Sample]]:
@@ -217,6 +228,7 @@ class Run:
 
     @torch.no_grad()
     def _judged(self, samples: list[Sample]) -> dict[str, float]:
+        self.trainee.trained.eval()
         loss, tokens = 0.0, 0
         right: dict[tuple[int, int], bool] = defaultdict(lambda: True)
         numbered = iter(sorted(samples, key=lambda sample: len(sample.ids)))
@@ -228,10 +240,12 @@ class Run:
             for key, hit in zip(keys, hits.tolist(), strict=True):
                 right[key] &= hit
             start += len(group)
+        self.trainee.trained.train()
         return {
             "loss": round(loss / max(1, tokens), 4),
             "exact": round(sum(right.values()) / max(1, len(right)), 4),
             "replies": len(right),
+            "tokens": tokens,
         }
 
     # --- state
