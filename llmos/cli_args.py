@@ -5,7 +5,7 @@
 
 The first word decides: a known verb without a space in it is a verb, everything else is a request. So
 that a typing error does not become a request, one lone word that is nearly a verb is refused with a
-suggestion, and verbs that the contract reserves for later versions are refused by name.
+suggestion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from llmos import cli_args_cloud, cli_args_machine, cli_args_programs, cli_args_
 from llmos.cli_parser import Parser, Verb, count, grants, in_quotes, json_option, seconds
 from llmos.errors import UsageError
 
-RESERVED = ("tune",)
 _VALUE_OPTIONS = ("--write", "--timeout", "--policy", "--backend")  # may stand before the verb or the text
 
 
@@ -170,6 +169,10 @@ def _model(parser: Parser) -> None:
     parser.add_argument("words", nargs="*", metavar="list|pull|use|rm|show")
 
 
+def _tune(parser: Parser) -> None:
+    parser.add_argument("words", nargs="*", metavar="data|train|pretrain")
+
+
 VERBS: dict[str, Verb] = {
     "ask": Verb("do one request", 'llmos ask --yes "remove the empty folders here"', _ask),
     "plan": Verb("show what a request would do", 'llmos plan "tidy ~/Downloads"', _plan),
@@ -194,6 +197,12 @@ VERBS: dict[str, Verb] = {
     "undo": Verb("take back a change, or have it again", "llmos undo", _undo),
     "tools": Verb("the tools, or one of them", "llmos tools file.find", _tools),
     "model": Verb("weights: list, pull, use, rm, show", "llmos model pull default", _model),
+    "tune": Verb(
+        "training: data, adapters, models from scratch",
+        "llmos tune pretrain --text ~/notes --out ~/models/mine --max-seconds 600",
+        _tune,
+        module="cli_tune",
+    ),
     "status": Verb("the running daemon", "llmos status --json", json_option),
     "doctor": Verb("what is missing, and how to mend it", "llmos doctor", json_option),
     "service": Verb(
@@ -270,7 +279,7 @@ def split_head(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _read_verb(name: str, words: list[str]) -> argparse.Namespace:
-    if name == "model":  # its own command line: passed on as it is
+    if name in ("model", "tune"):  # they have a command line of their own: passed on as it is
         return argparse.Namespace(words=words)
     return _with_dashes(parser(name, f"llmos {name}"), words)
 
@@ -296,13 +305,11 @@ def parser(name: str, prog: str) -> Parser:
 
 
 def _refuse_near_verbs(rest: Sequence[str]) -> None:
-    """Reserved verbs, and lone words that are nearly a verb, are not silently taken as requests."""
+    """Lone words that are nearly a verb are not silently taken as requests."""
     if not rest or " " in rest[0]:
         return
     word, sentence = rest[0], " ".join(rest)
     plainly = f"To ask it in plain words: llmos ask {word}" if len(rest) == 1 else in_quotes(sentence)
-    if word in RESERVED:
-        raise UsageError(f"`llmos {word}` is not available in this version", plainly)
-    near = difflib.get_close_matches(word, [*VERBS, *RESERVED], 1, 0.7)
+    near = difflib.get_close_matches(word, VERBS, 1, 0.7)
     if near and (len(rest) == 1 or rest[1].startswith("-")):
         raise UsageError(f"there is no verb {word!r}", f"Did you mean: llmos {near[0]}?  {plainly}")

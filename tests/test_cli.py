@@ -116,7 +116,6 @@ def test_policy_check_takes_the_command_as_it_is() -> None:
     [
         (["statsu"], "llmos status"),
         (["polcy", "--json"], "llmos policy"),
-        (["tune"], "llmos ask tune"),
         (["run", "redis", "now"], 'llmos "run redis now"'),
         (["status", "of", "nginx"], 'llmos "status of nginx"'),
         (["ask", "--jsn", "x"], "--json"),

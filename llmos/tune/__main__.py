@@ -1,6 +1,6 @@
-"""Train an adapter for a model on rows made by `python -m llmos.tune.data`.
+"""Train an adapter for a model on rows made by `llmos tune data`.
 
-    python -m llmos.tune --rows train.jsonl --valid valid.jsonl --out adapters/NAME --max-seconds 3600
+    llmos tune train --rows train.jsonl --valid valid.jsonl --out adapters/NAME --max-seconds 3600
 
 Everything is done here: rows to tokens, training (a GPU is used where torch sees one), and the adapter with
 its card. A run that was killed goes on where it last wrote its state. What the tools are is read from the
@@ -23,27 +23,37 @@ from safetensors.torch import save_file
 
 from llmos.engine import store, weights
 from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
+from llmos.engine.tokenizer import Tokenizer
+from llmos.errors import UsageError
 from llmos.paths import tool_dirs
 from llmos.planner.prompt import PromptForm
 from llmos.toolbox import catalog
+from llmos.tune import folders
 from llmos.tune.chats import Composer, Sample, single
 from llmos.tune.data import foreign
 from llmos.tune.lora import Trainee
+from llmos.tune.network import Whole
 from llmos.tune.pools import Pools
 from llmos.tune.prepare import Preparer, read_rows
 from llmos.tune.train import Run, Settings
 
-_POSITIONS = 8192
+_POSITIONS = 1 << 15
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="llmos.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="llmos tune train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--valid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
     parser.add_argument("--model", default="default")
+    parser.add_argument(
+        "--mode",
+        choices=("lora", "full"),
+        default="lora",
+        help="full: all weights; --out becomes a model folder",
+    )
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--alpha", type=float, default=64)
     parser.add_argument("--judged", type=int, default=300, help="validation rows of each kind")
@@ -86,6 +96,19 @@ def _write(folder: Path, trainee: Trainee, sha256: str, title: str) -> None:
     (folder / CARD_FILE).write_text("\n".join(lines) + "\n")
 
 
+def _write_whole(folder: Path, whole: Whole, tokenizer: Tokenizer) -> None:
+    settings = tokenizer.settings()
+    marks = {
+        key.removesuffix("_token"): tokenizer.hf.token_to_id(text)
+        for key, text in settings["variables"].items()
+    }
+    known = {key: number for key, number in marks.items() if number is not None}
+    folders.save(folder, whole.config, whole.tensors(), dtype=torch.bfloat16, marks=known)
+    folders.save_tokenizer(
+        folder, tokenizer.hf, template=settings["chat_template"], marks=settings["variables"]
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     settings = Settings(
@@ -96,13 +119,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     info = store.show(options.model)
+    if options.mode == "lora" and not info.card.sha256:
+        raise UsageError(
+            f"{options.model} is a folder, and adapters belong to one weights file, known by its SHA-256",
+            "Train all of it with --mode full, or name a model of `llmos model list`.",
+        )
     source = weights.open_source(store.resolve(options.model))
     ours = catalog.load(tool_dirs()[:1]).specs
     preparer = Preparer(source.tokenizer, (*ours, *foreign.specs()), len(ours))
     pools = preparer.pools(read_rows(options.rows), seed=settings.seed)
     held = preparer.pools(read_rows(options.valid), shots_for=1.0)
     tensors = weights.tensors(source, torch.bfloat16)
-    trainee = Trainee(source.config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS)
+    trainee: Trainee | Whole
+    if options.mode == "full":
+        trainee = Whole(source.config, tensors, positions=_POSITIONS, mixed=device.type == "cuda")
+    else:
+        trainee = Trainee(
+            source.config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS
+        )
     run = Run(
         trainee.to_device(device),
         iter(Composer(pools, seed=settings.seed)),
@@ -113,8 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         on_progress=lambda line: print(line, flush=True),  # noqa: T201
     )
     curve = run.go()
-    _write(options.out, trainee, info.card.sha256, info.card.title)
+    if isinstance(trainee, Trainee):
+        _write(options.out, trainee, info.card.sha256, info.card.title)
+    else:
+        _write_whole(options.out, trainee, source.tokenizer)
     curve.write(options.out / "curve.json")
+    (options.out / "curve.svg").write_text(curve.svg())
     return 0
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import nn
 
+from llmos import cli
 from llmos.engine.engine import Engine
 from llmos.errors import ModelError, UsageError
 from llmos.tune import corpus, folders, pretrain
@@ -28,8 +29,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded() -> Iterator[None]:
+    """One thread: for models as small as these it is the fastest, and beside other work by far."""
     torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def _pair(source: Sequence[int], target: Sequence[int]) -> Pair:
@@ -262,6 +268,32 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert steps_seen[-1] == 30
     with pytest.raises(UsageError, match="other text"):
         pretrain.main([*argv, "--vocab-size", "500"])
+
+
+def test_a_model_from_scratch_is_tuned_whole_on_calls(tmp_path: Path) -> None:
+    text, base, out = _text(tmp_path / "text"), tmp_path / "base", tmp_path / "tuned"
+    pretrain.main(["--text", str(text), "--out", str(base), *SMALL, "--max-steps", "1", "--validations", "1"])
+    row = {
+        "kind": "call", "say": "list f3", "entries": None, "data_head": None, "source": "hand", "avoid": [],
+        "calls": [{"tool": "file.list", "args": {"path": "f3"}}],
+    }  # fmt: skip
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row | {"say": f"list f3 {n}"}) + "\n" for n in range(2)))
+    given = ["train", "--rows", str(rows), "--valid", str(rows), "--model", str(base), "--out", str(out)]
+    steps = ["--max-steps", "4", "--batch-tokens", "2048", "--accumulate", "1", "--learning-rate", "2e-2"]
+    assert cli.main(["tune", *given, *steps, "--validations", "1", "--mode", "full"]) == 0
+    judged = json.loads((out / "curve.json").read_text())["validations"]
+    assert judged[-1]["calls"]["loss"] < 0.9 * judged[0]["calls"]["loss"]
+    engine = Engine.load(out, dtype="float32", threads=1, context_tokens=64)
+    assert engine.tokenizer.render_chat([{"role": "user", "content": "x"}]).startswith("<|im_start|>user\nx")
+    assert cli.main(["tune", *given, *steps]) == 2  # an adapter belongs to a weights file
+
+
+def test_tune_says_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune"]) == 0
+    assert "pretrain" in capsys.readouterr().out
+    assert cli.main(["tune", "my", "guitar"]) == 2
+    assert 'llmos "tune my guitar"' in capsys.readouterr().err
 
 
 def test_a_batch_without_a_source_is_a_decoders() -> None:

@@ -1,4 +1,4 @@
-"""python -m llmos.tune.data --out FILE.jsonl [--valid FILE.jsonl] [--public DIR] [--seed N] [--count N]"""
+"""llmos tune data --out FILE.jsonl [--valid FILE.jsonl] [--public DIR] [--seed N] [--count N]"""
 
 from __future__ import annotations
 

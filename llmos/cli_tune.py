@@ -1,0 +1,44 @@
+"""`llmos tune`: training and what belongs to it, each action with a command line of its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from llmos.cli_parser import in_quotes
+from llmos.console import screen
+from llmos.errors import UsageError
+
+# Action: what it does, and the module whose `main` reads its words.
+ACTIONS = {
+    "data": ("make training rows out of the tools' phrases and public pairs", "llmos.tune.data.__main__"),
+    "train": ("an adapter for a model, or all of its weights, from such rows", "llmos.tune.__main__"),
+    "pretrain": ("a small transformer from scratch, on text of your own", "llmos.tune.pretrain"),
+}
+_EXAMPLE = "llmos tune pretrain --text ~/notes --out ~/models/mine --max-seconds 600"
+
+
+def tune(options: argparse.Namespace) -> int:
+    action, *words = options.words or ["--help"]
+    if action in ("--help", "-h"):
+        screen.write(sys.stdout, overview())
+        return 0
+    if action not in ACTIONS:
+        plainly = in_quotes(" ".join(["tune", *options.words]))
+        raise UsageError(
+            f"llmos tune knows no {action!r}",
+            f"It knows {', '.join(ACTIONS)}. To ask it in plain words: {plainly}",
+        )
+    return int(importlib.import_module(ACTIONS[action][1]).main(words))
+
+
+def overview() -> str:
+    lines = "".join(f"  {name:<10} {summary}\n" for name, (summary, _) in ACTIONS.items())
+    return (
+        "usage: llmos tune ACTION …      (llmos tune ACTION --help)\n\n"
+        f"actions:\n{lines}\nexample:\n  {_EXAMPLE}\n"
+    )
+
+
+VERBS = {"tune": tune}
