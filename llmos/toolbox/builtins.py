@@ -171,7 +171,8 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = Table(
     containers=(
         "docker.container.start docker.container.stop docker.container.restart docker.container.remove "
         "docker.container.create docker.container.exec docker.container.update docker.container.run "
-        "docker.image.pull docker.image.build docker.image.tag docker.image.remove docker.image.prune "
+        "docker.container.limit docker.container.release docker.image.pull "
+        "docker.image.build docker.image.tag docker.image.remove docker.image.prune "
         "docker.volume.create docker.volume.remove docker.volume.backup docker.volume.discard "
         "docker.network.connect docker.network.disconnect"
     ),

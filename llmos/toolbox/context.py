@@ -45,6 +45,20 @@ def _find_unit(name: str, uid: int) -> Literal["system", "user"]:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerInfo:
+    """A container of the Docker Engine: its whole id, and its name."""
+
+    id: str
+    name: str
+
+
+def _find_container(name: str, uid: int) -> ContainerInfo:
+    from llmos.toolbox.containers import meant
+
+    return meant.container(name, uid)
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """How large this machine is: the CPUs that are switched on, and its memory."""
 
@@ -61,7 +75,8 @@ def _machine() -> Machine:
 @dataclass(frozen=True, slots=True)
 class Context:
     """Where a call is made from. A planner's only looks: `find_processes(name or pid)`, `machine()`, and
-    `find_unit(name, uid)`, which tells whose unit is meant or raises UsageError with the nearest names.
+    `find_unit(name, uid)`, which tells whose unit is meant or raises UsageError with the nearest names;
+    `find_container(name or id, uid)`, which raises UsageError likewise, and CallFailed without an engine.
     """
 
     cwd: str
@@ -72,6 +87,7 @@ class Context:
     find_processes: Callable[[str], list[ProcessInfo]] = _find_processes
     machine: Callable[[], Machine] = _machine
     find_unit: Callable[[str, int], Literal["system", "user"]] = _find_unit
+    find_container: Callable[[str, int], ContainerInfo] = _find_container
 
     def absolute(self, path: str) -> str:
         """`path` from the root, `~` expanded, `..` folded; links are the gate's business."""

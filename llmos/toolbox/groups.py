@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmos.cgroupfs import mounted, own_groups
 from llmos.errors import CallFailed
@@ -31,7 +32,8 @@ _NAME = re.compile(rf"{PREFIX}(\d+)\.(\d+)\.(\d+)(?:@(.+))?")
 _TRIES = 3
 _PASSES = 20  # of moving what a process has forked meanwhile
 _SWEEP_S = 1.0
-_INHERITED = ("cpu.max", "cpu.weight", "memory.max", "memory.high", "memory.swap.max", "pids.max", "io.max")
+_INHERITED = ("cpu.max", "cpu.weight", "memory.max", "memory.high", "memory.swap.max", "pids.max", "io.max",
+              "cpuset.cpus", "cpuset.mems")  # fmt: skip
 _NO_LIMITS = (("cpu.cfs_quota_us", "-1"), ("memory.limit_in_bytes", "-1"), ("pids.max", "max"))
 _lock = threading.Lock()
 _sweeping = threading.Event()
@@ -204,6 +206,9 @@ def _make(tree: Tree, fresh: Path, folder: Path, controllers: set[str]) -> None:
     if tree.version == 2:
         _hand_down(fresh.parent, controllers)
     fresh.mkdir(0o755, exist_ok=True)
+    if tree.version == 1 and "cpuset" in controllers:  # whose groups begin with nothing, and take nobody then
+        for file in ("cpuset.mems", "cpuset.cpus"):
+            put(fresh / file, (folder / file).read_text().strip())
     if tree.version == 2 and folder != Path(tree.point):
         _inherit(folder, fresh)
 
@@ -219,7 +224,7 @@ def _inherit(folder: Path, fresh: Path) -> None:
     """What bounded the processes in their own group bounds them in the one beside it."""
     for file in _INHERITED:
         with contextlib.suppress(FileNotFoundError):
-            for line in (folder / file).read_text().splitlines():
+            for line in filter(None, (folder / file).read_text().splitlines()):
                 put(fresh / file, line)
 
 
@@ -318,8 +323,11 @@ def ours_of(pid: int) -> set[Path]:
 
 def limits_of(folders: Sequence[Path]) -> Limits:
     """What groups limit, as it would be asked for."""
-    found: dict[str, int] = {}
+    found: dict[str, Any] = {}
     for folder in folders:
+        with contextlib.suppress(OSError):
+            own, above = ((place / "cpuset.cpus").read_text().strip() for place in (folder, folder.parent))
+            found |= {"cpus": own} if own and own != above else {}
         for name, file in (*_FILES.items(), *_FIRST_FILES.items()):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 found[name] = _amount(name, file, (folder / file).read_text())
@@ -337,7 +345,11 @@ def _amount(name: str, file: str, text: str) -> int:
     if value < 0 or value >= _NO_AMOUNT or (file, value) in _USUAL:
         raise ValueError("no limit")
     return (
-        value * 100 // PERIOD_US if name == "cpu" else value * 100 // 1024 if file == "cpu.shares" else value
+        value * 100 // PERIOD_US
+        if name == "cpu"
+        else round(value * 100 / 1024)
+        if file == "cpu.shares"
+        else value
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from llmos.errors import UsageError
 from llmos.messages import Message
 from llmos.toolbox.context import Machine
-from llmos.toolbox.values import human_size
+from llmos.toolbox.values import cpu_list, cpu_set, human_size
 
 PERIOD_US = 100_000
 _MIN_QUOTA_US = 1_000  # the kernel takes no smaller one
@@ -46,6 +46,7 @@ class Limits(Message):
     cpu_weight: int | None = None
     io_weight: int | None = None
     memory_high: int | None = None
+    cpus: str | None = None  # as the kernel writes them: 0-3,6
 
     @property
     def told(self) -> str:
@@ -63,7 +64,10 @@ class Limits(Message):
 
 def read(args: dict[str, Any], machine: Machine, tool: str = "resource.limit") -> Limits:
     """The limits of a call's checked arguments. Raises UsageError for impossible ones and for none."""
-    limits = Limits(**{name: args.get(name) for name in Limits.model_fields})
+    given = {name: args.get(name) for name in Limits.model_fields}
+    if given["cpus"] is not None:
+        given["cpus"] = asked_cpus(tool, given["cpus"], machine)
+    limits = Limits(**given)
     if limits == Limits():
         raise UsageError(
             f"{tool}: no limit is given", "Give cpu (per cent), memory, io (per second) or pids."
@@ -71,6 +75,23 @@ def read(args: dict[str, Any], machine: Machine, tool: str = "resource.limit") -
     for problem, step in _problems(limits, machine):
         raise UsageError(f"{tool}: {problem}", step)
     return limits
+
+
+def asked_cpus(tool: str, text: str, machine: Machine) -> str:
+    """CPUs that this machine has, in the kernel's words. Raises UsageError."""
+    there = machine.cpus
+    try:
+        wanted = cpu_set(text) if text.strip() != "all" else set(there)
+    except ValueError as error:
+        raise UsageError(f"{tool}: argument `cpus`: {error}", "Write 0-3, or 0,2, or all.") from None
+    if lacking := wanted - there:
+        raise UsageError(
+            f"{tool}: argument `cpus`: this machine has no CPU {min(lacking)}; it has {cpu_list(there)}",
+            "Name some of these.",
+        )
+    if not wanted:
+        raise UsageError(f"{tool}: argument `cpus`: {text!r} is no CPU at all", "Write 0-3, or 0,2, or all.")
+    return cpu_list(wanted)
 
 
 def _problems(limits: Limits, machine: Machine) -> Iterator[tuple[str, str]]:
@@ -98,6 +119,8 @@ def _problems(limits: Limits, machine: Machine) -> Iterator[tuple[str, str]]:
 def _told(limits: Limits) -> Iterator[str]:
     if limits.cpu is not None:
         yield f"{limits.cpu} % of a CPU"
+    if limits.cpus is not None:
+        yield f"CPU {limits.cpus} alone"
     if limits.memory is not None:
         yield f"{human_size(limits.memory)} of memory"
     if limits.memory_high is not None:
@@ -119,6 +142,8 @@ def _second(limits: Limits) -> Iterator[Setting]:
         yield Setting("cpu", "cpu.max", f"{_quota_us(limits.cpu)} {PERIOD_US}")
     if limits.cpu_weight is not None:
         yield Setting("cpu", "cpu.weight", str(limits.cpu_weight))
+    if limits.cpus is not None:
+        yield Setting("cpuset", "cpuset.cpus", limits.cpus)
     if limits.memory is not None:
         yield Setting("memory", "memory.max", str(limits.memory))
     if limits.memory_high is not None:
@@ -136,7 +161,9 @@ def _first(limits: Limits) -> Iterator[Setting]:
     if limits.cpu is not None:
         yield Setting("cpu", "cpu.cfs_quota_us", str(_quota_us(limits.cpu)))
     if limits.cpu_weight is not None:
-        yield Setting("cpu", "cpu.shares", str(max(2, limits.cpu_weight * 1024 // 100)))
+        yield Setting("cpu", "cpu.shares", str(shares(limits.cpu_weight)))
+    if limits.cpus is not None:
+        yield Setting("cpuset", "cpuset.cpus", limits.cpus)
     if limits.memory is not None:
         yield Setting("memory", "memory.limit_in_bytes", str(limits.memory))
     if limits.memory_high is not None:
@@ -152,6 +179,17 @@ def _first(limits: Limits) -> Iterator[Setting]:
             yield Setting("blkio", "blkio.throttle.write_bps_device", str(limits.io), disk)
     if limits.io_weight is not None:
         yield Setting("blkio", "blkio.bfq.weight", str(min(1000, limits.io_weight)))
+
+
+def shares(weight: int) -> int:
+    """A weight, of which 100 is usual, as version 1 and Docker count it: 1024 is usual there."""
+    return max(2, round(weight * 1024 / 100))
+
+
+def weighs_io() -> bool:
+    """Whether any disk is shared out by weight: its scheduler is bfq."""
+    found = (place / "queue/scheduler" for place in Path("/sys/block").glob("*"))
+    return any("[bfq]" in file.read_text() for file in found if file.exists())
 
 
 def _quota_us(percent: int) -> int:
@@ -174,6 +212,8 @@ def _properties(limits: Limits) -> Iterator[tuple[str, tuple[str, Any]]]:
         yield "CPUQuotaPerSecUSec", ("t", limits.cpu * 10_000)
     if limits.cpu_weight is not None:
         yield "CPUWeight", ("t", limits.cpu_weight)
+    if limits.cpus is not None:
+        yield "AllowedCPUs", ("ay", _mask(limits.cpus))
     if limits.memory is not None:
         yield "MemoryMax", ("t", limits.memory)
     if limits.memory_high is not None:
@@ -186,3 +226,9 @@ def _properties(limits: Limits) -> Iterator[tuple[str, tuple[str, Any]]]:
         yield "IOWriteBandwidthMax", ("a(st)", disk)
     if limits.io_weight is not None:
         yield "IOWeight", ("t", limits.io_weight)
+
+
+def _mask(cpus: str) -> list[int]:
+    """A list of CPUs as systemd has it: a bit for each, in bytes."""
+    bits = sum(1 << cpu for cpu in cpu_set(cpus))
+    return list(bits.to_bytes((bits.bit_length() + 7) // 8, "little"))

@@ -22,11 +22,12 @@ from llmos import rights
 from llmos.errors import CallFailed, Denied, UsageError
 from llmos.messages import Caller, Change, Changed, Effects, JsonObject, Message
 from llmos.toolbox import groups, limits, manager, processes, scheduling, targets, unitlimits
+from llmos.toolbox.containers import meant
 from llmos.toolbox.context import Args, Context, Draft, Pair
 from llmos.toolbox.limits import Limits, Setting
 from llmos.toolbox.scheduling import Value
 from llmos.toolbox.targets import Known, Target
-from llmos.toolbox.values import cpu_list, cpu_set, human_size, size_bytes
+from llmos.toolbox.values import human_size, size_bytes
 
 _OOM_LIMITS = (-1000, 1000)
 _RT_PRIORITY = 10  # of fifo and rr: above everything usual, below what the kernel itself needs
@@ -64,7 +65,8 @@ def _running(tool: str, args: Args, context: Context) -> Target:
     """A target of which processes are there now."""
     target = _target(tool, args, context)
     if not target.roots:
-        raise UsageError(f"{tool}: nothing of {target.label} runs", "Start it first: service.start")
+        how = "docker.container.start" if target.container else "service.start"
+        raise UsageError(f"{tool}: nothing of {target.label} runs", f"Start it first: {how}")
     return target
 
 
@@ -77,6 +79,8 @@ def plan_limit(args: Args, context: Context) -> Draft:
         change = unitlimits.step(target.unit, target.scope, found, shows, persist=args["persist"])
         return Draft((change,), Effects(resources=target.resources))
     given = wanted.model_dump(exclude_none=True)
+    if target.container:
+        return _of_container("limit", target, context, f"limit {target.label} to {wanted.told}", limits=given)
     return _draft("resource.limit", target, f"limit {target.label} to {wanted.told}", limits=given)
 
 
@@ -86,7 +90,19 @@ def plan_release(args: Args, context: Context) -> Draft:
         told = {"unit": target.unit, "scope": target.scope}
         free = Change(changer="resource.free", args=told, shows=f"take the limits of {target.unit} off")
         return Draft((free,), Effects(resources=target.resources))
-    return _draft("resource.release", target, f"take the limits of {target.label} off")
+    shows = f"take the limits of {target.label} off"
+    if target.container:
+        return _of_container("release", target, context, shows)
+    return _draft("resource.release", target, shows)
+
+
+def _of_container(verb: str, target: Target, context: Context, shows: str, **more: Any) -> Draft:
+    """Its engine holds its limits, and judges who may change them."""
+    from llmos.toolbox.containers import limiting
+
+    assert target.container
+    known = [one.model_dump() for one in target.known]
+    return limiting.plan(verb, target.container, context.uid, known, shows, **more)
 
 
 def plan_priority(args: Args, context: Context) -> Draft:
@@ -112,24 +128,9 @@ def _priority_values(args: Args) -> Iterator[tuple[str, str]]:
 
 def plan_affinity(args: Args, context: Context) -> Draft:
     tool = "resource.affinity"
-    cpus = cpu_list(_asked_cpus(tool, args["cpus"], context.machine().cpus))
+    cpus = limits.asked_cpus(tool, args["cpus"], context.machine())
     target = _running(tool, args, context)
     return _draft("resource.values", target, f"bind {target.label} to CPU {cpus}", values={"cpus": cpus})
-
-
-def _asked_cpus(tool: str, text: str, there: frozenset[int]) -> set[int]:
-    try:
-        wanted = cpu_set(text) if text.strip() != "all" else set(there)
-    except ValueError as error:
-        raise UsageError(f"{tool}: argument `cpus`: {error}", "Write 0-3, or 0,2, or all.") from None
-    if lacking := wanted - there:
-        raise UsageError(
-            f"{tool}: argument `cpus`: this machine has no CPU {min(lacking)}; it has {cpu_list(there)}",
-            "Name some of these.",
-        )
-    if not wanted:
-        raise UsageError(f"{tool}: argument `cpus`: {text!r} is no CPU at all", "Write 0-3, or 0,2, or all.")
-    return wanted
 
 
 def plan_rlimit(args: Args, context: Context) -> Draft:
@@ -282,6 +283,10 @@ def _told(step: _LimitStep, applied: groups.Applied, pids: Sequence[int]) -> str
     if step.limits.memory:
         held = human_size(processes.resident_bytes(pids))
         text += f"The {held} held already stay charged where they were first used, and are not counted.\n"
+    if step.limits.io_weight and not limits.weighs_io():
+        text += (
+            "No disk here is shared out by weight now: that takes the scheduler bfq (/sys/block/*/queue).\n"
+        )
     return text
 
 
@@ -366,8 +371,8 @@ def _ungroup(folders: Sequence[Path], label: str, caller: Caller) -> Changed:
     reverse = _regrouping(there, label)
     for folder in there:
         groups.release(folder)
-    gone = ", ".join(map(str, there))
-    return Changed(text=f"{label} has no limit of llmos any more; {gone} is gone.\n", reverse=reverse)
+    gone = ", ".join(map(str, there)) + (" is" if len(there) == 1 else " are")
+    return Changed(text=f"{label} has no limit of llmos any more; {gone} gone.\n", reverse=reverse)
 
 
 def _regrouping(folders: Sequence[Path], label: str) -> tuple[Change, ...]:
@@ -395,11 +400,11 @@ def tune(args: JsonObject, caller: Caller) -> Changed:
 
 
 PAIRS = {
-    "resource.limit": Pair(plan_limit),
-    "resource.release": Pair(plan_release),
-    "resource.priority": Pair(plan_priority),
-    "resource.affinity": Pair(plan_affinity),
-    "resource.rlimit": Pair(plan_rlimit),
+    "resource.limit": Pair(plan_limit, prepare=meant.ready),
+    "resource.release": Pair(plan_release, prepare=meant.ready),
+    "resource.priority": Pair(plan_priority, prepare=meant.ready),
+    "resource.affinity": Pair(plan_affinity, prepare=meant.ready),
+    "resource.rlimit": Pair(plan_rlimit, prepare=meant.ready),
 }
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
     "resource.limit": change_limits,

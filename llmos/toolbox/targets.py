@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 from llmos.errors import CallFailed, Denied, UsageError
 from llmos.messages import Caller, Message
 from llmos.toolbox import processes
-from llmos.toolbox.context import Context, ProcessInfo
+from llmos.toolbox.context import ContainerInfo, Context, ProcessInfo
 from llmos.toolbox.values import shown
 
 KINDS = ("process", "service", "container", "user")
@@ -28,6 +28,7 @@ _PREFIXES = {**{kind: kind for kind in KINDS}, "pid": "process", "name": "proces
 _THIS = ("this command", "this program", "the last command", "这个命令", "此命令")
 _START_TOLERANCE_S = 0.05
 _NAMED = 8
+_SURE_ID_CHARS = 6  # of a container: fewer may be a word
 
 
 class Known(Message):
@@ -46,6 +47,7 @@ class Target:
     roots: tuple[ProcessInfo, ...] = ()
     unit: str = ""
     scope: Literal["system", "user"] = "system"
+    container: ContainerInfo | None = None
 
     @property
     def known(self) -> list[Known]:
@@ -85,11 +87,14 @@ def _look(kind: str, name: str, context: Context, every: bool, tool: str, *, gue
     """What of that kind has this name. Who only guesses a service is not told that there is none."""
     if kind == "process":
         return _process(name, context, every, tool)
-    if kind != "service":
+    if kind == "user":
         return _others(kind, name, context, every, tool)
+    look = _service if kind == "service" else _container
     try:
-        return _service(name, context, every, tool)
-    except (UsageError, CallFailed):
+        found = look(name, context, every, tool)
+        short = found and found.container and found.container.name != name and len(name) < _SURE_ID_CHARS
+        return None if guessing and short else found
+    except (UsageError, CallFailed, Denied):
         if guessing:
             return None
         raise
@@ -164,8 +169,20 @@ def _service(name: str, context: Context, every: bool, tool: str) -> Target | No
     return Target("service", unit, tuple(context.find_processes(f"service:{unit}")), unit, scope)
 
 
+def _container(name: str, context: Context, every: bool, tool: str) -> Target | None:
+    """One that the Docker Engine knows, running or not; else what lies in the control group of that id."""
+    try:
+        found = context.find_container(name, context.uid)
+    except (UsageError, CallFailed, Denied):
+        if other := _others("container", name, context, every, tool):
+            return other
+        raise
+    inside = tuple(context.find_processes(f"container:{found.id}"))
+    return Target("container", f"container {shown(found.name)}", inside, container=found)
+
+
 def _others(kind: str, name: str, context: Context, every: bool, tool: str) -> Target | None:
-    """All processes of a service, a container or a user."""
+    """All processes of a service, a container or a user, by what the kernel knows."""
     found = tuple(context.find_processes(f"{kind}:{name}"))
     return Target(kind, f"{kind} {shown(name)}", found) if found else None
 

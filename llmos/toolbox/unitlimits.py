@@ -27,7 +27,7 @@ from llmos.toolbox.manager import Manager
 INFINITE = (1 << 64) - 1
 TYPES: Mapping[str, str] = {
     "CPUQuotaPerSecUSec": "t", "CPUWeight": "t", "MemoryMax": "t", "MemoryHigh": "t", "TasksMax": "t",
-    "IOWeight": "t", "IOReadBandwidthMax": "a(st)", "IOWriteBandwidthMax": "a(st)",
+    "IOWeight": "t", "IOReadBandwidthMax": "a(st)", "IOWriteBandwidthMax": "a(st)", "AllowedCPUs": "ay",
 }  # fmt: skip
 _MANY = "a(sv)"
 _SCOPE = re.compile(rf"{groups.PREFIX}\d+\.\d+\.\d+\.scope")
@@ -200,7 +200,8 @@ def _typed(properties: Mapping[str, Any]) -> list[tuple[str, tuple[str, Any]]]:
     """As D-Bus wants them; what came through JSON has lists where there were pairs."""
     found = []
     for name, value in properties.items():
-        plain = [tuple(row) for row in value] if TYPES[name] != "t" else int(value)
+        kind = TYPES[name]
+        plain = int(value) if kind == "t" else bytes(value) if kind == "ay" else [tuple(row) for row in value]
         found.append((name, (TYPES[name], plain)))
     return found
 
@@ -214,9 +215,17 @@ def _chosen(facts: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any
 
 def _check(unit: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
-        same = int(found[name]) == int(value) if TYPES[name] == "t" else len(found[name]) == len(value)
-        if not same:
+        if not _is_same(TYPES[name], found[name], value):
             raise CallFailed(f"{name} of {unit} is {found[name]} after {value} was set", "Try again.")
+
+
+def _is_same(kind: str, found: Any, wanted: Any) -> bool:
+    """systemd writes sets of CPUs as long as it likes, and disks by other names."""
+    if kind == "t":
+        return int(found) == int(wanted)
+    if kind == "ay":
+        return bytes(found).rstrip(b"\0") == bytes(wanted).rstrip(b"\0")
+    return len(found) == len(wanted)
 
 
 def _lines(found: Mapping[str, Any]) -> str:

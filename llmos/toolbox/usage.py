@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 from llmos.errors import CallFailed, UsageError
 from llmos.messages import Caller, JsonObject, Observe
 from llmos.toolbox import groups, system, targets
+from llmos.toolbox.containers import meant
 from llmos.toolbox.context import Args, Context, Draft, Pair
 from llmos.toolbox.targets import Known
 from llmos.toolbox.values import human_duration, human_size, shown, table
@@ -33,7 +34,8 @@ def plan(args: Args, context: Context) -> Draft:
     tool = "resource.status"
     target = targets.resolve(args["target"], context, kind=args["kind"] or "", every=True, tool=tool)
     if not target.roots:
-        raise UsageError(f"{tool}: nothing of {target.label} runs", "See: llmos call service.status")
+        where = "docker.container.inspect" if target.container else "service.status"
+        raise UsageError(f"{tool}: nothing of {target.label} runs", f"See: llmos call {where}")
     told = {"label": target.label, "known": [one.model_dump() for one in target.known], "uid": context.uid}
     return Draft((Observe(observer=tool, args=told),), command=f"resources of {target.label}")
 
@@ -269,5 +271,5 @@ _FACTS: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
     "pids": _pids_facts,
 }
 
-PAIRS = {"resource.status": Pair(plan)}
+PAIRS = {"resource.status": Pair(plan, prepare=meant.ready)}
 OBSERVERS: dict[str, Callable[[JsonObject], str]] = {"resource.status": status}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmos.toolbox import groups
 from tests import dockerd
 
 from .docker import NAP, Bench, MakeHome, bench
@@ -97,6 +98,43 @@ def test_limits_are_read_back_and_undo_sets_those_of_before(at: Bench) -> None:
     assert "6M or more" in at.error("container.update", name="web", memory="1M")
     assert "on this machine" in at.error("container.update", name="web", cpus=4000)
     assert "`memory` or `cpus`" in at.error("container.update", name="web")
+
+
+def test_a_container_is_a_target_of_the_tools_for_resources_by_its_name(at: Bench) -> None:
+    at.nap("web")
+    pid = at.state("web")["Pid"]
+    asked = {"cpu": 50, "memory": "64M", "pids": 20, "cpu_weight": 30, "cpus": "0", "io": "1M"}
+    limited = at.one("resource.limit", target="container:web", **asked)
+    host = at.engine.inspect_container("web")["HostConfig"]
+    held = {"Memory": 64 << 20, "NanoCpus": 500_000_000, "PidsLimit": 20, "CpuShares": 307, "CpusetCpus": "0"}
+    assert held.items() <= host.items() and limited["effects"]["resources"] == ["container:web"]
+    assert "By the Docker Engine, read back" in limited["stdout"] and "1.0M a second" in limited["stdout"]
+    assert "of 64.0M" in at.one("resource.status", target="web", kind="container")["stdout"]
+    inner = [folder for folder in groups.ours() if f".{pid}." in folder.name]
+    assert inner and all(pid in groups.pids_in(folder) for folder in inner)
+    at.undo(limited["undo_id"])
+    every = (os.cpu_count() or 1) * 10**9
+    host = at.engine.inspect_container("web")["HostConfig"]
+    assert host["NanoCpus"] == every and not host["PidsLimit"]
+    assert not any(folder.exists() for folder in inner)
+    at.one("resource.limit", target="web", cpu=50)
+    freed = at.one("resource.release", target="web")
+    assert at.engine.inspect_container("web")["HostConfig"]["NanoCpus"] == every, freed
+    at.one("resource.priority", target="container:web", nice=7)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 7
+
+
+def test_a_container_that_does_not_run_is_limited_by_the_engine_alone(at: Bench) -> None:
+    at.nap("web")
+    at.engine.stop("web", timeout=0)
+    at.one("resource.limit", target="container:web", cpu=60)
+    args = {"target": "container:web", "cpu": 70, "io": "1M"}
+    refused = at.client.error("call", tool="resource.limit", args=args, cwd="/", consent="yes")
+    assert "does not run" in refused["message"]
+    assert at.engine.inspect_container("web")["HostConfig"]["NanoCpus"] == 600_000_000
+    args = {"target": "container:wev", "cpu": 5}
+    error = at.client.error("call", tool="resource.limit", args=args, cwd="/")
+    assert "Did you mean web?" in error["data"]["next_step"], error
 
 
 def test_a_removed_container_comes_back_where_nothing_of_it_is_lost(at: Bench) -> None:

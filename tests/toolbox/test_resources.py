@@ -142,6 +142,22 @@ def test_a_memory_limit_holds_and_nothing_stays_of_it_when_the_process_dies(do: 
 
 @grouped
 @pytest.mark.root
+@pytest.mark.skipif("cpuset" not in groups.trees(), reason="no control group for sets of CPUs")
+def test_cpus_bandwidth_and_weights_are_read_back_and_given_back(do: Do) -> None:
+    with running(*NAP) as (process, _):
+        asked = {"cpus": "0", "io": "1M", "io_weight": 50, "cpu_weight": 30, "pids": 20}
+        done = do("resource.limit", target=str(process.pid), **asked)
+        assert process.cpu_affinity() == [0], done.text
+        told = groups.limits_of(sorted(groups.ours_of(process.pid)))
+        assert told.model_dump(exclude_none=True) == {**asked, "io": 1 << 20}
+        undone(do, done)
+        assert not left(process) and process.cpu_affinity() == sorted(os.sched_getaffinity(0))
+        with pytest.raises(UsageError, match="no CPU 4000"):
+            do("resource.limit", target=str(process.pid), cpus="0,4000")
+
+
+@grouped
+@pytest.mark.root
 def test_children_come_along_also_later_ones_and_a_release_frees_them_all(do: Do) -> None:
     with running(*PARENT) as (process, shell):
         do("resource.limit", target=str(process.pid), cpu=30, memory="500M")

@@ -27,6 +27,7 @@ Doing = Callable[["APIClient", JsonObject], Changed]
 EXEC_TIMEOUT_S = 120.0
 MAX_OUTPUT_BYTES = 1 << 20
 _LAST_LINES = 5
+USUAL_SHARES = 1024
 _SHELL_SIGNS = frozenset("|&;<>$`*?(")
 
 
@@ -227,22 +228,33 @@ def _hang_up(raw: object) -> None:
 
 def _update(client: APIClient, args: JsonObject) -> Changed:
     found = the_container(client, args)
-    name, host = finding.title(found), found["HostConfig"]
-    asked = _limits(args, host)
-    before = _limits_before(client, asked, host)
+    if "limits" in args:
+        return set_limits(client, args, found, dict(args["limits"]))
+    asked = limits_asked(args.get("memory"), args.get("cpus"), found["HostConfig"])
+    return set_limits(client, args, found, asked)
+
+
+def set_limits(client: APIClient, args: JsonObject, found: JsonObject, asked: JsonObject) -> Changed:
+    """Tell the engine, in its own names, and read back; undone by the limits of before."""
+    name = finding.title(found)
+    before = _limits_before(client, asked, found["HostConfig"])
     if asked.get("MemorySwap") == -1:  # runc writes memory first then, which may be above the old sum
         _set(client, found, {**asked, "MemorySwap": 2 * asked["Memory"]})
         _set(client, found, {"MemorySwap": -1})
     else:
         _set(client, found, asked)
     now = the_container(client, on(args, found))["HostConfig"]
-    if wrong := [key for key, value in asked.items() if now.get(key) != value]:
+    if wrong := [key for key, value in asked.items() if not _holds(now.get(key), value)]:
         raise CallFailed(
             f"the engine took the limits of {name} but does not hold them: {', '.join(wrong)}",
             "See what it holds: docker.container.inspect",
         )
     back = step("docker.container.update", on(args, found, limits=before), _update_line(name, before))
-    return Changed(text=f"{name}: {_told(now)}.\n", reverse=(back,))
+    return Changed(text=f"{name}: {told(now)}. By the Docker Engine, read back.\n", reverse=(back,))
+
+
+def _holds(found: object, wanted: object) -> bool:
+    return found == wanted or (wanted == -1 and not found)
 
 
 def _set(client: APIClient, found: JsonObject, limits: JsonObject) -> None:
@@ -251,53 +263,65 @@ def _set(client: APIClient, found: JsonObject, limits: JsonObject) -> None:
     client._raise_for_status(client._post_json(url, data=limits))
 
 
-def _limits(args: JsonObject, host: JsonObject) -> JsonObject:
+def limits_asked(memory: int | None, cpus: float | None, host: JsonObject) -> JsonObject:
     """The engine's names and numbers. Swap keeps its share, or memory could not go above its old limit."""
-    if "limits" in args:
-        return dict(args["limits"])
     asked: JsonObject = {}
-    if args.get("memory"):
+    if memory:
         swap = max(0, host["MemorySwap"] - host["Memory"]) if host["MemorySwap"] > 0 else 0
-        asked = {"Memory": args["memory"], "MemorySwap": args["memory"] + swap}
-    if args.get("cpus"):
+        asked = {"Memory": memory, "MemorySwap": memory + swap}
+    if cpus:
         # The engine keeps one of two ways to say it, and refuses the other.
         by_quota = host.get("CpuQuota") and not host.get("NanoCpus")
         period = host.get("CpuPeriod") or 100_000
-        asked |= (
-            {"CpuQuota": round(args["cpus"] * period)}
-            if by_quota
-            else {"NanoCpus": round(args["cpus"] * 1e9)}
-        )
+        asked |= {"CpuQuota": round(cpus * period)} if by_quota else {"NanoCpus": round(cpus * 1e9)}
     return asked
 
 
 def _limits_before(client: APIClient, asked: JsonObject, host: JsonObject) -> JsonObject:
     """What takes it back. No limit cannot be said to the engine, so all there is stands for it."""
-    machine = client.info()
-    everything = {
-        "Memory": machine["MemTotal"], "MemorySwap": -1, "NanoCpus": machine["NCPU"] * 1_000_000_000,
-        "CpuQuota": -1,
-    }  # fmt: skip
+    everything = unbounded(client)
     return {key: host.get(key) or everything[key] for key in asked}
+
+
+def unbounded(client: APIClient) -> JsonObject:
+    """For each limit what comes nearest to none."""
+    machine = client.info()
+    cpus = int(machine["NCPU"])
+    return {
+        "Memory": machine["MemTotal"], "MemorySwap": -1, "NanoCpus": cpus * 1_000_000_000, "CpuQuota": -1,
+        "CpuShares": USUAL_SHARES, "CpusetCpus": f"0-{cpus - 1}" if cpus > 1 else "0", "PidsLimit": -1,
+    }  # fmt: skip
 
 
 def _update_line(name: str, limits: JsonObject) -> str:
     words = ["docker", "update"]
-    if "Memory" in limits:
-        words += ["--memory", str(limits["Memory"]), "--memory-swap", str(limits["MemorySwap"])]
-    if "NanoCpus" in limits:
-        words += ["--cpus", f"{limits['NanoCpus'] / 1e9:g}"]
-    if "CpuQuota" in limits:
-        words += ["--cpu-quota", str(limits["CpuQuota"])]
+    for key, option in _OPTIONS.items():
+        if key in limits:
+            value = f"{limits[key] / 1e9:g}" if key == "NanoCpus" else str(limits[key])
+            words += [option, value]
     return shlex.join([*words, name])
 
 
-def _told(host: JsonObject) -> str:
+_OPTIONS = {
+    "Memory": "--memory", "MemorySwap": "--memory-swap", "NanoCpus": "--cpus", "CpuQuota": "--cpu-quota",
+    "CpuShares": "--cpu-shares", "CpusetCpus": "--cpuset-cpus", "PidsLimit": "--pids-limit",
+}  # fmt: skip
+
+
+def told(host: JsonObject) -> str:
+    """The limits of a HostConfig in words."""
     memory = human_size(host["Memory"]) if host["Memory"] else "no limit"
     cpus = f"{host['NanoCpus'] / 1e9:g}" if host.get("NanoCpus") else "no limit"
     if host.get("CpuQuota", 0) > 0:
         cpus = f"{host['CpuQuota'] / (host.get('CpuPeriod') or 100_000):g}"
-    return f"memory {memory}, CPUs {cpus}"
+    words = [f"memory {memory}, CPUs {cpus}"]
+    if host.get("CpuShares", 0) not in (0, USUAL_SHARES):
+        words.append(f"CPU shares {host['CpuShares']} (usual is {USUAL_SHARES})")
+    if host.get("CpusetCpus"):
+        words.append(f"on CPU {host['CpusetCpus']}")
+    if (host.get("PidsLimit") or 0) > 0:
+        words.append(f"{host['PidsLimit']} processes")
+    return ", ".join(words)
 
 
 CHANGERS = {

@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 TIMEOUT_S = 60.0
 MAX_SAID_CHARS = 400  # of an error of the engine
 _NOT_NEEDED = ("ssl", "_ssl", "charset_normalizer", "chardet", "paramiko")
-_SYSTEM = ("/run/docker.sock", "/var/run/docker.sock")
+SYSTEM = ("/run/docker.sock", "/var/run/docker.sock")
 _INSTALL = "Install and start it (docker.io on Debian), or see: llmos doctor"
 # https://github.com/moby/moby: names.RestrictedNameChars; an id, or the head of one, is such a name too.
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
@@ -53,9 +53,9 @@ def socket_of(uid: int) -> str:
             )
         return named.removeprefix("unix://")
     own = (f"/run/user/{uid}/docker.sock", f"/run/user/{uid}/podman/podman.sock")
-    there = [path for path in (*_SYSTEM, *own) if _is_there(path)]
+    there = [path for path in (*SYSTEM, *own) if _is_there(path)]
     usable = [path for path in there if os.access(path, os.W_OK, effective_ids=True)]
-    return next(iter(usable or there), _SYSTEM[0])
+    return next(iter(usable or there), SYSTEM[0])
 
 
 def _is_there(path: str) -> bool:

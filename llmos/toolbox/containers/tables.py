@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from llmos.messages import Caller, Changed, JsonObject
+from llmos.toolbox import resources
 from llmos.toolbox.containers import (
     changing,
     images,
+    limiting,
     looking,
     plan_images,
     plan_running,
@@ -30,4 +32,6 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
     **running.CHANGERS,
     **images.CHANGERS,
     **volumes.CHANGERS,
+    "docker.container.limit": limiting.limiting(resources.change_limits),
+    "docker.container.release": limiting.releasing(resources.release),
 }
