@@ -134,7 +134,9 @@ PAIRS: Mapping[str, Pair] = Table(
         "docker.container.remove docker.container.exec docker.container.update docker.container.run "
         "docker.image.list docker.image.build docker.image.pull docker.image.tag docker.image.remove "
         "docker.image.prune docker.volume.list docker.volume.create docker.volume.remove "
-        "docker.volume.backup docker.network.list docker.network.connect docker.disk"
+        "docker.volume.backup docker.volume.restore docker.volume.prune docker.network.list "
+        "docker.network.create docker.network.remove docker.network.connect docker.network.disconnect "
+        "docker.disk"
     ),
 )
 OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = Table(
@@ -153,8 +155,8 @@ OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = Table(
     network="net.interfaces net.dns net.ping net.connections",
     containers=(
         "docker.container.list docker.container.inspect docker.container.logs docker.container.stats "
-        "docker.container.wait docker.image.list docker.image.prune docker.volume.list docker.network.list "
-        "docker.disk"
+        "docker.container.wait docker.image.list docker.image.prune docker.volume.list docker.volume.prune "
+        "docker.network.list docker.disk"
     ),
 )
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = Table(
@@ -174,6 +176,7 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = Table(
         "docker.container.limit docker.container.release docker.image.pull "
         "docker.image.build docker.image.tag docker.image.remove docker.image.prune "
         "docker.volume.create docker.volume.remove docker.volume.backup docker.volume.discard "
+        "docker.volume.restore docker.volume.prune docker.network.create docker.network.remove "
         "docker.network.connect docker.network.disconnect"
     ),
 )

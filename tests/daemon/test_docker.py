@@ -249,6 +249,62 @@ def test_a_volume_is_made_saved_and_removed(at: Bench) -> None:
     assert not at.engine.volumes()["Volumes"]
 
 
+def test_a_saved_volume_is_had_again_in_an_empty_one_and_hostile_archives_fill_none(at: Bench) -> None:
+    fill = "sh -c 'echo x > /data/f; ln -s f /data/l'"
+    at.done("container.run", image=IMAGE, command=fill, volumes=["old:/data"], detach=False)
+    at.done("volume.backup", name="old", archive="old.tgz")
+    assert "is not empty" in at.error("volume.restore", name="old", archive="old.tgz")
+    made = at.done("volume.restore", name="new", archive="old.tgz")
+    read = {"image": IMAGE, "command": "cat /data/l", "volumes": ["new:/data"], "detach": False}
+    assert at.done("container.run", **read)["stdout"] == "x\n"
+    at.undo(made["undo_id"])
+    assert [one["Name"] for one in at.engine.volumes()["Volumes"]] == ["old"]
+    with tarfile.open(at.work / "evil.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("../../evil"))
+    (at.work / "junk.tar.gz").write_bytes(b"no archive")
+    for archive in ("evil.tar", "junk.tar.gz"):
+        assert at.call("volume.restore", name="new", archive=archive)["status"] == "failed"
+    assert "no file" in at.error("volume.restore", name="new", archive="none.tar")
+    assert [one["Name"] for one in at.engine.volumes()["Volumes"]] == ["old"]
+
+
+def test_volumes_nobody_uses_are_shown_and_these_alone_are_removed(at: Bench) -> None:
+    for volume in at.engine.volumes()["Volumes"] or ():
+        at.engine.remove_volume(volume["Name"])
+    nameless = at.engine.create_volume()["Name"]
+    at.done("volume.create", name="named")
+    at.nap("web", volumes=["used:/data"])
+    assert "named" not in at.done("volume.prune", preview=True)["stdout"]
+    assert nameless in at.done("volume.prune", preview=True)["stdout"]
+    gone = at.done("volume.prune")
+    assert gone["effects"]["containers"] == [f"volume:{nameless}"] and "1 volumes" in gone["stdout"]
+    at.done("volume.prune", all=True)
+    assert [one["Name"] for one in at.engine.volumes()["Volumes"]] == ["used"]
+
+
+def test_networks_are_made_left_and_removed_and_each_comes_back(at: Bench) -> None:
+    at.done("network.create", name="vault", internal=True)
+    assert at.engine.inspect_network("vault")["Internal"]
+    at.nap("web", network="vault")
+    assert "web is connected" in at.error("network.remove", name="vault")
+    out = at.done("network.disconnect", container="web", network="vault")
+    assert not at.engine.inspect_container("web")["NetworkSettings"]["Networks"]
+    at.undo(out["undo_id"])
+    assert "vault" in at.engine.inspect_container("web")["NetworkSettings"]["Networks"]
+    at.engine.remove_container("web", force=True)
+    gone = at.done("network.remove", name="vault")
+    at.undo(gone["undo_id"])
+    assert at.engine.inspect_network("vault")["Internal"]
+    at.done("network.remove", name="vault")
+    made = at.done("network.create", name="vault")
+    at.undo(made["undo_id"])
+    assert not at.engine.networks(names=["vault"])
+    assert "stays" in at.error("network.remove", name="host")
+    assert "of its own" in at.error("network.create", name="bridge")
+    at.nap("lone")
+    assert "host network" in at.error("network.connect", container="lone", network="host")
+
+
 def test_a_container_joins_a_network_and_undo_takes_it_out(at: Bench) -> None:
     for name in ("outer", "inner"):
         at.engine.create_network(name, driver="bridge", internal=True)

@@ -38,8 +38,9 @@ docker.container.list docker.container.run docker.container.start docker.contain
 docker.container.restart docker.container.remove docker.container.logs docker.container.exec
 docker.container.stats docker.container.update docker.container.inspect docker.container.wait
 docker.image.list docker.image.build docker.image.pull docker.image.tag docker.image.remove docker.image.prune
-docker.volume.list docker.volume.create docker.volume.remove docker.volume.backup
-docker.network.list docker.network.connect docker.disk
+docker.volume.list docker.volume.create docker.volume.remove docker.volume.backup docker.volume.restore
+docker.volume.prune docker.network.list docker.network.create docker.network.remove docker.network.connect
+docker.network.disconnect docker.disk
 """.split()  # noqa: SIM905
 GOOD = """name = "my.head"
 summary = "First lines"

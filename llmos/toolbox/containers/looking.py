@@ -7,6 +7,7 @@ What a container prints, and the labels and names it bears, are data made by oth
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,15 @@ def unused(client: APIClient, *, every: bool) -> list[JsonObject]:
     return [one for one in found if one["Id"] not in used]
 
 
+def unused_volumes(client: APIClient, *, every: bool) -> list[str]:
+    """Volumes that no container, stopped ones included, has; only those nobody has named, or all."""
+    names = sorted(str(one["Name"]) for one in finding.volumes(client, dangling=True))
+    return [name for name in names if every or _ANONYMOUS.fullmatch(name)]
+
+
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
+
+
 def titles(one: JsonObject) -> list[str]:
     """The names of an image, or its id."""
     tags = [tag for tag in one.get("RepoTags") or () if tag != "<none>:<none>"]
@@ -179,6 +189,15 @@ def _would_go(client: APIClient, args: JsonObject) -> str:
         return "No image would be removed.\n"
     rows = [(", ".join(titles(one)), human_size(one["Size"])) for one in found]
     return table([("WOULD BE REMOVED", "SIZE"), *rows])
+
+
+def _volumes_to_go(client: APIClient, args: JsonObject) -> str:
+    names = unused_volumes(client, every=bool(args.get("all")))
+    if not names:
+        return "No volume would be removed.\n"
+    known = {one["Name"]: one["UsageData"]["Size"] for one in client.df().get("Volumes") or ()}
+    rows = [(name, human_size(max(0, known.get(name, 0)))) for name in names]
+    return table([("WOULD BE REMOVED, WITH ITS DATA", "SIZE"), *rows])
 
 
 # --- images, volumes, networks, space ----------------------------------------------------------------
@@ -265,6 +284,7 @@ OBSERVERS: dict[str, Callable[[JsonObject], str]] = {
         "docker.image.list": _images,
         "docker.image.prune": _would_go,
         "docker.volume.list": _volumes,
+        "docker.volume.prune": _volumes_to_go,
         "docker.network.list": _networks,
         "docker.disk": _disk,
     }.items()

@@ -1,21 +1,20 @@
-"""Plans of what changes volumes and networks."""
+"""Plans of what changes volumes."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmos.errors import UsageError
-from llmos.messages import Change, Effects, JsonObject
-from llmos.toolbox.containers import finding, spec, volumes
+from llmos.messages import Change, Effects, Observe
+from llmos.toolbox import inner
+from llmos.toolbox.containers import finding, looking, spec, volumes
 from llmos.toolbox.containers.engine import Work, check_name, check_new_name, socket_of
 from llmos.toolbox.containers.planning import looked_up
 from llmos.toolbox.context import Args, Context, Draft, Pair
 
-if TYPE_CHECKING:
-    from docker import APIClient
+_CHECK_S = 600
 
 
 def _plan_volume_create(args: Args, context: Context) -> Draft:
@@ -64,28 +63,62 @@ def _plan_backup(args: Args, context: Context) -> Draft:
     return Draft((step,), effects)
 
 
-def _plan_connect(args: Args, context: Context) -> Draft:
-    tool = "docker.network.connect"
-    container = check_name(tool, "container", args["container"])
-    network = check_name(tool, "network", args["network"])
-
-    def look(client: APIClient) -> JsonObject:
-        return {
-            "container": finding.container(client, container),
-            "network": finding.network(client, network),
-        }
-
-    engine, _ = looked_up(context, look)
-    line = shlex.join(["docker", "network", "connect", network, container])
-    step = Change(
-        changer=tool, args={"engine": engine, "container": container, "network": network}, shows=line
+def _plan_restore(args: Args, context: Context) -> Draft:
+    """The archive is checked in the sandbox first, like one that is extracted: for paths, bombs and room."""
+    tool = "docker.volume.restore"
+    name = check_new_name(tool, args["name"])
+    archive = os.path.realpath(context.absolute(args["archive"]))
+    if volumes.suffix_of(archive) is None:
+        ends = ", ".join(volumes.SUFFIXES)
+        raise UsageError(
+            f"{tool}: argument `archive`: its name does not say how it is packed", f"One of {ends}."
+        )
+    if not Path(archive).is_file() and not context.follows:
+        raise UsageError(f"{tool}: argument `archive`: there is no file {archive}", "Name the archive.")
+    engine, looked = looked_up(context, lambda client: {"all": finding.volumes(client)})
+    known = [one for one in (looked or {"all": ()})["all"] if one["Name"] == name]
+    behind = spec.bind_behind(known[0]) if known else None
+    told = {
+        "name": archive,
+        "archive": archive,
+        "packed": archive,
+        "inner": "data",
+        "to": "volume",
+        "limit": args.get("limit"),
+    }
+    check = inner.run("archive", {**told, "action": "check"}, timeout_s=_CHECK_S)
+    fill = Change(
+        changer=tool,
+        args={"engine": engine, "name": name, "archive": archive},
+        shows=f"# the files of {shlex.quote(archive)}, into the volume {name}",
     )
-    return Draft((step,), Effects(containers=(f"container:{container}", f"network:{network}")))
+    effects = Effects(
+        reads=(archive,), programs=(check.argv[0],), containers=(f"volume:{name}",),
+        settings=spec.reach({}, [behind]) if behind else (),
+    )  # fmt: skip
+    return Draft((check, fill), effects, command=fill.shows)
+
+
+def _plan_prune(args: Args, context: Context) -> Draft:
+    """The very volumes that would go, so that yes is said to these and to no others."""
+    every = bool(args.get("all"))
+    line = "docker volume prune -a" if every else "docker volume prune"
+    engine, looked = looked_up(
+        context, lambda client: {"unused": looking.unused_volumes(client, every=every)}
+    )
+    names = looked["unused"] if looked else []
+    if args.get("preview") or (not names and not context.follows):
+        step = Observe(observer="docker.volume.prune", args={"engine": engine, "all": every})
+        shown = f"{line} # a preview" if args.get("preview") else line
+        return Draft((step,), command=shown, read_only=True)
+    change = Change(changer="docker.volume.prune", args={"engine": engine, "names": names}, shows=line)
+    return Draft((change,), Effects(containers=tuple(f"volume:{name}" for name in names)))
 
 
 PAIRS = {
     "docker.volume.create": Pair(_plan_volume_create, prepare=Work.prepare),
     "docker.volume.remove": Pair(_plan_volume_remove, prepare=Work.prepare),
     "docker.volume.backup": Pair(_plan_backup, prepare=Work.prepare),
-    "docker.network.connect": Pair(_plan_connect, prepare=Work.prepare),
+    "docker.volume.restore": Pair(_plan_restore, prepare=Work.prepare),
+    "docker.volume.prune": Pair(_plan_prune, prepare=Work.prepare),
 }

@@ -11,7 +11,9 @@ from llmos.toolbox.containers import (
     images,
     limiting,
     looking,
+    networks,
     plan_images,
+    plan_networks,
     plan_running,
     plan_volumes,
     planning,
@@ -25,6 +27,7 @@ PAIRS: Mapping[str, Pair] = {
     **plan_running.PAIRS,
     **plan_images.PAIRS,
     **plan_volumes.PAIRS,
+    **plan_networks.PAIRS,
 }
 OBSERVERS: Mapping[str, Callable[[JsonObject], str]] = looking.OBSERVERS
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
@@ -32,6 +35,7 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
     **running.CHANGERS,
     **images.CHANGERS,
     **volumes.CHANGERS,
+    **networks.CHANGERS,
     "docker.container.limit": limiting.limiting(resources.change_limits),
     "docker.container.release": limiting.releasing(resources.release),
 }

@@ -1,8 +1,9 @@
-"""Changing volumes and networks: create, remove, back up, connect.
+"""Changing volumes: create, remove, prune, back up, restore.
 
 A volume is backed up without running anything: a container that is never started, of an empty image made for
 it, has the volume mounted read-only, and the engine hands its files out as a tar stream. The archive is
 written with the caller's rights, under a name of its own until it is whole, never over a file that is there.
+Restoring goes the same way back, into a volume that is empty: what is there is never written over.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from llmos.errors import CallFailed, DiskFull
-from llmos.messages import Caller, Change, Changed, JsonObject
+from llmos.messages import Caller, Changed, JsonObject
 from llmos.toolbox.containers import finding
 from llmos.toolbox.containers.changing import changer, step
 from llmos.toolbox.containers.engine import Work
@@ -102,14 +103,20 @@ def _stamp(path: str) -> list[int]:
 @contextlib.contextmanager
 def _looked_into(client: APIClient, volume: str) -> Iterator[Iterable[bytes]]:
     """The volume's files as a tar stream."""
-    image = _empty_image(client)
-    made = client.create_container_from_config({
-        "Image": image, "Cmd": ["none"],
-        "HostConfig": {"Mounts": [{"Type": "volume", "Source": volume, "Target": _PLACE, "ReadOnly": True}]},
-    })["Id"]  # fmt: skip
-    try:
+    with _mounting(client, volume, read_only=True) as made:
         stream, _ = client.get_archive(made, f"{_PLACE}/.")
         yield stream
+
+
+@contextlib.contextmanager
+def _mounting(client: APIClient, volume: str, *, read_only: bool) -> Iterator[str]:
+    """A container that has the volume and never runs."""
+    image = _empty_image(client)
+    mount = {"Type": "volume", "Source": volume, "Target": _PLACE, "ReadOnly": read_only}
+    body = {"Image": image, "Cmd": ["none"], "HostConfig": {"Mounts": [mount]}}
+    made = client.create_container_from_config(body)["Id"]
+    try:
+        yield made
     finally:
         client.remove_container(made, force=True)
         client.remove_image(image, force=True)
@@ -169,31 +176,85 @@ def _check_room(fd: int, archive: str) -> None:
         raise DiskFull(f"the disk of {archive} is full", "Choose a place with more room; nothing was kept.")
 
 
-# --- networks --------------------------------------------------
+# --- restore and prune --------------------------------------------------
 
 
-def _connect(client: APIClient, args: JsonObject) -> Changed:
-    container, network = _ends(client, args)
-    client.connect_container_to_network(container["Id"], network["Id"])
-    text = f"{finding.title(container)} is connected to {network['Name']}.\n"
-    return Changed(text=text, reverse=(_crossing("disconnect", args),))
+def _restore(client: APIClient, args: JsonObject) -> Changed:
+    """Into a volume that is made for it, or is empty; one that could not be filled is as it was before."""
+    name, archive = args["name"], args["archive"]
+    made = name not in {one["Name"] for one in finding.volumes(client)}
+    if made:
+        client.create_volume(name)
+    elif _holds_something(client, name):
+        raise CallFailed(
+            f"the volume {name} is not empty", "Choose a new name, or remove it first: docker.volume.remove"
+        )
+    try:
+        _fill(client, name, archive)
+    except BaseException:
+        _emptied(client, name, again=not made)
+        raise
+    back = step("docker.volume.remove", {"engine": args["engine"], "name": name}, f"docker volume rm {name}")
+    text = f"the volume {name} holds what was in {archive}.\n"
+    return Changed(text=text, reverse=(back,) if made else ())
 
 
-def _disconnect(client: APIClient, args: JsonObject) -> Changed:
-    container, network = _ends(client, args)
-    client.disconnect_container_from_network(container["Id"], network["Id"])
-    text = f"{finding.title(container)} is not connected to {network['Name']} any more.\n"
-    return Changed(text=text, reverse=(_crossing("connect", args),))
+def _holds_something(client: APIClient, name: str) -> bool:
+    with _looked_into(client, name) as chunks, tarfile.open(fileobj=_Stream(chunks), mode="r|") as tar:
+        return any(one.name.strip("./") for one in tar)
 
 
-def _ends(client: APIClient, args: JsonObject) -> tuple[JsonObject, JsonObject]:
-    return finding.container(client, args["container"]), finding.network(client, args["network"])
+class _Stream(io.RawIOBase):
+    """Chunks as a file."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), b""
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._rest) < size:
+            more = next(self._chunks, b"")
+            if not more:
+                break
+            self._rest += more
+        size = len(self._rest) if size < 0 else size
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found
 
 
-def _crossing(verb: str, args: JsonObject) -> Change:
-    given = {key: args[key] for key in ("engine", "container", "network")}
-    line = shlex.join(["docker", "network", verb, args["network"], args["container"]])
-    return step(f"docker.network.{verb}", given, line)
+def _fill(client: APIClient, name: str, archive: str) -> None:
+    """The engine unpacks it itself, inside the volume."""
+    try:
+        fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise CallFailed(f"{archive} cannot be read: {error.strerror}", "Name the archive anew.") from error
+    with os.fdopen(fd, "rb") as file, _mounting(client, name, read_only=False) as made:
+        client.put_archive(made, _PLACE, file)
+
+
+def _emptied(client: APIClient, name: str, *, again: bool) -> None:
+    with contextlib.suppress(Exception):  # the reason why it failed is what counts
+        client.remove_volume(name)
+        if again:
+            client.create_volume(name)
+
+
+def _prune(client: APIClient, args: JsonObject) -> Changed:
+    """Exactly the volumes that were shown; one that is used by now stays."""
+    unused = {one["Name"] for one in finding.volumes(client, dangling=True)}
+    gone = [name for name in args["names"] if name in unused and _removed(client, name)]
+    kept = len(args["names"]) - len(gone)
+    note = f" {kept} stayed: something uses them by now." if kept else ""
+    return Changed(text=f"{len(gone)} volumes are removed with their data.{note}\n")
+
+
+def _removed(client: APIClient, name: str) -> bool:
+    from docker.errors import APIError
+
+    try:
+        client.remove_volume(name)
+    except APIError:
+        return False
+    return True
 
 
 CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
@@ -201,6 +262,6 @@ CHANGERS: Mapping[str, Callable[[JsonObject, Caller], Changed]] = {
     "docker.volume.remove": changer(_remove),
     "docker.volume.backup": changer(_backup, 600.0),
     "docker.volume.discard": Work(_discard),
-    "docker.network.connect": changer(_connect),
-    "docker.network.disconnect": changer(_disconnect),
+    "docker.volume.restore": changer(_restore, 600.0),
+    "docker.volume.prune": changer(_prune, 600.0),
 }
