@@ -50,10 +50,10 @@ class SandboxSettings(_Section):
 
 class ServerSettings(_Section):
     max_queued: int = Field(default=64, ge=1)
-    max_clients: int = Field(default=256, ge=1)
-    # Of one user but root, where several share the daemon: nobody takes it all.
+    max_clients: int = Field(default=4096, ge=1)
+    # Of one user but root, where several share the daemon. Nobody takes more than they leave free, either.
     max_queued_per_user: int = Field(default=16, ge=1)
-    max_clients_per_user: int = Field(default=64, ge=1)
+    max_clients_per_user: int = Field(default=1024, ge=1)
     max_request_chars: int = Field(default=16_000, ge=100)
     approval_timeout_s: float = Field(default=900.0, gt=0, le=86400)  # a question nobody answers is a no
 

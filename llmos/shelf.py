@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -57,6 +58,12 @@ class Shelf(Generic[_M]):
 
     def remove(self, key: str) -> None:
         (self._folder / f"{key}.json").unlink(missing_ok=True)
+
+
+def check_share(what: str, owners: Iterable[int], uid: int, most: int) -> None:
+    """Nobody fills a shelf for the others. Raises Overloaded where this user has `most` there."""
+    if sum(owner == uid for owner in owners) >= most:
+        raise Overloaded(f"{most} of yours are kept already: {what}", "Remove some of them first.")
 
 
 def _age(file: Path) -> int:

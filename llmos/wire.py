@@ -43,6 +43,7 @@ class FrameBuffer:
 
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self._pending = bytearray()
+        self._searched = 0  # so much of it holds no end of a frame
         self._max_bytes = max_bytes
 
     @property
@@ -53,14 +54,15 @@ class FrameBuffer:
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield each completed frame without its newline; raises WireError when one is too long."""
         self._pending += chunk
-        start = 0
-        while (end := self._pending.find(b"\n", start)) >= 0:
+        start, searched = 0, self._searched
+        while (end := self._pending.find(b"\n", searched)) >= 0:
             self._check(end - start)
             frame = bytes(self._pending[start:end])
-            start = end + 1
+            start = searched = end + 1
             if frame.strip():
                 yield frame
         del self._pending[:start]
+        self._searched = len(self._pending)
         self._check(len(self._pending))
 
     def _check(self, num_bytes: int) -> None:

@@ -48,7 +48,7 @@ def llmos(capfd: pytest.CaptureFixture[str], isolated_home: Path) -> Llmos:
 def journal(isolated_home: Path) -> Audit:
     made = Audit(paths.audit_file())
     decide(made, "first", "ls -la")
-    made.finished("first", Outcome(exit_code=0, duration_ms=20), ok=True)
+    made.finished("first", Outcome(exit_code=0, duration_ms=20), ok=True, uid=0)
     decide(made, "second", "tool --password hunter2\n\x1b[31m=evil")
     made.note("committed", "second", {"paths": ["/a", "/b"]})
     return made

@@ -23,6 +23,7 @@ from llmos.daemon.hands import Hands
 from llmos.daemon.offload import Offload
 from llmos.daemon.routing import Minds
 from llmos.daemon.session import Session
+from llmos.daemon.shares import too_many
 from llmos.daemon.thinking import Planner
 from llmos.daemon.undoing import Undoing
 from llmos.errors import CallFailed, Cancelled, LlmosError, Overloaded, UsageError
@@ -61,7 +62,7 @@ class Broker:
         argv = worker_argv or supervisor.WORKER_ARGV
         self.planner = Planner(settings.model, worker_argv=argv)
         self.minds = Minds(self.planner, Offload(settings), _larger(settings, argv))
-        self.running: dict[str, Running] = {}
+        self.running: dict[tuple[int, str], Running] = {}  # by user and id
         self._watchers: set[Client] = set()
         self._hands: Hands | None = None
         self._recovered = False
@@ -180,30 +181,33 @@ class Broker:
         if len(self.running) >= self.settings.server.max_queued:
             raise Overloaded(f"{len(self.running)} requests are waiting already", "Try again in a moment.")
         self._check_share(session.job.caller)
-        if request_id in self.running:
+        key = (session.job.caller.uid, request_id)
+        if key in self.running:
             raise UsageError(f"a request with the id {request_id} is running", "Use a fresh id.")
-        self.running[request_id] = Running(session, owner, detached, time.monotonic())
+        self.running[key] = Running(session, owner, detached, time.monotonic())
         self._idle.clear()
 
     def _check_share(self, caller: Caller) -> None:
         """Nobody but root may take all places where several share them. Raises Overloaded."""
         if not self._shared or caller.uid == 0:
             return
-        own = sum(running.session.job.caller.uid == caller.uid for running in self.running.values())
-        if own >= self.settings.server.max_queued_per_user:
+        own, limits = sum(uid == caller.uid for uid, _ in self.running), self.settings.server
+        if own >= limits.max_queued_per_user or too_many(own, len(self.running), limits.max_queued):
             raise Overloaded(f"{own} of your requests are waiting already", "Try again when some are done.")
 
     def release(self, session: Session | Undoing) -> None:
-        del self.running[session.job.id]
+        del self.running[session.job.caller.uid, session.job.id]
         if not self.running:
             self._idle.set()
 
     def find(self, request_id: str, caller: Caller) -> Running:
         """A running request of this caller; raises UsageError. Others' requests do not exist for them."""
-        running = self.running.get(request_id)
-        if running is None or caller.uid not in (0, running.session.job.caller.uid):
+        if running := self.running.get((caller.uid, request_id)):
+            return running
+        others = [running for (_, name), running in self.running.items() if name == request_id]
+        if caller.uid != 0 or not others:
             raise UsageError(f"no request {request_id} is running", "See what runs: llmos status")
-        return running
+        return others[0]
 
     def left(self, client: Client) -> None:
         """A client has gone: its requests are cancelled, except detached ones."""

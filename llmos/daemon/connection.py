@@ -4,6 +4,7 @@
   start. An oversized frame cannot be skipped cheaply, so it is answered and the connection closed.
 - Control methods start at once and count against no limit, so they never wait behind work.
 - A client that does not read is cut off when MAX_UNSENT_BYTES wait for it; nobody else is slowed.
+- Frames are taken one at a time in the user's turn (`shares`), so a flood delays whoever sends it.
 - A frame that does not end in time is answered the same way.
 - A client that has gone loses its running requests. One that has only closed its sending side (socat
   does at end of input) still gets its answers. The kernel tells the two apart: EPOLLHUP.
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmos import wire
-from llmos.daemon import rpc
+from llmos.daemon import fairness, rpc
 from llmos.daemon.rpc import JsonObject
+from llmos.daemon.shares import Share
 from llmos.errors import LlmosError, Overloaded, WireError
 from llmos.messages import Caller
 
@@ -54,11 +56,12 @@ class Connection:
         writer: asyncio.StreamWriter,
         caller: Caller,
         table: Table,
-        hold: Callable[[int], None] | None = None,
+        share: Share | None = None,
     ) -> None:
-        """`hold` hears how many bytes of an unfinished frame wait here, and raises where that is too much."""
+        """`share` is what all connections of this user may hold together."""
         self.caller = caller
-        self._hold = hold
+        self._share = share or Share(bounded=False)
+        self._pending_bytes = 0  # of a frame that is not complete yet
         self.gone = False
         self._reader, self._writer = reader, writer
         self._table = table
@@ -70,6 +73,7 @@ class Connection:
 
     async def serve(self, hello: JsonObject) -> None:
         """Speak with the client until it has gone; never raises for what the client did."""
+        fairness.serving.set(self.caller.uid)
         try:
             self.send(rpc.notification("hello", hello))
             await self._read()
@@ -79,8 +83,7 @@ class Connection:
         except ConnectionError:
             pass  # it went away in the middle: the same as going away politely
         finally:
-            if self._hold:
-                self._hold(0)
+            self._wait_with(0)
             self.gone = True
             self._table.left(self)
             self._writer.close()
@@ -93,9 +96,14 @@ class Connection:
         frames = wire.FrameBuffer()
         while chunk := await self._next_chunk(frames.pending_bytes):
             for frame in frames.feed(chunk):
-                self._receive(frame)
-            if self._hold:
-                self._hold(frames.pending_bytes)
+                async with self._share.turn():
+                    self._receive(frame)
+            self._wait_with(frames.pending_bytes)
+
+    def _wait_with(self, num_bytes: int) -> None:
+        """So much of an unfinished frame waits here. Raises Overloaded."""
+        more, self._pending_bytes = num_bytes - self._pending_bytes, num_bytes
+        self._share.hold(more)
 
     async def _next_chunk(self, pending_bytes: int) -> bytes:
         """A frame that was begun has FRAME_TIMEOUT_S to end; between frames a client may be silent."""
@@ -147,17 +155,33 @@ class Connection:
             known = ", ".join(sorted(self._table.methods))
             self._refuse(request, rpc.unknown_method(request.method, known))
         elif request.method in self._table.control:
-            self._start(request, method, self._controls)
+            self._start(request, method, self._controls, len(frame))
         elif len(self._requests) >= MAX_RUNNING_REQUESTS:
             full = f"this connection already has {len(self._requests)} requests running"
             self._refuse(request, Overloaded(full, "Wait for one of them to finish."))
         else:
-            self._start(request, method, self._requests)
+            self._start(request, method, self._requests, len(frame))
 
-    def _start(self, request: rpc.Request, method: Method, group: set[asyncio.Task[None]]) -> None:
+    def _start(
+        self, request: rpc.Request, method: Method, group: set[asyncio.Task[None]], num_bytes: int
+    ) -> None:
+        try:
+            if group is self._requests:
+                self._share.check_working()
+            self._share.hold(num_bytes)
+        except Overloaded as error:
+            self._refuse(request, error)
+            return
+        self._share.working += 1
         task = asyncio.create_task(self._work(request, method))
         group.add(task)
-        task.add_done_callback(group.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            group.discard(task)
+            self._share.working -= 1
+            self._share.hold(-num_bytes)
+
+        task.add_done_callback(ended)
 
     async def _work(self, request: rpc.Request, method: Method) -> None:
         """The session's broad catch: whatever a request runs into ends that request, never the daemon."""
@@ -180,19 +204,20 @@ class Connection:
 
     def event(self, params: JsonObject, *, may_drop: bool = False) -> None:
         """Send progress; for an onlooker (`may_drop`) it is left out while much waits unread."""
-        if not (may_drop and self._unsent_bytes() > MAX_BACKLOG_BYTES):
+        if not (may_drop and self.unread_bytes > MAX_BACKLOG_BYTES):
             self.send(rpc.notification("event", params))
 
     def send(self, value: Any) -> None:
         if self._writer.is_closing():
             return
-        if self._unsent_bytes() > MAX_UNSENT_BYTES:
+        if self.unread_bytes > MAX_UNSENT_BYTES or self._share.reads_too_little(self):
             log.warning("cut off a client of uid %d that does not read", self.caller.uid)
             self._writer.transport.abort()
             return
         self._writer.write(wire.encode(value))
 
-    def _unsent_bytes(self) -> int:
+    @property
+    def unread_bytes(self) -> int:
         return self._writer.transport.get_write_buffer_size()
 
 

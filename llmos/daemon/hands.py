@@ -206,7 +206,8 @@ class Hands:
         from llmos.guard import undostore
 
         entries = self.gate.audit.history(limit, caller.uid)
-        kept = {entry.header.request_id: entry for entry in undostore.entries()}
+        own = [entry for entry in undostore.entries() if entry.header.uid == caller.uid]
+        kept = {entry.header.request_id: entry for entry in own}
         for told in entries:
             if found := kept.get(str(told["id"])):
                 told |= {"undo_id": found.header.request_id, "undo": found.state.settled}

@@ -11,9 +11,10 @@ import asyncio
 from llmos import paths
 from llmos.errors import UsageError
 from llmos.messages import Caller, JsonObject, Message, Pinned
-from llmos.shelf import Shelf
+from llmos.shelf import Shelf, check_share
 
-MAX_WAITING = 500
+MAX_WAITING = 10_000
+MAX_WAITING_OF_ONE = 500  # of one user: nobody fills it for the others
 
 
 class Waiting(Message):
@@ -58,6 +59,9 @@ class Inbox:
             if same and [_asked(call) for call in other.calls] == [_asked(call) for call in item.calls]:
                 item = item.model_copy(update={"id": other.id})
                 break
+        else:
+            owners = (other.uid for other in self._waiting.values())
+            check_share("inbox", owners, item.uid, MAX_WAITING_OF_ONE)
         await asyncio.to_thread(self._shelf.put, item.id, item)
         self._waiting[item.id] = item
         return item

@@ -6,6 +6,7 @@ requests are several lines, and each is answered when it is done.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ INTERNAL_ERROR = -32603
 
 JsonObject = dict[str, Any]
 RequestId = str | int | float | None
+MAX_VALUES = 100_000  # of one frame: each takes many times its length once it is read
+_SMALL = 1 << 18  # bytes; so much cannot hold too many
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 MEMBERS = frozenset({"jsonrpc", "method", "params", "id"})
 
 
@@ -49,6 +53,8 @@ class Request:
 
 def parse(frame: bytes) -> Request:
     """Read one frame; raises Fault with the specification's code."""
+    if len(frame) > _SMALL and _holds_too_many(frame):
+        raise Fault(INVALID_REQUEST, f"the frame holds over {MAX_VALUES} values", "Ask for less at once.")
     try:
         value = wire.decode(frame)
     except WireError as error:
@@ -58,6 +64,11 @@ def parse(frame: bytes) -> Request:
     if not isinstance(value, dict):
         raise Fault(INVALID_REQUEST, "the frame is not a JSON object", "Send one request object per line.")
     return _request(value)
+
+
+def _holds_too_many(frame: bytes) -> bool:
+    """Before it is read. Where there are many commas, those of texts are left out."""
+    return frame.count(b",") > MAX_VALUES and _STRING.sub(b"", frame).count(b",") > MAX_VALUES
 
 
 def _request(value: JsonObject) -> Request:

@@ -25,7 +25,7 @@ from typing import Any
 import llmos
 from llmos import config, paths, wire
 from llmos.config import Settings
-from llmos.daemon import listening, rpc, systemd
+from llmos.daemon import fairness, listening, rpc, shares, systemd
 from llmos.daemon.broker import Broker
 from llmos.daemon.connection import Connection
 from llmos.daemon.methods import Methods
@@ -68,6 +68,7 @@ class Server:
 
     async def _start_up(self, sock: socket.socket) -> asyncio.Server:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(fairness.Threads())
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: embedded
                 loop.add_signal_handler(number, self.stop)
@@ -128,8 +129,9 @@ class Server:
             writer.write(wire.encode(rpc.refusal(None, refusal)))
             writer.close()
             return
-        hold = self._shares.holder(caller.uid) if self._limits(caller) else None
-        connection = Connection(reader, writer, caller, self._methods, hold)
+        share = self._shares.of(caller.uid, bounded=self._limits(caller))
+        connection = Connection(reader, writer, caller, self._methods, share)
+        share.connections.add(connection)
         task = asyncio.current_task()
         assert task is not None
         self._connections[connection] = task
@@ -139,6 +141,7 @@ class Server:
             )
         finally:
             del self._connections[connection]
+            self._shares.left(caller.uid, connection)
 
     def _refusal(self, caller: Caller) -> LlmosError | None:
         if not self._shared and caller.uid not in (0, os.getuid()):
@@ -146,12 +149,15 @@ class Server:
                 f"this daemon serves uid {os.getuid()}, and you are uid {caller.uid}",
                 "Start your own: unset LLMOS_SOCKET and run llmos.",
             )
-        limits = self._broker.settings.server
-        if len(self._connections) >= limits.max_clients:
+        limits, everybody = self._broker.settings.server, len(self._connections)
+        if everybody >= limits.max_clients:
             most = f"{limits.max_clients} clients are connected, more are not served"
             return Overloaded(most, "Try again later.")
-        own = sum(one.caller.uid == caller.uid for one in self._connections)
-        if self._limits(caller) and own >= limits.max_clients_per_user:
+        own = self._shares.count(caller.uid)
+        most_of_one = own >= limits.max_clients_per_user or shares.too_many(
+            own, everybody, limits.max_clients
+        )
+        if self._limits(caller) and most_of_one:
             return Overloaded(f"you have {own} connections open already", "Close some of them.")
         return None
 

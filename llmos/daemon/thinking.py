@@ -1,8 +1,8 @@
 """The broker's side of the planner: one worker process, started when first needed and never trusted.
 
-Requests wait their turn: the worker thinks about one at a time. A worker that dies or sends what is
-no frame is replaced, and the request it was on is tried once more: thinking executes nothing, so
-trying again is safe. One that hangs is killed. One that keeps dying is started ever more rarely.
+Requests wait their turn, users going round: the worker thinks about one at a time. A worker that dies or
+sends what is no frame is replaced, and the request it was on is tried once more: thinking executes
+nothing, so trying again is safe. One that hangs is killed. One that keeps dying is started ever more rarely.
 After `idle_unload_s` without a request the worker ends, and its memory with it.
 
 What it sends is data: typed by `messages`, judged later by the gate. This module judges nothing.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from llmos.config import ModelSettings
 from llmos.daemon import supervisor
+from llmos.daemon.fairness import Turns, serving
 from llmos.daemon.link import Link, LinkLost
 from llmos.daemon.waiting import done_or_set
 from llmos.errors import Cancelled, PlannerDied
@@ -44,7 +45,7 @@ class Planner:
         self._argv = tuple(worker_argv)
         self._tools: tuple[ToolSpec, ...] = ()
         self._link: Link | None = None
-        self._turn = asyncio.Lock()  # first come, first served
+        self._turn = Turns()
         self._turns: set[asyncio.Task[Thought]] = set()
         self._idle: asyncio.TimerHandle | None = None
         self._outdated = False
@@ -111,7 +112,7 @@ class Planner:
     async def _take_turn(
         self, think: Think, cancel: asyncio.Event, on_start: OnStart, on_delta: OnDelta
     ) -> Thought:
-        async with self._turn:
+        async with self._turn.of(serving.get()):
             if self._idle is not None:
                 self._idle.cancel()
             try:

@@ -27,11 +27,12 @@ from llmos.daemon.filewatch import FileWatch
 from llmos.daemon.inbox import Inbox, Waiting
 from llmos.errors import LlmosError, UsageError
 from llmos.messages import Caller, Message, Pinned, Result, ToolCall
-from llmos.shelf import Shelf
+from llmos.shelf import Shelf, check_share
 
 log = logging.getLogger(__name__)
 
-MAX_TRIGGERS = 200
+MAX_TRIGGERS = 4000
+MAX_TRIGGERS_OF_ONE = 200  # of one user
 MAX_FAILURES = 5
 MAX_QUIET_WAIT_S = 60.0  # a folder that never comes to rest fires all the same
 HOUR_S = 3600.0
@@ -111,6 +112,8 @@ class Triggers:
 
     async def add(self, trigger: Trigger) -> None:
         """Keep it and begin to watch. Raises UsageError, Overloaded, DiskFull."""
+        owners = (other.uid for other in self._known.values())
+        check_share("triggers", owners, trigger.uid, MAX_TRIGGERS_OF_ONE)
         await self._arm(trigger)
         try:
             await self._keep(trigger)

@@ -12,6 +12,7 @@ on. Secrets are left out as far as `redaction` knows their shapes.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import threading
 from collections import deque
@@ -30,6 +31,8 @@ from llmos.messages import Caller, JsonObject, Outcome, Plan, Verdict
 
 OWN_KINDS = frozenset({"decided", "finished", "recovered", "checkpoint", "dropped"})
 OWN_KEYS = frozenset({"seq", "prev", "time", "mac", "kind", "id"})
+MAX_ENTRY_BYTES = 256 << 10  # a few large calls must not push everybody's older lines out of the files
+_LARGE = ("given", "effects", "args")  # left out of a larger entry, in this order, until it fits
 
 
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ class Audit:
         self._journald = journald
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()
-        self._open: dict[str, int] = {}  # request id -> number of its newest decision
+        self._open: dict[tuple[int, str], int] = {}  # user and request -> number of its newest decision
 
     # --- writing ---
 
@@ -85,13 +88,13 @@ class Audit:
         }  # fmt: skip
         seq = self._append(entry)
         if runs:  # else nothing will be finished
-            self._open[request_id] = seq
+            self._open[caller.uid, request_id] = seq
         return seq
 
-    def finished(self, request_id: str, outcome: Outcome, *, ok: bool) -> int:
+    def finished(self, request_id: str, outcome: Outcome, *, ok: bool, uid: int) -> int:
         """Write what came of the request's newest decision. Raises DiskFull, CallFailed."""
         entry: JsonObject = {
-            "kind": "finished", "id": request_id, "of": self._open.pop(request_id, -1), "ok": ok,
+            "kind": "finished", "id": request_id, "of": self._open.pop((uid, request_id), -1), "ok": ok,
             "exit_code": outcome.exit_code, "timed_out": outcome.timed_out,
             "cancelled": outcome.cancelled, "duration_ms": round(outcome.duration_ms, 3),
         }  # fmt: skip
@@ -106,7 +109,7 @@ class Audit:
 
     def _append(self, entry: JsonObject) -> int:
         """Wait for a turn; whoever has it writes for all who wait."""
-        waiting = _Waiting(redact(entry))
+        waiting = _Waiting(_bounded(redact(entry)))
         self._queue.append(waiting)
         with self._lock:
             while not waiting.done:
@@ -179,6 +182,18 @@ def _history_entry(line: JsonObject, end: JsonObject | None) -> JsonObject:
         return {**entry, "status": status, "exit_code": end["exit_code"], "duration_ms": end["duration_ms"]}
     status = {"deny": "denied"}.get(line["verdict"], "needs_approval") if not line["runs"] else "interrupted"
     return {**entry, "status": status, "exit_code": None, "duration_ms": None}
+
+
+def _bounded(entry: JsonObject) -> JsonObject:
+    """What is left out of an entry that is too large is told by its length and its hash."""
+    for key in _LARGE:
+        if len(json.dumps(entry)) <= MAX_ENTRY_BYTES:
+            break
+        if key in entry:
+            text = json.dumps(entry[key], sort_keys=True).encode()
+            told = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+            entry = {**entry, key: {"left_out": told}}
+    return entry
 
 
 def _fail(group: list[_Waiting], error: LlmosError) -> None:

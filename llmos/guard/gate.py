@@ -316,7 +316,7 @@ class Gate:
 
     def finished(self, permit: Permit, outcome: Outcome, *, ok: bool) -> None:
         """Write down what came of a permit."""
-        self.audit.finished(permit.request_id, outcome, ok=ok)
+        self.audit.finished(permit.request_id, outcome, ok=ok, uid=permit.caller.uid)
 
     # --- answers given for good, and questions ---
 

@@ -79,6 +79,8 @@ def _change(line: JsonObject, verdict: Verdict) -> Change:
 
 def _as_it_was(line: JsonObject, policy: Policy) -> tuple[Plan, Facts]:
     where: JsonObject = line["given"]
+    if "left_out" in where:
+        raise KeyError("it was too large to be kept")
     uid, cwd = int(line["uid"]), str(line["cwd"])
     home = places.home_of(uid)
     user, groups = account(uid, int(where["gid"]))

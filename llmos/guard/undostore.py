@@ -9,7 +9,7 @@
     undo/ID/objects/N         what the N-th change displaced, or is going to put in place
 
 A folder without a manifest or a deed is an attempt that never touched anything. The store has a quota and its
-entries expire, oldest first (`[undo]` in config.toml).
+entries expire, oldest first, of whoever keeps most (`[undo]` in config.toml).
 Not protected against: its owner changing files in it; they are only his.
 """
 
@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -224,18 +225,29 @@ def remove(folder: Path) -> None:
 
 
 def prune(settings: UndoSettings) -> list[str]:
-    """Remove what has expired and, oldest first, what is over the quota; the ids. Call it `locked`."""
+    """Remove what has expired and what is over the quota; the ids. Call it `locked`."""
     kept = [entry for entry in entries() if not entry.state.doing]
     oldest = time.time() - settings.max_age_days * DAY_S
-    total = sum(entry.header.kept_bytes for entry in kept)
-    gone = []
-    for entry in kept:
-        if total <= settings.max_bytes and max(entry.header.time, entry.state.time) >= oldest:
-            continue
-        total -= entry.header.kept_bytes
+    expired = [entry for entry in kept if max(entry.header.time, entry.state.time) < oldest]
+    gone = [*expired, *_over(settings.max_bytes, [entry for entry in kept if entry not in expired])]
+    for entry in gone:
         remove(entry.folder)
-        gone.append(entry.header.id)
-    return gone
+    return [entry.header.id for entry in gone]
+
+
+def _over(max_bytes: int, kept: list[Entry]) -> Iterator[Entry]:
+    """What has to go for the quota: the oldest of whoever keeps most, so that nobody pushes out others'."""
+    total = sum(entry.header.kept_bytes for entry in kept)
+    held: Counter[int] = Counter()
+    for entry in kept:
+        held[entry.header.uid] += entry.header.kept_bytes
+    while total > max_bytes:
+        uid = max(held, key=held.__getitem__)
+        entry = next(entry for entry in kept if entry.header.uid == uid)
+        kept.remove(entry)
+        held[uid] -= entry.header.kept_bytes
+        total -= entry.header.kept_bytes
+        yield entry
 
 
 def remove_attempts() -> None:

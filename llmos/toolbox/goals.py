@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass
 from llmos import paths
 from llmos.errors import UsageError
 from llmos.messages import Caller, Change, Changed, Effects, JsonObject, Message, Observe
-from llmos.shelf import Shelf
+from llmos.shelf import Shelf, check_share
 from llmos.toolbox import targets
 from llmos.toolbox.context import Args, Context, Draft, Pair, ProcessInfo
 from llmos.toolbox.values import shown
 
 MAX_GOALS = 50
+MAX_GOALS_OF_ONE = 10  # of one user but root
 _NAME_CHARS = 80
 
 
@@ -122,6 +123,8 @@ def _name(args: Args, key: str) -> str:
 
 def add(args: JsonObject, caller: Caller) -> Changed:
     goal = Goal.model_validate(args["goal"]).model_copy(update={"uid": caller.uid, "gid": caller.gid})
+    if caller.uid != 0:
+        check_share("goals", (other.uid for other in shelf().all().values()), goal.uid, MAX_GOALS_OF_ONE)
     shelf().put(goal.id, goal)
     text = f"Goal {goal.id} is kept from now on: {goal.told}. See: llmos goals\n"
     back = Change(changer="goal.remove", args={"id": goal.id}, shows=f"give the goal {goal.id} up")

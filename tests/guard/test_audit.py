@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from llmos.config import AuditSettings
 from llmos.errors import CallFailed
 from llmos.guard import audit_files
-from llmos.guard.audit import Audit
+from llmos.guard.audit import MAX_ENTRY_BYTES, Audit
 from llmos.guard.audit_journald import Journald
 from llmos.messages import Caller, Decision, Effects, Outcome, Plan, ToolCall, Verdict
 
@@ -45,10 +45,29 @@ def journal(tmp_path: Path) -> Audit:
     return Audit(tmp_path / "state" / "audit.jsonl")
 
 
+def test_a_call_as_large_as_a_frame_is_told_by_its_hash_and_costs_no_room(journal: Audit) -> None:
+    """Else a few of one user's would push everybody's older lines out of the files."""
+    many = [f"/{'x' * 200}/{number}" for number in range(20_000)]
+    large = plan("rm").model_copy(update={"call": ToolCall(tool="file.delete", args={"paths": many})})
+    journal.decided(large, VERDICT, CALLER, request_id="large", cwd="/", approved=False, runs=True)
+    (entry,) = journal.history(10)
+    assert set(entry["args"]["left_out"]) == {"bytes", "sha256"} and entry["status"] == "interrupted"
+    assert journal.path.stat().st_size < MAX_ENTRY_BYTES and not journal.verify().problem
+
+
+def test_two_users_requests_of_one_name_are_told_apart(journal: Audit) -> None:
+    decide(journal, "same")
+    other = Caller(uid=1001, gid=1001)
+    journal.decided(plan("ls"), VERDICT, other, request_id="same", cwd="/", approved=False, runs=True)
+    journal.finished("same", Outcome(exit_code=0), ok=True, uid=1000)
+    journal.finished("same", Outcome(exit_code=1), ok=False, uid=1001)
+    assert [journal.history(5, uid)[0]["status"] for uid in (1000, 1001)] == ["done", "failed"]
+
+
 def test_a_decision_and_its_end_are_a_pair(journal: Audit) -> None:
     assert decide(journal, "a") == 1  # line 0 is the checkpoint that names the key
     assert decide(journal, "b") == 2
-    journal.finished("a", Outcome(exit_code=3, duration_ms=5), ok=False)
+    journal.finished("a", Outcome(exit_code=3, duration_ms=5), ok=False, uid=1000)
     first, second = journal.history(10)
     assert (first["id"], first["status"], first["exit_code"]) == ("a", "failed", 3)
     assert (second["id"], second["status"]) == ("b", "interrupted")
