@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmos.messages import JsonObject, Observe
-from llmos.toolbox.advisor.findings import Finding, findings
+from llmos.toolbox.advisor.finding import Finding
+from llmos.toolbox.advisor.findings import findings
 from llmos.toolbox.advisor.measure import measure, note_on
 from llmos.toolbox.context import Args, Context, Draft, Pair
 

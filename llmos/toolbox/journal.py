@@ -24,6 +24,7 @@ PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "deb
 _LOCAL_ONLY = 1  # SD_JOURNAL_LOCAL_ONLY
 _FOLDERS = ("/var/log/journal", "/run/log/journal")
 _MAX_MESSAGE_CHARS = 2000
+_MOST_COUNTED = 20_000  # entries: some tenths of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,28 @@ def read(wanted: Wanted, uid: int) -> list[str]:
         with _opened() as journal:
             _match(journal, wanted, uid)
             return list(reversed(list(_backwards(journal, wanted))))
+
+
+Counts = dict[tuple[str, str], tuple[str, int]]  # unit and whose: its last message, and how many
+
+
+def errors_by_unit(begin: float, middle: float, uid: int) -> tuple[Counts, Counts]:
+    """Entries of err and worse by unit, from `begin` to `middle` and since. Raises as `read` does."""
+    before: Counts = {}
+    since: Counts = {}
+    wanted = Wanted(since=begin, priority=PRIORITIES.index("err"), lines=_MOST_COUNTED)
+    with rights.acting_as(uid):
+        _check_readable()
+        with _opened() as journal:
+            _match(journal, wanted, uid)
+            for when in _each_backwards(journal, wanted):
+                unit = _field(journal, "_SYSTEMD_UNIT") or "kernel"
+                own = _field(journal, "_SYSTEMD_USER_UNIT")
+                counts = since if when >= middle else before
+                key = (own, "user") if own else (unit, "system")
+                last, number = counts.get(key) or (_message(journal), 0)
+                counts[key] = last, number + 1
+    return before, since
 
 
 def is_partial(uid: int) -> bool:
@@ -122,7 +145,13 @@ def _add(journal: ctypes.c_void_p, field: str) -> None:
 
 
 def _backwards(journal: ctypes.c_void_p, wanted: Wanted) -> Iterator[str]:
-    """From the newest entry that is wanted to the oldest; stops at `since`, or after `lines`."""
+    for when in _each_backwards(journal, wanted):
+        yield _line(journal, when)
+
+
+def _each_backwards(journal: ctypes.c_void_p, wanted: Wanted) -> Iterator[float]:
+    """The time of each entry, which can be looked into then, from the newest that is wanted to the oldest;
+    stops at `since`, or after `lines`."""
     library = _library()
     if wanted.until:
         _check(library.sd_journal_seek_realtime_usec(journal, ctypes.c_uint64(int(wanted.until * 1e6) + 1)))
@@ -134,7 +163,7 @@ def _backwards(journal: ctypes.c_void_p, wanted: Wanted) -> Iterator[str]:
         when = _realtime(journal)
         if when < wanted.since:
             return
-        yield _line(journal, when)
+        yield when
 
 
 def _realtime(journal: ctypes.c_void_p) -> float:
@@ -148,8 +177,11 @@ def _line(journal: ctypes.c_void_p, when: float) -> str:
     stamp = datetime.datetime.fromtimestamp(when).isoformat(" ", "seconds")
     who = _field(journal, "SYSLOG_IDENTIFIER") or _field(journal, "_COMM") or "kernel"
     pid = _field(journal, "_PID")
-    message = shown(_field(journal, "MESSAGE").rstrip("\n"))[:_MAX_MESSAGE_CHARS]
-    return f"{stamp} {shown(who)}{f'[{pid}]' if pid else ''}: {message}"
+    return f"{stamp} {shown(who)}{f'[{pid}]' if pid else ''}: {_message(journal)}"
+
+
+def _message(journal: ctypes.c_void_p) -> str:
+    return shown(_field(journal, "MESSAGE").rstrip("\n"))[:_MAX_MESSAGE_CHARS]
 
 
 def _field(journal: ctypes.c_void_p, name: str) -> str:

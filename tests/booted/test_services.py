@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -243,3 +244,18 @@ def test_packages_are_roots_business_and_must_exist(shop: Machine) -> None:
     assert package(shop, "install", "lamp", user="nobody")["error"].startswith("Denied: only root")
     assert "Unable to locate package no-such-zz" in package(shop, "install", "no-such-zz")["error"]
     assert package(shop, "remove", "no-such-zz")["text"] == "no-such-zz is not installed\n"
+
+
+def test_the_advisor_counts_the_errors_of_units_and_says_where_to_look(web: Machine) -> None:
+    script = 'i=0; while [ $i -lt 40 ]; do echo \\"<3>no database\\"; i=$((i+1)); done; exec sleep 100'
+    text = f'[Service]\nExecStart=/bin/sh -c "{script}"\n'
+    web.path("/etc/systemd/system/noisy.service").write_text(text)
+    web.ok("systemctl", "daemon-reload")
+    web.ok("systemctl", "start", "noisy.service")
+    web.ok("journalctl", "--sync")
+    found = json.loads(look(web, "advise", about="services", json=True))["findings"]
+    kinds = {(one["kind"], one["numbers"]["unit"]): one for one in found}
+    noisy = kinds["errors", "noisy.service"]
+    assert noisy["numbers"]["errors"] == 40 and "no database" in noisy["evidence"][1]
+    assert noisy["suggestions"][0]["args"] == {"name": "noisy.service", "lines": 50, "priority": "err"}
+    assert ("failed-unit", "broken.service") in kinds and ("errors", "web.service") not in kinds

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +137,39 @@ def test_a_container_that_does_not_run_is_limited_by_the_engine_alone(at: Bench)
     args = {"target": "container:wev", "cpu": 5}
     error = at.client.error("call", tool="resource.limit", args=args, cwd="/")
     assert "Did you mean web?" in error["data"]["next_step"], error
+
+
+def test_the_advisor_names_containers_in_trouble_and_what_would_mend_them(at: Bench) -> None:
+    body = {
+        "Image": IMAGE,
+        "Cmd": ["sh", "-c", "exit 3"],
+        "HostConfig": {"RestartPolicy": {"Name": "always"}},
+    }
+    at.engine.start(at.engine.create_container_from_config(body, "crash")["Id"])
+    probe = {"Test": ["CMD-SHELL", "echo db is away; false"], "Interval": 10**9, "Retries": 1}
+    body = {"Image": IMAGE, "Cmd": ["sleep", "60"], "Healthcheck": probe}
+    at.engine.start(at.engine.create_container_from_config(body, "sick")["Id"])
+    eats = "sh -c 'dd if=/dev/zero of=/dev/null bs=100M count=1; sleep 60'"
+    at.done("container.run", image=IMAGE, name="hungry", command=eats, memory="20M")
+    deadline = time.monotonic() + 20
+    while at.state("sick")["Health"]["Status"] != "unhealthy" or not _restarts(at, "crash"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    found = json.loads(at.one("advise", json=True)["stdout"])["findings"]
+    by_kind = {one["kind"]: one for one in found if one["kind"].startswith(("container", "oom"))}
+    assert "db is away" in by_kind["container-unhealthy"]["evidence"][0]
+    assert by_kind["container-restarting"]["suggestions"][1] == {
+        "tool": "docker.container.stop", "args": {"name": "crash"}, "why": "let it rest for now",
+    }  # fmt: skip
+    killed = next(one for one in found if one["kind"] == "oom-kill" and "hungry" in one["what"])
+    call = killed["suggestions"][0]
+    assert call["tool"] == "resource.limit" and call["args"]["memory"] == "30M"
+    at.one(call["tool"], **call["args"])
+    assert at.engine.inspect_container("hungry")["HostConfig"]["Memory"] == 30 << 20
+
+
+def _restarts(at: Bench, name: str) -> bool:
+    return int(at.engine.inspect_container(name)["RestartCount"]) >= 3
 
 
 def test_a_removed_container_comes_back_where_nothing_of_it_is_lost(at: Bench) -> None:

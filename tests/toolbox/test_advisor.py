@@ -6,11 +6,12 @@ Growth and forecasts are also asked of made-up series, with hypothesis.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.toolbox import groups
-from llmos.toolbox.advisor import facts, measure
-from llmos.toolbox.advisor.findings import Finding, findings
+from llmos.toolbox.advisor import facts, kernel, measure
+from llmos.toolbox.advisor.finding import Finding
+from llmos.toolbox.advisor.findings import findings
 from llmos.toolbox.catalog import Catalog
 from llmos.toolbox.context import Context
 from llmos.toolbox.limits import Limits
@@ -39,6 +41,8 @@ PROGRAMS = {
            "for _ in range(600): file.write('the same again\\n' * 2000); file.flush(); time.sleep(0.1)",
     "hog": "import mmap, sys, time\nsys.stdin.readline()\nheld = mmap.mmap(-1, 123 << 20)\n"
            "for _ in range(123): held.write(b'x' * (1 << 20))\nprint('ready', flush=True)\ntime.sleep(60)",
+    "hung": "import sys\nopen(sys.argv[1], 'w').write('x')",
+    "eater": "import sys\nsys.stdin.readline()\nheld = bytearray(b'x' * (200 << 20))",
     "busy": "import time\nprint('ready', flush=True)\nend = time.time() + 30\nwhile time.time() < end: pass",
 }  # fmt: skip
 
@@ -69,7 +73,8 @@ class Trouble:
         assert process.stdout.readline() == "ready\n"
 
     def _end(self, process: subprocess.Popen[str]) -> None:
-        os.killpg(process.pid, 9)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, 9)
         process.communicate()
 
     def fill(self) -> None:
@@ -88,6 +93,27 @@ class Trouble:
         hog.stdin.flush()
         self.ready(hog)
 
+    def limited_eater(self) -> None:
+        """It takes more than it may, and the kernel ends it."""
+        eater = self.start("eater")
+        pid = self.pids["eater"]
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        groups.limit(Limits(memory=40 << 20), groups.Members(0, pid, started, lambda: [pid]))
+        eater.communicate("go\n", timeout=30)
+
+    def hang(self) -> None:
+        """Somebody writes to a file system that is frozen: not even a signal reaches them."""
+        image, place = self._folder / "image", self._folder / "frozen"
+        place.mkdir()
+        with image.open("wb") as file:
+            file.truncate(20 << 20)
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
+        self._stack.callback(subprocess.run, ["umount", str(place)], check=True)
+        subprocess.run(["fsfreeze", "-f", str(place)], check=True)
+        self.start("hung", str(place / "file"))
+        self._stack.callback(subprocess.run, ["fsfreeze", "-u", str(place)], check=True)
+
     def of(self, kind: str) -> list[Finding]:
         return [one for one in self.found if one.kind == kind]
 
@@ -97,6 +123,10 @@ class Trouble:
         found = [one for one in self.of(kind) if self.pids[name] in [one.numbers.get(key) for key in keys]]
         assert found, [one.what for one in self.found]
         return found[0]
+
+
+def can_hang() -> bool:
+    return ROOT and Path("/dev/loop-control").exists() and bool(shutil.which("mkfs.ext4"))
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +140,11 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
             made.ready(made.start("busy"))
         if ROOT:
             made.fill()
+        if can_hang():
+            made.hang()
         if ROOT and "memory" in groups.trees():
             made.limited_hog()
+            made.limited_eater()
         time.sleep(0.3)
         made.found = findings(measure.measure(os.geteuid()))
         yield made
@@ -162,6 +195,21 @@ def test_a_control_group_at_its_limit_names_the_hog(trouble: Trouble) -> None:
     assert found.numbers["limit_bytes"] == 128 << 20
     assert found.numbers["used_bytes"] > 120 << 20
     assert found.suggestions[0].args == {"target": str(trouble.pids["hog"]), "memory": "192M"}
+
+
+@grouped
+@pytest.mark.skipif(not os.access("/dev/kmsg", os.R_OK), reason="the kernel's log is closed here")
+def test_who_was_ended_for_memory_is_told_from_the_kernels_log(trouble: Trouble) -> None:
+    found = next(one for one in trouble.of("oom-kill") if one.numbers["pid"] == trouble.pids["eater"])
+    assert found.severity == "high" and "a limit that llmos had set" in found.what
+    assert 20 << 20 < found.numbers["resident_bytes"] <= 42 << 20
+    assert abs(found.numbers["at"] - time.time()) < 60
+
+
+@pytest.mark.skipif(not can_hang(), reason="no file system can be frozen here")
+def test_who_hangs_in_the_kernel_is_told_and_who_is_frozen_is_not(trouble: Trouble) -> None:
+    found = trouble.about("stuck", "hung")
+    assert calls(found) == ["process.details"] and "in the kernel's" in found.evidence[0]
 
 
 def test_every_suggestion_is_a_call_that_can_be_planned(
@@ -235,3 +283,52 @@ def test_failed_units_and_unbounded_containers_are_told() -> None:
     failed, container = findings(replace(healthy(), units=(unit,), groups=(group,)))
     assert [call.args["name"] for call in failed.suggestions] == ["nginx.service", "nginx.service"]
     assert container.suggestions[0].args == {"target": "container:" + "ab" * 6, "memory": "600M"}
+
+
+def test_who_moves_the_most_is_asked_to_yield_where_the_disks_are_the_bottleneck() -> None:
+    one = facts.Process(7, 1.0, "rsync", "rsync a b", "anna", 1, "", 0, 5.0, (), protected=False,
+                        io_bytes_s=40 << 20)  # fmt: skip
+    waits = {"io": facts.Pressure(70.0, 30.0, 60.0)}
+    (found,) = findings(replace(healthy(), pressure=waits, processes=(one,)))
+    assert (found.kind, found.numbers["pid"]) == ("io-pressure", 7)
+    assert [call.args for call in found.suggestions][:2] == [
+        {"target": "7", "io": "idle"}, {"target": "7", "io": "20M"},
+    ]  # fmt: skip
+
+
+def test_errors_count_when_there_are_more_than_always() -> None:
+    def said(errors: int, before: int) -> facts.Complaints:
+        return facts.Complaints("web.service", "system", errors, 600.0, "no database", before)
+
+    counts = ((19, 0), (30, 12), (30, 9), (400, 390))
+    told = [findings(replace(healthy(), complaints=(said(*one),))) for one in counts]
+    assert [len(one) for one in told] == [0, 0, 1, 1]
+    assert [call.tool for call in told[2][0].suggestions] == ["service.logs", "service.restart"]
+
+
+def test_unused_space_counts_by_what_is_free() -> None:
+    space = facts.EngineSpace("/var/lib/docker", 3, 200 << 20, 2, 300 << 20)
+    roomy = facts.Disk("/", "ext4", 100 << 30, 50 << 30, 50.0, 1.0, ())
+    assert findings(replace(healthy(), space=space, disks=(roomy,))) == []
+    tight = replace(roomy, free=1 << 30)
+    found = findings(replace(healthy(), space=space, disks=(tight,)))
+    assert [one.kind for one in found] == ["unused-images", "unused-volumes"]
+    assert found[1].suggestions[0].args == {"all": True, "preview": True}
+
+
+OOM = (
+    "6,1,1000000,-;oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,"
+    "task_memcg=/user.slice,task=a,pid=1,uid=0,pid=77,uid=1000",
+    "3,2,1000001,-;Out of memory: Killed process 77 (a,pid=1,uid=0) total-vm:9kB, anon-rss:2048kB, x",
+    "6,3,1000002,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/d/x,"
+    f"task_memcg=/docker/{'ab' * 32},task=py\\x0athon,pid=78,uid=0",
+    "6,4,junk",
+    "6,5,9,-;Killed process 4 (x) total-vm:1kB, anon-rss:1kB",
+)
+
+
+def test_the_kernels_words_are_read_whatever_the_program_calls_itself() -> None:
+    first, second = kernel.parsed(OOM, time.time() - 60)
+    assert (first.name, first.pid, first.group, first.resident) == ("a,pid=1,uid=0", 77, "", 2 << 20)
+    assert (second.pid, second.group, second.container) == (78, "/d/x", "ab" * 32)
+    assert kernel.parsed(OOM, time.time() - 100_000) == []

@@ -74,6 +74,8 @@ class Process:
     resident: tuple[Series, ...]  # bytes, longest series first
     protected: bool  # init, the kernel's, llmos: not to be changed
     group: str = ""  # its control group for memory
+    io_bytes_s: float = 0.0  # read and written; of others' processes not known
+    waits_in: str = ""  # the kernel's function, where that may be seen
 
     @property
     def bytes_now(self) -> float:
@@ -128,6 +130,59 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class OomKill:
+    """A process that the kernel ended because memory ran out: the machine's, or a group's own."""
+
+    at: float
+    pid: int
+    name: str
+    uid: int
+    group: str  # whose limit it was; empty for the machine's memory
+    container: str = ""  # id, where it was in one
+    resident: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Complaints:
+    """Entries of the journal of err and worse, of one unit."""
+
+    unit: str
+    scope: str
+    errors: int
+    over_s: float
+    last: str
+    before: int  # in as long a time before: what it always says
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as its engine tells it. `restarts` are those that its restart policy made."""
+
+    id: str
+    name: str
+    state: str
+    pid: int
+    restarts: int
+    exit_code: int
+    out_of_memory: bool
+    recent: bool
+    health: str
+    said: str  # by its health check
+    memory: int  # its limit, 0 for none
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpace:
+    """What nobody uses on the engine's disk: images without a name, volumes without a container."""
+
+    place: str
+    dangling: int
+    dangling_bytes: int
+    volumes: int
+    volume_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that was measured at one time."""
 
@@ -141,4 +196,8 @@ class Facts:
     logs: tuple[Log, ...] = ()
     groups: tuple[Group, ...] = ()
     units: tuple[Unit, ...] = ()
+    ooms: tuple[OomKill, ...] = ()
+    complaints: tuple[Complaints, ...] = ()
+    containers: tuple[Container, ...] = ()
+    space: EngineSpace | None = None
     unseen: tuple[str, ...] = ()  # what could not be looked at, and why

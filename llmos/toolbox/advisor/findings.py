@@ -7,20 +7,21 @@ anybody else. Every bound below says why it is what it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
+from llmos.toolbox.advisor import troubles
 from llmos.toolbox.advisor.facts import Disk, Facts, Group, Growth, Log, Process, growth
+from llmos.toolbox.advisor.finding import Finding, Suggestion, bounding, details
 from llmos.toolbox.values import human_duration, human_size
 
-JsonObject = dict[str, Any]
-Severity = Literal["high", "medium", "low"]
 _ORDER = {"high": 0, "medium": 1, "low": 2}
 
 # Waiting for a tenth of the time is a tenth of the throughput lost (kernel: accounting/psi).
 _PSI_PERCENT = 10.0
 # With "some" for CPU one waiting task is enough, which every busy machine has now and then: a quarter.
 _PSI_CPU_PERCENT = 25.0
+# Some task waiting for a disk is everyday life while files are copied; for two fifths of the time it is not.
+_PSI_IO_PERCENT = 40.0
+_BUSY_BYTES_S = 1 << 20  # below that, waiting is not for how much somebody moves
 _BUSY_PERCENT = 90.0  # else tasks wait because of a quota or a pin, not because CPUs are short
 _AVAILABLE_PERCENT = 10.0  # where earlyoom begins to end processes
 # ext4 keeps 5 % for root; what others may use is counted here, and below 5 % file systems slow down.
@@ -32,28 +33,6 @@ _SURE_S = 60.0  # what loads a large file grows as steadily for some seconds
 _SHORT_LOOK = "it may be loading something: ask again in a minute, sizes are noted meanwhile"
 _LEAK_BYTES = 8 << 20  # while looked at: a program that has just started grows less, or not steadily
 _MANY = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Suggestion:
-    tool: str
-    args: JsonObject
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    kind: str
-    about: str
-    severity: Severity
-    what: str
-    evidence: tuple[str, ...]
-    numbers: JsonObject
-    suggestions: tuple[Suggestion, ...] = ()
-
-    @property
-    def as_json(self) -> JsonObject:
-        return asdict(self)
 
 
 def findings(facts: Facts, about: str = "all") -> list[Finding]:
@@ -86,22 +65,8 @@ def _memory(facts: Facts) -> Iterator[Finding]:
         tuple(evidence),
         {"available_bytes": memory.available, "total_bytes": memory.total, "psi_some_percent": waited,
          "pid": culprit.pid if culprit else None},
-        _bounding(culprit, facts) if culprit else (),
+        bounding(culprit, facts.memory.total) if culprit else (),
     )  # fmt: skip
-
-
-def _bounding(culprit: Process, facts: Facts) -> tuple[Suggestion, ...]:
-    """A bound a quarter above what it holds now: it goes on, and what it may still take is known."""
-    if culprit.protected:
-        return (_details(culprit),)
-    most = min(int(culprit.bytes_now * 5 / 4) or 1 << 20, facts.memory.total)
-    args = {"target": str(culprit.pid), "memory": f"{max(1, most >> 20)}M"}
-    why = f"{culprit.name} may not grow by more than a quarter from now on"
-    return (Suggestion("resource.limit", args, why), _details(culprit))
-
-
-def _details(one: Process) -> Suggestion:
-    return Suggestion("process.details", {"pid": one.pid}, f"what {one.name} has open and where it came from")
 
 
 def _full_groups(facts: Facts) -> Iterator[Finding]:
@@ -138,7 +103,7 @@ def _widening(group: Group, culprit: Process | None, facts: Facts) -> tuple[Sugg
     wider = min((group.limit or 0) * 3 // 2, facts.memory.total)
     more = Suggestion("resource.limit", {"target": str(culprit.pid), "memory": f"{wider >> 20}M"},
                       "half as much again")  # fmt: skip
-    return (more, _details(culprit)) if group.ours and not culprit.protected else (_details(culprit),)
+    return (more, details(culprit)) if group.ours and not culprit.protected else (details(culprit),)
 
 
 def _leaks(facts: Facts) -> Iterator[Finding]:
@@ -159,7 +124,7 @@ def _leaks(facts: Facts) -> Iterator[Finding]:
              f"{human_size(room)} is left for it", *(() if sure else (_SHORT_LOOK,))),
             {"pid": one.pid, "bytes_per_s": round(found.per_s), "full_in_s": round(found.full_in_s),
              "resident_bytes": round(one.bytes_now)},
-            _bounding(one, facts),
+            bounding(one, facts.memory.total),
         )  # fmt: skip
 
 
@@ -196,17 +161,38 @@ def _yielding(culprit: Process, facts: Facts) -> tuple[Suggestion, ...]:
     half = max(10, int(culprit.cpu_percent / 2))
     quota = Suggestion("resource.limit", {"target": str(culprit.pid), "cpu": half},
                        f"at most {half} % of a CPU, half of what it takes now")  # fmt: skip
-    return (nicer, quota) if culprit.nice < 10 else (quota, _details(culprit))
+    return (nicer, quota) if culprit.nice < 10 else (quota, details(culprit))
 
 
 def _waiting_for_disks(facts: Facts) -> Iterator[Finding]:
     waits = facts.pressure.get("io")
-    if waits is None or waits.full_10s < _PSI_PERCENT:
+    if waits is None or (waits.full_10s < _PSI_PERCENT and waits.some_10s < _PSI_IO_PERCENT):
         return
-    evidence = f"PSI: everything that could run waited for disks {waits.full_10s:.0f} % of the last 10 s"
-    yield Finding("io-pressure", "io", "medium", "The disks are the bottleneck", (evidence,),
-                  {"psi_full_percent": waits.full_10s},
-                  (Suggestion("resource.status", {}, "who reads and writes, and how much"),))  # fmt: skip
+    busiest = sorted(facts.processes, key=lambda one: -one.io_bytes_s)[:3]
+    moving = [one for one in busiest if one.io_bytes_s >= _BUSY_BYTES_S]
+    culprit = next((one for one in moving if not one.protected), None)
+    yield Finding(
+        "io-pressure", "io", "medium",
+        "The disks are the bottleneck" + (f"; {culprit.told} moves the most" if culprit else ""),
+        (f"PSI: everything that could run waited for disks {waits.full_10s:.0f} % of the last 10 s, "
+         f"something {waits.some_10s:.0f} %",
+         *(f"{one.told} reads and writes {human_size(one.io_bytes_s)} a second" for one in moving)),
+        {"psi_full_percent": waits.full_10s, "psi_some_percent": waits.some_10s,
+         "pid": culprit.pid if culprit else None},
+        (*(_politely(culprit) if culprit else ()),
+         Suggestion("resource.status", {}, "who reads and writes, and how much")),
+    )  # fmt: skip
+
+
+def _politely(culprit: Process) -> tuple[Suggestion, ...]:
+    """The class first, which costs nothing where the scheduler knows classes; then a bound."""
+    half = max(1, int(culprit.io_bytes_s / 2) >> 20)
+    return (
+        Suggestion("resource.priority", {"target": str(culprit.pid), "io": "idle"},
+                   f"{culprit.name} gets at the disks when nobody else wants to"),
+        Suggestion("resource.limit", {"target": str(culprit.pid), "io": f"{half}M"},
+                   f"at most {half}M a second, half of what it moves now"),
+    )  # fmt: skip
 
 
 # --- processes ---------------------------------------------------------------------------------------
@@ -223,7 +209,7 @@ def _zombies(facts: Facts) -> Iterator[Finding]:
         parent = known.get(number)
         whose = parent.told if parent else f"pid {number}"
         some = ", ".join(f"{one.name} ({one.pid})" for one in dead[:_MANY])
-        mend = () if parent is None else (_details(parent),)
+        mend = () if parent is None else (details(parent),)
         if parent is not None and not parent.protected:
             mend = (*mend, Suggestion("process.stop", {"pid": number}, "its zombies go with it"))
         yield Finding(
@@ -241,9 +227,10 @@ def _stuck(facts: Facts) -> Iterator[Finding]:
         if one.state == "disk-sleep" and one.cpu_percent == 0 and not one.protected:
             yield Finding(
                 "stuck", "io", "medium", f"{one.told} hangs in the kernel",
-                (f"in uninterruptible sleep for all of {facts.over_s:.1f} s, without any CPU time",
+                (f"in uninterruptible sleep for all of {facts.over_s:.1f} s, without any CPU time"
+                 + (f", in the kernel's {one.waits_in}" if one.waits_in else ""),
                  "no signal reaches it until the disk or server it waits for answers"),
-                {"pid": one.pid}, (_details(one),),
+                {"pid": one.pid}, (details(one),),
             )  # fmt: skip
 
 
@@ -311,37 +298,7 @@ def _quieting(log: Log) -> Iterator[Suggestion]:
                          f"stop {log.writer.name} for now; process.resume lets it go on")  # fmt: skip
 
 
-# --- services and containers -------------------------------------------------------------------------
-
-
-def _failed_units(facts: Facts) -> Iterator[Finding]:
-    for unit in facts.units:
-        yield Finding(
-            "failed-unit", "services", "high", f"{unit.name} has failed",
-            (f"systemd ({unit.scope}) says {unit.state}: {unit.description}",),
-            {"unit": unit.name},
-            (Suggestion("service.logs", {"name": unit.name, "lines": 50}, "why it failed"),
-             Suggestion("service.restart", {"name": unit.name}, "try it again")),
-        )  # fmt: skip
-
-
-def _unbounded_containers(facts: Facts) -> Iterator[Finding]:
-    for group in facts.groups:
-        if not group.container or group.limit is not None:
-            continue
-        # Twice what it uses, and at least 256 MiB, under which few services start.
-        bound = max(256, group.used * 2 >> 20)
-        args = {"target": f"container:{group.container[:12]}", "memory": f"{bound}M"}
-        yield Finding(
-            "container-unlimited", "containers", "low",
-            f"container {group.container[:12]} may take all of the machine's memory",
-            (f"its control group {group.path} has no memory limit", f"it uses {human_size(group.used)} now"),
-            {"container": group.container, "used_bytes": group.used},
-            (Suggestion("resource.limit", args, "twice what it uses now"),),
-        )  # fmt: skip
-
-
 LOOKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _memory, _full_groups, _leaks, _contention, _waiting_for_disks, _zombies, _stuck, _disks, _runaway_logs,
-    _failed_units, _unbounded_containers,
+    *troubles.LOOKS,
 )  # fmt: skip

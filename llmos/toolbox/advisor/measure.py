@@ -19,9 +19,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
-from llmos.errors import CallFailed, LlmosError
-from llmos.toolbox import groups, manager, processes, processfacts
-from llmos.toolbox.advisor import facts
+from llmos.toolbox import processes, processfacts
+from llmos.toolbox.advisor import bounds, containers, facts, kernel, units
 from llmos.toolbox.advisor.facts import Facts, Series
 from llmos.toolbox.values import shown
 
@@ -32,7 +31,6 @@ _NOTED_PROCESSES = 40  # the largest ones
 _MOST_LOGS = 2000
 _COMMAND_CHARS = 120
 _WRITES = os.O_WRONLY | os.O_RDWR
-_NO_LIMIT = 1 << 62  # what version 1 says for none
 # File systems that hold no data of anybody's.
 _NOT_DISKS = {
     "proc", "sysfs", "cgroup", "cgroup2", "devtmpfs", "devpts", "mqueue", "debugfs", "tracefs", "securityfs",
@@ -52,6 +50,18 @@ class _Seen:
     nice: int
     cpu_s: float
     resident: int
+    io: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """A file system that can be written to, at one moment."""
+
+    kind: str
+    total: int
+    used: int
+    free: int
+    percent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ class _Take:
     """Everything that moves, at one moment."""
 
     at: float
-    disks: Mapping[str, int]
+    disks: Mapping[str, _Room]
     processes: Mapping[int, _Seen]
     logs: Mapping[str, int]
     stalls: Mapping[str, int]  # PSI's totals, µs
@@ -96,19 +106,22 @@ def note() -> None:
     """Remember how full the disks and how large the largest processes are."""
     largest = sorted(_processes().items(), key=lambda row: -row[1].resident)[:_NOTED_PROCESSES]
     sizes = {(pid, one.started): one.resident for pid, one in largest}
-    _notes.append(_Note(time.time(), {place: used for place, _, used in _disks()}, sizes))
+    _notes.append(_Note(time.time(), {place: room.used for place, room in _disks()}, sizes))
 
 
 def measure(uid: int) -> Facts:
     """What is the case now, as far as this user may see it. Takes two seconds."""
     writers = dict(_logs(uid))
     takes = []
-    failures = _limit_hits(before := _groups())
+    failures = bounds.limit_hits(before := bounds.groups())
     for number in range(_TAKES):
         if number:
             time.sleep(_PAUSE_S)
         takes.append(_take(writers))
-    units, unseen = _failed_units(uid)
+    failed, unseen = units.failed(uid)
+    complaints, no_journal = units.complaints(uid)
+    ooms, no_log = kernel.oom_kills(uid)
+    boxes, space, no_engine = containers.look(uid)
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     seen = tuple(_all_processes(takes))
     return Facts(
@@ -120,31 +133,36 @@ def measure(uid: int) -> Facts:
         processes=seen,
         disks=tuple(_all_disks(takes)),
         logs=tuple(_all_logs(takes, writers, seen)),
-        groups=tuple(_all_groups(before, failures)),
-        units=units,
-        unseen=unseen,
+        groups=tuple(bounds.measured(before, failures)),
+        units=failed,
+        ooms=ooms,
+        complaints=complaints,
+        containers=boxes,
+        space=space,
+        unseen=tuple(filter(None, (*unseen, no_journal, no_log, no_engine))),
     )
 
 
 def _take(logs: Iterable[str]) -> _Take:
-    return _Take(time.time(), {place: used for place, _, used in _disks()}, _processes(),
-                 dict(_sizes(logs)), dict(_stalls()), _cpu_seconds())  # fmt: skip
+    now, rooms = time.time(), dict(_disks())
+    return _Take(now, rooms, _processes(), dict(_sizes(logs)), dict(_stalls()), _cpu_seconds())
 
 
 # --- processes -----------------------------------------------------------------------------------------
 
 
 def _processes() -> dict[int, _Seen]:
-    names = ["ppid", "name", "status", "nice", "cpu_times", "memory_info", "create_time"]
+    names = ["ppid", "name", "status", "nice", "cpu_times", "memory_info", "create_time", "io_counters"]
     found = {}
     for process in psutil.process_iter(names):
         info = process.info
         if info["ppid"] == 2 or process.pid == 2 or info["cpu_times"] is None:
             continue  # the kernel's own threads
-        times, size = info["cpu_times"], info["memory_info"]
+        times, size, io = info["cpu_times"], info["memory_info"], info["io_counters"]
         found[process.pid] = _Seen(
             info["create_time"], info["ppid"], shown(info["name"] or "?"), str(info["status"]),
             info["nice"] or 0, times.user + times.system, size.rss if size else 0,
+            io.read_bytes + io.write_bytes if io else None,
         )  # fmt: skip
     return found
 
@@ -166,9 +184,23 @@ def _all_processes(takes: list[_Take]) -> Iterator[facts.Process]:
         states = {take.processes[pid].state for take in takes if pid in take.processes}
         yield facts.Process(
             pid, one.started, one.name, shown(command)[:_COMMAND_CHARS], user, one.parent,
-            one.state if len(states) == 1 else "", one.nice,
+            _state(pid, states), one.nice,
             (one.cpu_s - before.cpu_s) * 100 / (last.at - first.at), _resident(takes, pid, one), protected,
+            io_bytes_s=((one.io or 0) - (before.io or 0)) / (last.at - first.at),
+            waits_in=_waits_in(pid) if one.state == psutil.STATUS_DISK_SLEEP else "",
         )  # fmt: skip
+
+
+def _state(pid: int, states: set[str]) -> str:
+    """The state it was in all the time. What was frozen sleeps like what waits for a disk, in version 1."""
+    state = next(iter(states)) if len(states) == 1 else ""
+    return "frozen" if state == psutil.STATUS_DISK_SLEEP and bounds.is_frozen(pid) else state
+
+
+def _waits_in(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/wchan").read_text().strip("0\n")
+    return ""
 
 
 def _resident(takes: list[_Take], pid: int, one: _Seen) -> tuple[Series, ...]:
@@ -181,29 +213,31 @@ def _resident(takes: list[_Take], pid: int, one: _Seen) -> tuple[Series, ...]:
 # --- disks and logs ------------------------------------------------------------------------------------
 
 
-def _disks() -> Iterator[tuple[str, str, int]]:
-    """Place, kind and used bytes of every file system that is written to; one place of each."""
+def _disks() -> Iterator[tuple[str, _Room]]:
+    """Every file system that is written to, by one of its places."""
     seen = set()
     for part in psutil.disk_partitions(all=True):
         if part.fstype in _NOT_DISKS or "ro" in part.opts.split(",") or part.mountpoint.startswith("/sys"):
             continue
         with contextlib.suppress(OSError):
-            device = Path(part.mountpoint).stat().st_dev
+            facts_of = Path(part.mountpoint).stat()
+            if facts_of.st_dev in seen or not stat.S_ISDIR(facts_of.st_mode):
+                continue
+            seen.add(facts_of.st_dev)
             usage = psutil.disk_usage(part.mountpoint)
-            if device not in seen and usage.total and Path(part.mountpoint).is_dir():
-                seen.add(device)
-                yield part.mountpoint, part.fstype, usage.used
+            if usage.total:
+                yield part.mountpoint, _Room(part.fstype, usage.total, usage.used, usage.free, usage.percent)
 
 
 def _all_disks(takes: list[_Take]) -> Iterator[facts.Disk]:
-    for place, kind, _ in _disks():
+    for place, room in takes[-1].disks.items():
         with contextlib.suppress(OSError):
-            usage, nodes = psutil.disk_usage(place), os.statvfs(place)
+            nodes = os.statvfs(place)
             inodes = (nodes.f_files - nodes.f_favail) * 100 / nodes.f_files if nodes.f_files else 0.0
-            now = tuple((take.at, float(take.disks[place])) for take in takes if place in take.disks)
+            now = tuple((take.at, float(take.disks[place].used)) for take in takes if place in take.disks)
             noted = [(note.at, float(note.disks[place])) for note in _notes if place in note.disks]
-            series = ((*noted, now[-1]), now) if noted and now else (now,)
-            yield facts.Disk(place, kind, usage.total, usage.free, usage.percent, inodes, series)
+            series = ((*noted, now[-1]), now) if noted else (now,)
+            yield facts.Disk(place, room.kind, room.total, room.free, room.percent, inodes, series)
 
 
 def _logs(uid: int) -> Iterator[tuple[str, int | None]]:
@@ -311,70 +345,3 @@ def _pressures(first: _Take, last: _Take) -> dict[str, facts.Pressure]:
         full = psi.get("full", {}).get("avg10", 0.0)
         found[name] = facts.Pressure(psi["some"]["avg10"], full, now)
     return found
-
-
-# --- control groups and units --------------------------------------------------------------------------
-
-
-def _groups() -> dict[Path, list[int]]:
-    """The control groups for memory that anybody is in."""
-    tree = groups.trees().get("memory")
-    found: dict[Path, list[int]] = {}
-    for pid in psutil.pids() if tree else ():
-        with contextlib.suppress(CallFailed):
-            assert tree
-            found.setdefault(tree.folder(pid, "memory"), []).append(pid)
-    return found
-
-
-def _limit_hits(folders: Iterable[Path]) -> dict[Path, int]:
-    return {folder: _hits(folder) for folder in folders}
-
-
-def _hits(folder: Path) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        return int((folder / "memory.failcnt").read_text())
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return _stat(folder / "memory.events")["max"]
-    return 0
-
-
-def _stat(file: Path) -> dict[str, int]:
-    return {name: int(value) for name, value in (line.split() for line in file.read_text().splitlines())}
-
-
-def _all_groups(before: Mapping[Path, list[int]], failures: Mapping[Path, int]) -> Iterator[facts.Group]:
-    for folder, pids in sorted(before.items()):
-        with contextlib.suppress(OSError, ValueError):
-            container = next(filter(None, map(processes.container_id, folder.parts)), "")
-            used, limit = _memory_of(folder)
-            hits = _hits(folder) - failures.get(folder, 0)
-            yield facts.Group(str(folder), container, groups.is_ours(folder), used, limit, hits, tuple(pids))
-
-
-def _memory_of(folder: Path) -> tuple[int, int | None]:
-    """What cannot be dropped at once, and the limit. Raises OSError, ValueError."""
-    first = (folder / "memory.usage_in_bytes").exists()
-    now, most = (
-        ("memory.usage_in_bytes", "memory.limit_in_bytes") if first else ("memory.current", "memory.max")
-    )
-    used = int((folder / now).read_text())
-    kept = _stat(folder / "memory.stat")
-    text = (folder / most).read_text().strip()
-    limit = None if text == "max" or int(text) >= _NO_LIMIT else int(text)
-    return max(0, used - kept.get("total_inactive_file", kept.get("inactive_file", 0))), limit
-
-
-def _failed_units(uid: int) -> tuple[tuple[facts.Unit, ...], tuple[str, ...]]:
-    if not manager.is_running():
-        return (), ("services: systemd does not run here",)
-    from llmos.toolbox import services
-
-    try:
-        found = tuple(
-            facts.Unit(unit.name, whose, shown(unit.description), f"{unit.active} ({unit.sub})")
-            for whose, unit in services.failing(uid)
-        )
-    except LlmosError as error:
-        return (), (f"services: {error}",)
-    return found, ()

@@ -17,8 +17,13 @@ _TIMEOUT_S = 10.0
 
 def ready() -> None:
     """Import the SDK, where an engine may be asked."""
-    if os.environ.get("DOCKER_HOST") or any(map(_is_there, (*engine.SYSTEM, *_somebodys()))):
+    if has_engine():
         engine.sdk()
+
+
+def has_engine() -> bool:
+    """Whether anybody's engine has a socket here."""
+    return bool(os.environ.get("DOCKER_HOST")) or any(map(_is_there, (*engine.SYSTEM, *_somebodys())))
 
 
 def _somebodys() -> list[str]:
