@@ -14,6 +14,10 @@ from llmos.errors import UsageError
 ACTIONS = {
     "data": ("make training rows out of the tools' phrases and public pairs", "llmos.tune.data.__main__"),
     "train": ("an adapter for a model, or all of its weights, from such rows", "llmos.tune.__main__"),
+    "heads": (
+        "what kind of thing a request asks for, and what its words are",
+        "llmos.tune.label",
+    ),
     "pretrain": ("a small transformer from scratch, on text of your own", "llmos.tune.pretrain"),
 }
 _EXAMPLE = "llmos tune pretrain --text ~/notes --out ~/models/mine --max-seconds 600"

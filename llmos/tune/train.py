@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -119,12 +119,12 @@ class Run:
     def __init__(
         self,
         trainee: Learner,
-        samples: Iterator[Sample],
+        samples: Iterator[Any],
         settings: Settings,
         *,
         device: torch.device,
         folder: Path,
-        validation: dict[str, list[Sample]],
+        validation: Mapping[str, Sequence[Any]],
         on_progress: OnProgress = print,
     ) -> None:
         assert settings.max_seconds or settings.max_steps
@@ -227,7 +227,7 @@ class Run:
         self._say(f"validation {json.dumps(found)}")
 
     @torch.no_grad()
-    def _judged(self, samples: list[Sample]) -> dict[str, float]:
+    def _judged(self, samples: Sequence[Any]) -> dict[str, float]:
         self.trainee.trained.eval()
         loss, tokens = 0.0, 0
         right: dict[tuple[int, int], bool] = defaultdict(lambda: True)
