@@ -10,15 +10,21 @@ from llmos.cli_parser import in_quotes
 from llmos.console import screen
 from llmos.errors import UsageError
 
-# Action: what it does, and the module whose `main` reads its words.
+# Action: what it does, and the function that reads its words.
 ACTIONS = {
-    "data": ("make training rows out of the tools' phrases and public pairs", "llmos.tune.data.__main__"),
-    "train": ("an adapter for a model, or all of its weights, from such rows", "llmos.tune.__main__"),
+    "data": (
+        "make training rows out of the tools' phrases and public pairs",
+        "llmos.tune.data.__main__:main",
+    ),
+    "train": ("an adapter for a model, or all of its weights, from such rows", "llmos.tune.__main__:main"),
     "heads": (
         "what kind of thing a request asks for, and what its words are",
         "llmos.tune.label",
     ),
-    "pretrain": ("a small transformer from scratch, on text of your own", "llmos.tune.pretrain"),
+    "pretrain": ("a small transformer from scratch, on text of your own", "llmos.tune.pretrain:main"),
+    "prune": ("a model without its least needed blocks, and its recovery", "llmos.tune.compress:prune"),
+    "quantize": ("a model trained through its own rounding to few bits", "llmos.tune.compress:quantize"),
+    "distill": ("a smaller model that learns from a larger one", "llmos.tune.compress:distill"),
 }
 _EXAMPLE = "llmos tune pretrain --text ~/notes --out ~/models/mine --max-seconds 600"
 
@@ -34,7 +40,8 @@ def tune(options: argparse.Namespace) -> int:
             f"llmos tune knows no {action!r}",
             f"It knows {', '.join(ACTIONS)}. To ask it in plain words: {plainly}",
         )
-    return int(importlib.import_module(ACTIONS[action][1]).main(words))
+    module, _, function = ACTIONS[action][1].partition(":")
+    return int(getattr(importlib.import_module(module), function)(words))
 
 
 def overview() -> str:

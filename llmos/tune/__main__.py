@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 
 from llmos.engine import store, weights
 from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
-from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import UsageError
 from llmos.paths import tool_dirs
 from llmos.planner.prompt import PromptForm
@@ -96,19 +95,6 @@ def _write(folder: Path, trainee: Trainee, sha256: str, title: str) -> None:
     (folder / CARD_FILE).write_text("\n".join(lines) + "\n")
 
 
-def _write_whole(folder: Path, whole: Whole, tokenizer: Tokenizer) -> None:
-    settings = tokenizer.settings()
-    marks = {
-        key.removesuffix("_token"): tokenizer.hf.token_to_id(text)
-        for key, text in settings["variables"].items()
-    }
-    known = {key: number for key, number in marks.items() if number is not None}
-    folders.save(folder, whole.config, whole.tensors(), dtype=torch.bfloat16, marks=known)
-    folders.save_tokenizer(
-        folder, tokenizer.hf, template=settings["chat_template"], marks=settings["variables"]
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     settings = Settings(
@@ -150,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(trainee, Trainee):
         _write(options.out, trainee, info.card.sha256, info.card.title)
     else:
-        _write_whole(options.out, trainee, source.tokenizer)
+        folders.save_like(options.out, trainee.config, trainee.tensors(), source.tokenizer)
     curve.write(options.out / "curve.json")
     (options.out / "curve.svg").write_text(curve.svg())
     return 0

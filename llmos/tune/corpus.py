@@ -152,9 +152,8 @@ def mark_id(tokenizer: Tokenizer, mark: str) -> int:
     return found
 
 
-def blocks(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, length: int) -> list[Sample]:
+def blocks(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, length: int, end: int) -> list[Sample]:
     """All documents one after another, each with the end mark behind it, in blocks of `length` tokens."""
-    end = mark_id(tokenizer, END)
     encoded = tokenizer.encode_batch([document[0] for document in documents])
     stream = np.concatenate([np.array([*one.ids, end], np.int32) for one in encoded])
     cut = [stream[start : start + length] for start in range(0, len(stream), length)]

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from torch import Tensor
 
 from llmos.engine.model import ModelConfig
+from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import ModelError
 from llmos.tune.vaswani import Shape, Transformer2017
 
@@ -56,6 +57,15 @@ def save(
         **{f"{name}_token_id": number for name, number in marks.items()},
     }
     _write(folder / "config.json", values)
+
+
+def save_like(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+    """In bfloat16, with the tokenizer and the chat template of the model it comes from."""
+    settings = tokenizer.settings()
+    ids = {key: tokenizer.hf.token_to_id(text) for key, text in settings["variables"].items()}
+    marks = {key.removesuffix("_token"): number for key, number in ids.items() if number is not None}
+    save(folder, config, tensors, dtype=torch.bfloat16, marks=marks)
+    save_tokenizer(folder, tokenizer.hf, template=settings["chat_template"], marks=settings["variables"])
 
 
 def save_tokenizer(folder: Path, tokenizer: HfTokenizer, *, template: str, marks: Mapping[str, str]) -> None:

@@ -66,14 +66,23 @@ class Network(nn.Module):
     def weight(self, name: str) -> Tensor:
         return self._frozen[name]
 
+    @property
+    def frozen(self) -> dict[str, Tensor]:
+        return self._frozen
+
     def hidden(self, ids: Tensor) -> Tensor:
         """The last block's normalised output [B, T, hidden]."""
+        return self._norm(self.states(ids)[-1], "norm")
+
+    def states(self, ids: Tensor) -> list[Tensor]:
+        """The embedded tokens and what each block makes of them, [B, T, hidden] each."""
         positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         x = F.embedding(ids, self.weight("embedding.weight"))
         rope = self._rope.at(positions, x.dtype)
+        seen = [x]
         for layer in range(self.config.num_layers):
-            x = self._block(x, rope, f"blocks.{layer}")
-        return self._norm(x, "norm")
+            seen.append(self._block(seen[-1], rope, f"blocks.{layer}"))
+        return seen
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weight("embedding.weight" if self.config.tied else "head.weight"))

@@ -140,7 +140,7 @@ def _tokenizer(given: argparse.Namespace, text: corpus.Corpus) -> Tokenizer:
 
 
 def _blocks(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, context: int) -> list[Any]:
-    return list(corpus.blocks(documents, tokenizer, context))
+    return list(corpus.blocks(documents, tokenizer, context, corpus.mark_id(tokenizer, corpus.END)))
 
 
 def _pairs(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, context: int) -> list[Any]:
