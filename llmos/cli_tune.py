@@ -17,6 +17,7 @@ ACTIONS = {
         "llmos.tune.data.__main__:main",
     ),
     "train": ("an adapter for a model, or all of its weights, from such rows", "llmos.tune.__main__:main"),
+    "evaluate": ("how often a model's calls are right, on rows kept aside", "llmos.tune.evaluate:main"),
     "heads": (
         "what kind of thing a request asks for, and what its words are",
         "llmos.tune.label",
