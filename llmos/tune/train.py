@@ -46,6 +46,7 @@ class Settings:
     clip: float = 1.0
     weight_decay: float = 0.0
     validations: int = 6
+    patience: int = 0  # end after so many validations without a better one, with the best one's weights
     keep_every_s: float = 120.0
     seed: int = 0
 
@@ -139,6 +140,9 @@ class Run:
         )
         self.curve = Curve(asdict(settings))
         self.step, self._spent_s, self._tokens = 0, 0.0, 0
+        self._best: tuple[float, float] | None = None  # share of replies right, and minus the loss
+        self._best_weights: dict[str, Tensor] = {}
+        self._worse = 0
         self._resume()
         self._started = time.monotonic() - self._spent_s
         self._groups = _Ahead(batches(samples, settings.batch_tokens, settings.seed + self.step))
@@ -168,6 +172,9 @@ class Run:
             if due and self.share >= due[0]:
                 due = [share for share in due if share > self.share]
                 self.validate()
+                if 0 < self.settings.patience <= self._worse:
+                    self._say(f"no better for {self._worse} validations: ends here")
+                    break
             recent.append(self._one_step())
             if self.step % 10 == 0 or len(recent) == self.settings.max_steps:
                 self._note(recent)
@@ -175,7 +182,9 @@ class Run:
             if self.seconds - kept_at > self.settings.keep_every_s:
                 self._keep()
                 kept_at = self.seconds
-        self.validate()
+        else:
+            self.validate()
+        self._return_to_best()
         self._keep()
         return self.curve
 
@@ -225,6 +234,23 @@ class Run:
             found[name] = self._judged(samples)
         self.curve.validations.append(found)
         self._say(f"validation {json.dumps(found)}")
+        if self.settings.patience:
+            self._compare([part for part in found.values() if isinstance(part, dict)])
+
+    def _compare(self, parts: Sequence[dict[str, float]]) -> None:
+        """By replies that are right; where as many are, by loss."""
+        now = (sum(part["exact"] for part in parts), -sum(part["loss"] for part in parts))
+        if self._best is not None and not now > self._best:  # a loss that is no number is not better
+            self._worse += 1
+            return
+        self._best, self._worse = now, 0
+        state = self.trainee.trained.state_dict()
+        self._best_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def _return_to_best(self) -> None:
+        if self._worse:
+            self.trainee.trained.load_state_dict(self._best_weights)
+            self.validate()
 
     @torch.no_grad()
     def _judged(self, samples: Sequence[Any]) -> dict[str, float]:
@@ -260,6 +286,7 @@ class Run:
             "optimizer": self._optimizer.state_dict(),
             "step": self.step, "seconds": self.seconds, "tokens": self._tokens,
             "curve": asdict(self.curve),
+            "best": self._best, "best_weights": self._best_weights, "worse": self._worse,
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self._state_file.with_suffix(".new")
@@ -273,6 +300,7 @@ class Run:
         self.trainee.trained.load_state_dict(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self._spent_s, self._tokens = state["step"], state["seconds"], state["tokens"]
+        self._best, self._best_weights, self._worse = state["best"], state["best_weights"], state["worse"]
         self.curve.steps, self.curve.validations = state["curve"]["steps"], state["curve"]["validations"]
         self._say(f"goes on at step {self.step}")
 

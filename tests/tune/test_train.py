@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def test_gradients_are_those_of_the_merged_matrices(base: Any) -> None:
         assert torch.allclose(high.grad, scale * leaf.grad @ low.detach().t(), atol=1e-3), name
 
 
-def run(base: Any, folder: Path, steps: int) -> Run:
+def run(base: Any, folder: Path, steps: int, **changes: Any) -> Run:
     def forever() -> Any:
         while True:
             yield from CHATS
@@ -147,6 +148,7 @@ def run(base: Any, folder: Path, steps: int) -> Run:
         warmup_share=0.2,
         keep_every_s=0.0,
     )
+    settings = replace(settings, **changes)
     return Run(
         trainee(base),
         forever(),
@@ -166,6 +168,15 @@ def test_a_run_learns_and_one_that_was_stopped_goes_on(base: Any, tmp_path: Path
     assert again.step == 20
     assert again.go().validations[-1]["same"]["exact"] == 1.0
     assert again.step == 40 and not list(tmp_path.glob("*.new"))
+
+
+def test_a_run_without_progress_ends_with_the_best_weights(base: Any, tmp_path: Path) -> None:
+    """Far too high a rate makes it worse before long."""
+    wild = run(base, tmp_path, 60, patience=2, validations=20, learning_rate=30.0)
+    losses = [found["same"]["loss"] for found in wild.go().validations]
+    assert wild.step < 60
+    assert losses[-1] == min(loss for loss in losses if not np.isnan(loss))
+    assert not losses[-2] <= losses[-1]
 
 
 def test_the_rate_rises_then_falls_to_its_least() -> None:
