@@ -173,8 +173,8 @@ class Carrying:
     async def _fail(self, index: int) -> NoReturn:
         """A trial that failed, and of which nothing is kept, is the end of the call, with its own words."""
         item = self._items[index]
-        await self._staged(index)
         assert item.rehearsal is not None
+        self._tell(index)
         item.outcome, item.changes = item.rehearsal.outcome, rehearsal.nothing()
         raise Ended("failed", f"{failure(item.judged.plan, item.outcome)} Nothing was changed.{_hint(item)}")
 
@@ -272,10 +272,14 @@ class Carrying:
                 return
             assert item.rehearsal is not None
             item.outcome, item.changes = item.rehearsal.outcome, item.rehearsal.told
-            if item.outcome.cancelled or item.outcome.timed_out:
-                return
-            if item.judged.plan.whole and failure(item.judged.plan, item.outcome):
-                item.changes = rehearsal.nothing()
+            whole = item.judged.plan.whole
+            if (
+                item.outcome.cancelled
+                or item.outcome.timed_out
+                or (whole and failure(item.judged.plan, item.outcome))
+            ):
+                self._tell(index, whole)
+                item.changes = rehearsal.nothing() if whole else item.changes
                 return
             await self._consent_to_changes(index)
             found, item.rehearsal = item.rehearsal, None
@@ -283,6 +287,7 @@ class Carrying:
                 item.undo_id = await self._hands.rehearser.commit(
                     found, item.judged, self.job, approved=item.approved
                 )
+                self._tell(index, whole)
                 return
             except Conflict as conflict:
                 await self._lost_race(index, conflict)
@@ -294,24 +299,30 @@ class Carrying:
     async def _staged(self, index: int) -> bool:
         """See that the call has run on a stage; False where there can be none."""
         item = self._items[index]
+        whole = item.judged.plan.whole
         if item.rehearsal is not None:  # its output has not been heard yet
-            for stream, text in (
-                ("stdout", item.rehearsal.outcome.stdout),
-                ("stderr", item.rehearsal.outcome.stderr),
-            ):
-                if text:
-                    self._output(index, stream, text)
+            self._tell(index, not whole)
             return True
         try:
             item.rehearsal = await self._on_stage(
                 item,
                 approved=item.approved,
-                on_output=lambda stream, text: self._output(index, stream, text),
+                on_output=lambda stream, text: None if whole else self._output(index, stream, text),
             )
         except NoPreview as error:
             item.preview = str(error)
             return False
         return True
+
+    def _tell(self, index: int, now: bool = True) -> None:
+        """The output of a trial. What is kept wholly or not at all says what it did when that is so."""
+        item = self._items[index]
+        outcome = item.rehearsal.outcome if item.rehearsal else item.outcome
+        for stream, text in (
+            (("stdout", outcome.stdout), ("stderr", outcome.stderr)) if now and outcome else ()
+        ):
+            if text:
+                self._output(index, stream, text)
 
     async def _consent_to_changes(self, index: int) -> None:
         """What was really changed may be denied, or asked about, although the plan was not."""
@@ -320,7 +331,9 @@ class Carrying:
         item.judged = Judged(item.judged.plan, max(
             item.judged.verdict, item.rehearsal.verdict, key=lambda found: found.decision
         ))  # fmt: skip
-        await self._refuse_denied()
+        if self._denied() is item:
+            item.outcome, item.changes = None, rehearsal.nothing()
+            await self._refuse(item, "denied", f"{item.judged.verdict.reason} Nothing it tried was kept.")
         await self._consent(index)
 
     async def _lost_race(self, index: int, conflict: Conflict) -> None:

@@ -10,7 +10,7 @@ Not protected against: a program that changes the same names at the same time.
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
@@ -102,7 +102,19 @@ def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) ->
         run = Run(argv=(*expand(folder, pattern, context), "-exec", *words, "--", "{}", "+"))
     else:
         run = Run(argv=(*words, "--", context.word(source), *(() if into else (context.word(target),))))
-    return Draft((*makes, run), _transfer_effects(tool, (*makes, run), context, source, target))
+    if tool == "file.copy" and not pattern:
+        _refuse_into_itself(context.absolute(source), context.absolute(target), args)
+    effects = _transfer_effects(tool, (*makes, run), context, source, target)
+    return Draft((*makes, run), effects, whole=True)
+
+
+def _refuse_into_itself(here: str, there: str, args: Args) -> None:
+    """cp finds it out when it has copied already; mv says so at once."""
+    if there.startswith(f"{here.rstrip('/')}/") and Path(here).is_dir():
+        raise UsageError(
+            f"file.copy: {args['to']} lies in {args['path']}, and a folder cannot be copied into itself",
+            "Name a place outside of it.",
+        )
 
 
 def _transfer_effects(

@@ -7,12 +7,16 @@ sed runs with --sandbox, so no expression can make it run a command or open anot
 from __future__ import annotations
 
 import re
+import shlex
 
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Pipelines, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
 from llmos.toolbox.listing import FAILED, empty, need, split_glob
 from llmos.toolbox.values import shown, table
+
+_REPLACE_S = 600
+_MOST_NAMED = 500  # changed files that are told by name
 
 
 def _from_data(args: Args, context: Context) -> bool:
@@ -161,11 +165,12 @@ def plan_replace(args: Args, context: Context) -> Draft:
     sed = ["sed", "--sandbox", "-i", *(["-E"] if args["regex"] else []), "-e", expression(args)]
     names = [x for name in (pattern, args["name"]) if name for x in ("-name", name)]
     argv = ["find", "-H", context.word(path), *(["-maxdepth", "1"] if pattern else []), "-type", "f", *names]
-    argv += ["-not", "-path", "*/.git/*"]
-    argv += ["-exec", "grep", "-qI", kind, "-e", args["find"], "{}", ";"]
-    argv += ["-exec", *sed, "--", "{}", ";", "-printf", r"%p\0"]
-    effects = Effects(writes=(context.absolute(path),), programs=programs(argv))
-    return Draft((Run(argv=tuple(argv)),), effects)
+    argv += ["-not", "-path", "*/.git/*", "-exec", "grep", "-lIZ", kind, "-e", args["find"], "--", "{}", "+"]
+    # First their names, which are what a person is told; then all of them at once, not one by one.
+    named = Run(argv=tuple(argv), ok_codes=(0, 1), timeout_s=_REPLACE_S)
+    changed = pipeline((argv, ("xargs", "-0", "-r", *sed, "--")), timeout_s=_REPLACE_S)
+    effects = Effects(writes=(context.absolute(path),), programs=programs(argv, ("xargs",), sed))
+    return Draft((named, changed), effects, command=shlex.join([*argv, "|", "xargs", "-0", *sed]), whole=True)
 
 
 def expression(args: Args) -> str:
@@ -190,7 +195,9 @@ def read_replace(outcome: Outcome, args: Args) -> Outcome:
     changed = [shown(name.removeprefix("./")) for name in outcome.stdout.split("\0") if name]
     if not changed:
         return empty(outcome, f"Nothing to replace: no file has {args['find']!r}.\n")
-    text = "".join(f"changed {name}\n" for name in changed)
+    text = "".join(f"changed {name}\n" for name in changed[:_MOST_NAMED])
+    if len(changed) > _MOST_NAMED:
+        text += f"… and {len(changed) - _MOST_NAMED:,} more\n"
     return outcome.model_copy(update={"stdout": text, "exit_code": 1 if outcome.stderr else 0})
 
 

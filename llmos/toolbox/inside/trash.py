@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote
 from llmos.toolbox.inside.told import Refused, count, say, shown, size, some
 
 _MAX_SHOWN = 20
+_MOST_AT_ONCE = 20_000  # files that one call may change (guard.facts.MAX_JUDGED): more would be tried in vain
 _HEAD = "[Trash Info]"
 
 
@@ -60,6 +61,7 @@ def throw_away(args: dict[str, Any]) -> None:
     if num_bytes := _more_than(places, args["most"]):
         if not args["or_delete"]:
             raise Refused(f"more than {size(num_bytes)} is too much for the trash: file.delete, or name less")
+        _refuse_too_many(places)
         _delete(places)
         say(f"more than {size(num_bytes)} is too much for the trash: deleted without it")
         _tell("deleted", names)
@@ -101,6 +103,18 @@ def _stats(path: Path) -> Iterator[os.stat_result]:
     if path.is_dir() and not path.is_symlink():
         for entry in path.iterdir():
             yield from _stats(entry)
+
+
+def _refuse_too_many(places: list[Path]) -> None:
+    number = 0
+    for path in places:
+        for _ in _stats(path):
+            number += 1
+            if number > _MOST_AT_ONCE:
+                most = f"{_MOST_AT_ONCE:,}"
+                raise Refused(
+                    f"there are more than {most} files, and one call takes back no more: do it in parts"
+                )
 
 
 def _delete(places: list[Path]) -> None:
