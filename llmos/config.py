@@ -58,6 +58,33 @@ class ServerSettings(_Section):
     approval_timeout_s: float = Field(default=900.0, gt=0, le=86400)  # a question nobody answers is a no
 
 
+class QuotaSettings(_Section):
+    """What one user but root may use at a time, where several share the daemon. 0: no bound of its own."""
+
+    running: int = Field(default=8, ge=0)  # commands; more wait for their turn
+    cpus: float = Field(default=0.0, ge=0)  # processors of all their commands together
+    memory_bytes: int = Field(default=0, ge=0)
+    processes: int = Field(default=0, ge=0)
+    day_tokens: int = Field(default=0, ge=0)  # read and written by the models of this machine, until midnight
+
+
+class QuotasSettings(QuotaSettings):
+    """`[quota]` holds for everybody; `[quota.users.NAME]` (a name or a uid) changes single keys for one."""
+
+    users: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> QuotasSettings:
+        for name in self.users:
+            self.of(name)
+        return self
+
+    def of(self, *names: str) -> QuotaSettings:
+        """For a user, who is known by these names."""
+        own = next((self.users[name] for name in names if name in self.users), {})
+        return QuotaSettings.model_validate({**self.model_dump(exclude={"users"}), **own})
+
+
 class AuditSettings(_Section):
     max_file_bytes: int = Field(default=16 << 20, ge=4096)  # then a new file begins
     keep_files: int = Field(default=16, ge=1, le=10_000)  # full ones
@@ -154,6 +181,7 @@ class Settings(_Section):
     model: ModelSettings = ModelSettings()
     sandbox: SandboxSettings = SandboxSettings()
     server: ServerSettings = ServerSettings()
+    quota: QuotasSettings = QuotasSettings()
     audit: AuditSettings = AuditSettings()
     undo: UndoSettings = UndoSettings()
     policy: Literal["default", "readonly", "unattended"] = "default"

@@ -25,6 +25,7 @@ from llmos.daemon.routing import Minds
 from llmos.daemon.session import Session
 from llmos.daemon.shares import too_many
 from llmos.daemon.thinking import Planner
+from llmos.daemon.tokens import Tokens
 from llmos.daemon.undoing import Undoing
 from llmos.errors import CallFailed, Cancelled, LlmosError, Overloaded, UsageError
 from llmos.messages import Caller, Event, JsonObject, ToolSpec
@@ -61,7 +62,7 @@ class Broker:
         self._shared = shared  # several users are served, each within their share
         argv = worker_argv or supervisor.WORKER_ARGV
         self.planner = Planner(settings.model, worker_argv=argv)
-        self.minds = Minds(self.planner, Offload(settings), _larger(settings, argv))
+        self.minds = Minds(self.planner, Offload(settings), Tokens(settings.quota), _larger(settings, argv))
         self.running: dict[tuple[int, str], Running] = {}  # by user and id
         self._watchers: set[Client] = set()
         self._hands: Hands | None = None
@@ -140,6 +141,7 @@ class Broker:
             self._broken = error
             return
         self.planner.configure(self.settings.model)
+        self.minds.tokens.configure(self.settings.quota)
         await self._load()
         if self._broken is None:
             log.info("settings, tools and policies were read anew")

@@ -249,10 +249,12 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     policy = others.tightened(rulefile.of_folder(own, rulefile.Tier.USER))
     mirror = Journald() if settings.audit.journald else None
     audit = old.gate.audit if old else Audit(paths.audit_file(), settings.audit, mirror)
-    spawner = old.spawner if old else Spawner(settings.sandbox, tools.observers, tools.changers)
+    spawner = (
+        old.spawner if old else Spawner(settings.sandbox, tools.observers, tools.changers, settings.quota)
+    )
     gate = Gate(policy, audit, settings, others=others if os.geteuid() == 0 else None)
     if old:
-        spawner.configure(settings.sandbox)
+        spawner.configure(settings.sandbox, settings.quota)
         old.gate.newer = gate  # running requests are held to the new rules as well
     return Hands(tools, gate, spawner)
 

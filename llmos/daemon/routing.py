@@ -20,6 +20,7 @@ from llmos.daemon.leaving import AskPerson, Leaving
 from llmos.daemon.offload import Offload
 from llmos.daemon.request import Job
 from llmos.daemon.thinking import Planner
+from llmos.daemon.tokens import Tokens
 from llmos.errors import (
     CloudError,
     Denied,
@@ -49,6 +50,7 @@ class Minds:
 
     planner: Planner
     offload: Offload
+    tokens: Tokens
     larger: Planner | None = None
 
 
@@ -127,8 +129,10 @@ class Routing:
         planner = self._minds.planner if where == "local" else self._minds.larger
         assert planner is not None
         texts.forget()
+        self._minds.tokens.check(self._job.caller)
         try:
             thought = await planner.think(think, cancel=cancel, on_start=on_start, on_delta=texts.say)
+            self._minds.tokens.spend(self._job.caller, thought.timing)
         except (TooLong, NotUnderstood, ModelError, PlannerDied) as error:
             self._failure = self._failure or error
             self._tried.append(Tried(where, problem=str(error)))

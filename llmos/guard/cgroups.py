@@ -7,7 +7,8 @@ them when it reaps the fork. Two kinds of hierarchy, found in /proc/self (cgroup
     version 1   one folder for each controller, below the one the broker is in; root only
 
 A group's name carries the launcher's pid and start time, so that groups of one that was killed are known and
-swept away by the next. Where no group can be had the limits of each process (setrlimit) stand
+swept away by the next. The groups of a user who has a quota lie in one group of that user's, which
+bounds all of them together. Where no group can be had the limits of each process (setrlimit) stand
 alone, and `llmos doctor` says so. Standard library only, because the launcher runs without site-packages.
 """
 
@@ -20,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmos.cgroupfs import mounted, own_groups
-from llmos.guard.sandbox import ControlGroup
+from llmos.guard.sandbox import ControlGroup, UserLimits
 
 CONTROLLERS = ("memory", "pids", "cpu")
 _PREFIX = "llmos-"
 _NAME = re.compile(rf"{_PREFIX}(\d+)\.(\d+)\.\d+(\.stay)?")
+_PARENT = re.compile(rf"{_PREFIX}user\.\d+")
 _CPU_PERIOD_US = 100_000
 
 
@@ -44,12 +46,21 @@ class Hierarchy:
 
     def make(self, name: str) -> None:
         """Make the group, still without limits. Raises OSError and leaves nothing behind."""
+        parent, _, _ = name.rpartition("/")
         try:
+            if parent:
+                self._make_parent(parent)
             for place in self.places(name):
                 Path(place).mkdir(0o755)
         except OSError:
             self.remove(name)
             raise
+
+    def _make_parent(self, name: str) -> None:
+        for place in self.places(name):
+            Path(place).mkdir(0o755, exist_ok=True)
+            if self.version == 2:
+                _enable(place)
 
     def enter(self, name: str) -> None:
         """Move this process into the group. Raises OSError."""
@@ -59,9 +70,12 @@ class Hierarchy:
 
     def limit(self, name: str, group: ControlGroup) -> None:
         """Set the group's limits. Raises OSError."""
-        for controller, file, value in settings(self.version, group):
+        parent, _, _ = name.rpartition("/")
+        wanted = [(parent, *each) for each in user_settings(self.version, group.user)] if parent else []
+        wanted += [(name, *each) for each in settings(self.version, group)]
+        for where, controller, file, value in wanted:
             if controller in self.folders:
-                _put(f"{self.folders[controller]}/{name}/{file}", value)
+                _put(f"{self.folders[controller]}/{where}/{file}", value)
 
     def kills(self, name: str) -> tuple[int, ...]:
         """The open file that counts what the kernel ended in it for want of memory, where it counts."""
@@ -90,11 +104,19 @@ class Hierarchy:
 
         A program that was to stay keeps its group, until a sweep after its end.
         """
-        names = {name for folder in set(self.folders.values()) for name in _listed(folder)}
-        found = [match for name in names if (match := _NAME.fullmatch(name))]
-        gone = [match for match in found if started(int(match[1])) != match[2]]
-        left = [match for match in gone if not self.remove(match[0], kill=not match[3])]
-        return {match[0] for match in left if not match[3]}
+        names = {name for folder in set(self.folders.values()) for name in _calls(folder)}
+        found = [(name, match) for name in names if (match := _NAME.fullmatch(name.rpartition("/")[2]))]
+        gone = [(name, match) for name, match in found if started(int(match[1])) != match[2]]
+        left = [(name, match) for name, match in gone if not self.remove(name, kill=not match[3])]
+        self.remove_parents()
+        return {name for name, match in left if not match[3]}
+
+    def remove_parents(self) -> None:
+        """The groups of users in which nothing lies; the kernel refuses the others."""
+        for folder in set(self.folders.values()):
+            for name in filter(_PARENT.fullmatch, _listed(folder)):
+                with contextlib.suppress(OSError):
+                    Path(folder, name).rmdir()
 
 
 def name(launcher: int, number: int, *, stays: bool = False) -> str:
@@ -199,6 +221,28 @@ def settings(version: int, group: ControlGroup) -> list[tuple[str, str, str]]:
         return first + ([("cpu", "cpu.cfs_quota_us", quota)] if group.cpus else [])
     second = [("memory", "memory.max", memory), ("pids", "pids.max", str(group.processes))]
     return second + ([("cpu", "cpu.max", f"{quota} {_CPU_PERIOD_US}")] if group.cpus else [])
+
+
+def user_settings(version: int, user: UserLimits | None) -> list[tuple[str, str, str]]:
+    """The same for the group of a user. What has no bound is set as well: it may have had one before."""
+    if user is None:
+        return []
+    most = "-1" if version == 1 else "max"
+    memory, processes = str(user.memory_bytes or most), str(user.processes or "max")
+    quota = str(int(user.cpus * _CPU_PERIOD_US)) if user.cpus else most
+    if version == 1:
+        return [("memory", "memory.limit_in_bytes", memory), ("pids", "pids.max", processes),
+                ("cpu", "cpu.cfs_quota_us", quota)]  # fmt: skip
+    return [("memory", "memory.max", memory), ("pids", "pids.max", processes),
+            ("cpu", "cpu.max", f"{quota} {_CPU_PERIOD_US}")]  # fmt: skip
+
+
+def _calls(folder: str) -> list[str]:
+    """Groups that may be a call's, in the folder and in those of users."""
+    names = _listed(folder)
+    return names + [
+        f"{name}/{one}" for name in filter(_PARENT.fullmatch, names) for one in _listed(f"{folder}/{name}")
+    ]
 
 
 def _put(file: str, value: str) -> None:

@@ -26,10 +26,11 @@ class Launcher:
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
 
-    def submit(self, fds: list[int], flags: int) -> None:
-        """Hand over one job: [job, stdin, stdout, stderr, status, filter], and its bits. Raises OSError."""
+    def submit(self, fds: list[int], flags: int, group: str = "") -> None:
+        """Hand over one job: [job, stdin, stdout, stderr, status, filter], its bits, and the group in which
+        its own is to lie, if in any. Raises OSError."""
         assert len(fds) == JOB_FDS
-        word = bytes([flags])
+        word = bytes([flags]) + group.encode("ascii")
         try:
             socket.send_fds(self._ready(), [word], fds)
         except (BrokenPipeError, ConnectionError):

@@ -31,7 +31,7 @@ _MAX_FDS = 253  # SCM_MAX_FD
 _DEATH_TIMEOUT_S = 10.0
 _OUT_OF_MEMORY = (
     "[the call needed more memory than it may use and was ended in part; the bound is max_memory_bytes in the"
-    " [sandbox] section of config.toml]\n"
+    " [sandbox] section of config.toml, or memory_bytes in [quota] for all of a user's calls]\n"
 )
 KILLED = 128 + signal.SIGKILL
 

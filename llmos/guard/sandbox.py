@@ -35,6 +35,21 @@ _UNGRANTABLE = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 
 @dataclass(frozen=True, slots=True)
+class UserLimits:
+    """Bounds of all calls of one user together; 0: none of that kind."""
+
+    uid: int
+    memory_bytes: int = 0
+    processes: int = 0
+    cpus: float = 0.0
+
+    @property
+    def group(self) -> str:
+        """The group in which those of their calls lie."""
+        return f"llmos-user.{self.uid}"
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of each process (setrlimit(2)), and of the call in sum (`ControlGroup`).
 
@@ -52,6 +67,7 @@ class Limits:
     )  # of the whole call, as `processes` and `cpus` are, where there is a control group
     cpus: float = 0.0  # 0: as many as there are
     need_group: bool = False  # no control group, no run
+    user: UserLimits | None = None  # of everything the caller runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +129,8 @@ class Box:
         """Plain data. By hand: `asdict` copies every string and takes a hundred times as long."""
         job = {name: getattr(self, name) for name in self.__slots__}
         job["limits"] = {name: getattr(self.limits, name) for name in self.limits.__slots__}
+        if own := self.limits.user:
+            job["limits"]["user"] = [own.uid, own.memory_bytes, own.processes, own.cpus]
         job["script"] = [(_of_commands(pipe), pipe.joiner, pipe.cd) for pipe in self.script]
         return job
 
@@ -122,7 +140,8 @@ def from_job(job: dict[str, Any]) -> Box:
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in job.items()
     }
-    fields["limits"] = Limits(**job["limits"])
+    own = job["limits"].get("user")
+    fields["limits"] = Limits(**{**job["limits"], "user": UserLimits(*own) if own else None})
     fields["script"] = tuple(
         Pipe(tuple(_to_command(*command) for command in commands), joiner, cd)
         for commands, joiner, cd in job["script"]
@@ -225,6 +244,7 @@ class ControlGroup:
     processes: int
     cpus: float
     needed: bool
+    user: UserLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +338,7 @@ def plan(box: Box) -> tuple[Step, ...]:
     limits, scratch = box.limits, box.limits.scratch_bytes
     return (
         namespaces(network=box.hosts_network),
-        ControlGroup(limits.memory_bytes, limits.processes, limits.cpus, limits.need_group),
+        ControlGroup(limits.memory_bytes, limits.processes, limits.cpus, limits.need_group, limits.user),
         *((Reach(box.routes),) if box.routes else ()),
         Mount("/", "host"),
         Mount("/dev", "devices"),

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmos import paths
-from llmos.config import SandboxSettings
+from llmos.config import QuotasSettings, SandboxSettings
 from llmos.errors import CallFailed, LlmosError
 from llmos.guard import hidden, layers, relay, sandbox, seccomp, signals, zygote
 from llmos.guard.aside import aside
@@ -36,6 +36,7 @@ from llmos.guard.program import Ended, OnOutput, Program
 from llmos.guard.quota import Quota
 from llmos.guard.sandbox import Box, Command, Limits, Pipe
 from llmos.guard.secretscan import Scanner
+from llmos.guard.sharing import Quotas
 from llmos.messages import (
     Caller,
     Change,
@@ -121,8 +122,10 @@ class Spawner:
         settings: SandboxSettings,
         observers: Observers | None = None,
         changers: Changers | None = None,
+        quotas: QuotasSettings | None = None,
     ) -> None:
         self._settings = settings
+        self._quotas = Quotas(quotas or QuotasSettings())
         self._observers = observers or {}
         self._changers = changers or {}
         self._launcher = Launcher(stand_in_id())
@@ -161,9 +164,10 @@ class Spawner:
                 break
         return replace_duration(_joined(outcomes), (time.monotonic() - began) * 1000)
 
-    def configure(self, settings: SandboxSettings) -> None:
+    def configure(self, settings: SandboxSettings, quotas: QuotasSettings) -> None:
         """Bounds of the calls that come; those that run keep theirs."""
         self._settings = settings
+        self._quotas.configure(quotas)
 
     def close(self) -> None:
         self._launcher.close()
@@ -192,6 +196,10 @@ class Spawner:
         return await self._run(_Job(_one(SELF_TEST), None, 10.0), grants, _unheard, asyncio.Event())
 
     async def _run(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:
+        async with self._quotas.place(grants.caller, cancel):
+            return await self._run_now(job, grants, tell, cancel)
+
+    async def _run_now(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:
         box = await self._box(job.script, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
         reach = await relay.look_up(grants.hosts) if grants.network and grants.hosts else None
         if reach is not None:
@@ -289,7 +297,12 @@ class Spawner:
             env=sandbox.environment(
                 uid=grants.caller.uid, user=who.user, home=who.home, shell=_shell(), language=_language()
             ),
-            limits=Limits(
+            limits=self._limits(grants.caller, cpu_s),
+        )
+
+    def _limits(self, caller: Caller, cpu_s: int | None) -> Limits:
+        return self._quotas.limited(
+            Limits(
                 processes=self._settings.max_processes,
                 data_bytes=self._settings.max_memory_bytes,
                 file_bytes=self._settings.max_file_bytes,
@@ -300,6 +313,7 @@ class Spawner:
                 # A file in memory is memory, also where no control group counts it.
                 scratch_bytes=min(1 << 30, self._settings.max_memory_bytes),
             ),
+            caller,
         )
 
     def _submit(self, box: Box, held: contextlib.ExitStack, stdin: int, out: int, err: int) -> socket.socket:
@@ -308,7 +322,9 @@ class Spawner:
         job = _memory_file(held, json.dumps(box.to_job()).encode())
         filter_fd = self._filter(box.network)
         try:
-            self._launcher.submit([job, stdin, out, err, theirs.fileno(), filter_fd], _flags(box))
+            self._launcher.submit(
+                [job, stdin, out, err, theirs.fileno(), filter_fd], _flags(box), _group(box)
+            )
         except OSError as error:
             ours.close()
             raise layers.explain("launcher", str(error)) from error
@@ -327,6 +343,10 @@ def _tightened(limits: Limits, step: Start) -> Limits:
         cpus=min(step.cpus or limits.cpus or math.inf, limits.cpus or math.inf) if step.cpus else limits.cpus,
         need_group=limits.need_group or step.cpus > 0,
     )
+
+
+def _group(box: Box) -> str:
+    return box.limits.user.group if box.limits.user else ""
 
 
 def _flags(box: Box) -> int:

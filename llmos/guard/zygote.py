@@ -2,7 +2,8 @@
 
 It runs as the broker's own user, holds no state of requests, and with the modules it imports is the only
 code here that touches mounts. A job comes over a socketpair from the broker alone: one byte (is the
-network granted, is it to outlive us, is its view ID-mapped), and by SCM_RIGHTS the descriptors
+network granted, is it to outlive us, is its view ID-mapped), after it the control group of the user if they
+have one, and by SCM_RIGHTS the descriptors
 
     job (JSON of a `Box`), stdin, stdout, stderr, status, filter (BPF)
 
@@ -91,14 +92,14 @@ class Zygote:
         self._spare: Spare | None = None
         self._leaving = self._hierarchy.sweep()
 
-    def launch(self, fds: list[int], flags: int) -> None:
+    def launch(self, fds: list[int], flags: int, parent: str = "") -> None:
         """Have one job done, by the spare where there is one that fits."""
         status, detached = fds[4], bool(flags & DETACHED)
         try:
             self.templates.make(mapped=bool(flags & MAPPED))
-            pid, group = self._hand_over(fds, flags)
+            pid, group = (0, "") if parent else self._hand_over(fds, flags)
             if not pid:
-                group = self._new_group(stays=detached)
+                group = f"{parent}/{self._new_group(stays=detached)}".lstrip("/")
                 if (pid := kernel.clone(_namespaces(network=bool(flags & NETWORK)))) == 0:
                     enclosure.run(self._job(fds, flags, group), self._ready)
         except LayerError as error:
@@ -199,6 +200,7 @@ class Zygote:
         while (self._ours() or self._leaving) and time.monotonic() < deadline:
             self.reap()
             time.sleep(0.005)
+        self._hierarchy.remove_parents()
 
     def _ours(self) -> list[int]:
         return [pid for pid, fork in self._forks.items() if not fork.detached]
@@ -251,9 +253,9 @@ def main() -> None:
 
 
 def _serve(sock: socket.socket, zygote: Zygote) -> bool:
-    data, fds, _, _ = socket.recv_fds(sock, 1, JOB_FDS)
+    data, fds, _, _ = socket.recv_fds(sock, 64, JOB_FDS)
     if len(fds) == JOB_FDS:
-        zygote.launch(fds, data[0])
+        zygote.launch(fds, data[0], data[1:].decode("ascii"))
     for fd in fds:
         os.close(fd)
     zygote.make_spare()  # not before: it must not hold what we have just closed

@@ -51,6 +51,7 @@ class Shared:
 
     process: subprocess.Popen[bytes]
     folder: Path  # below it each user has a folder of their own, and there is one for all
+    state: str = ""
 
     @property
     def path(self) -> Path:
@@ -98,7 +99,7 @@ def running(
             cwd="/",
         )  # fmt: skip
     try:
-        yield Shared(process, folder)
+        yield Shared(process, folder, env["XDG_STATE_HOME"])
     finally:
         process.terminate()
         try:
