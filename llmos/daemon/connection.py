@@ -4,7 +4,7 @@
   start. An oversized frame cannot be skipped cheaply, so it is answered and the connection closed.
 - Control methods start at once and count against no limit, so they never wait behind work.
 - A client that does not read is cut off when MAX_UNSENT_BYTES wait for it; nobody else is slowed.
-- Frames are taken one at a time in the user's turn (`shares`), so a flood delays whoever sends it.
+- Frames are taken a few at a time in the user's turn (`shares`), so a flood delays whoever sends it.
 - A frame that does not end in time is answered the same way.
 - A client that has gone loses its running requests. One that has only closed its sending side (socat
   does at end of input) still gets its answers. The kernel tells the two apart: EPOLLHUP.
@@ -19,6 +19,7 @@ import logging
 import select
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from llmos import wire
@@ -36,6 +37,7 @@ MAX_BACKLOG_BYTES = 1 << 20  # above it, events for mere onlookers are dropped
 MAX_RUNNING_REQUESTS = 32  # of one client; the queue as a whole has its own bound
 LAST_WORDS_S = 1.0
 FRAME_TIMEOUT_S = 60.0
+FRAMES_OF_A_TURN = 4
 
 Method = Callable[[JsonObject, "Connection"], Awaitable[JsonObject]]
 
@@ -95,9 +97,11 @@ class Connection:
     async def _read(self) -> None:
         frames = wire.FrameBuffer()
         while chunk := await self._next_chunk(frames.pending_bytes):
-            for frame in frames.feed(chunk):
+            complete = frames.feed(chunk)
+            while some := list(islice(complete, FRAMES_OF_A_TURN)):
                 async with self._share.turn():
-                    self._receive(frame)
+                    for frame in some:
+                        self._receive(frame)
             self._wait_with(frames.pending_bytes)
 
     def _wait_with(self, num_bytes: int) -> None:

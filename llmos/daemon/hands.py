@@ -93,18 +93,30 @@ class Hands:
         kept = set(self.gate.kept(job.caller, job.cwd, names, job.rules))
         return tuple(name for name in names if name not in kept)
 
-    def explain(self, call: ToolCall, job: Job) -> JsonObject:
-        """The verdict on a call and how it came about; nothing runs or is recorded. Raises UsageError."""
-        from llmos.guard import explain
+    def check(self, call: ToolCall, job: Job) -> JsonObject:
+        """The verdict on a call alone; nothing runs or is recorded. Raises UsageError."""
+        plan = self._seen(call, job)
+        verdict = self.judge_plan(plan, job)
+        return {
+            "verdict": verdict.decision.word,
+            "rule": verdict.rule,
+            "reason": verdict.reason,
+            "effects": plan.effects.model_dump(mode="json"),
+        }
+
+    def _seen(self, call: ToolCall, job: Job) -> Plan:
         from llmos.guard.gate import SHELL_TOOL, shell_plan
 
         # Shell text is judged however odd it is: a manifest might refuse it before anything is said of it.
-        plan = (
-            self._plan(call, job)
-            if call.tool != SHELL_TOOL
-            else self._expand(shell_plan(str(call.args.get("command", ""))), job)
-        )
-        verdict = self.judge_plan(plan, job)
+        if call.tool == SHELL_TOOL:
+            return self._expand(shell_plan(str(call.args.get("command", ""))), job)
+        return self._plan(call, job)
+
+    def explain(self, call: ToolCall, job: Job) -> JsonObject:
+        """The verdict on a call and how it came about; nothing runs or is recorded. Raises UsageError."""
+        from llmos.guard import explain
+
+        plan = self._seen(call, job)
         judgements = self.gate.explain(
             plan,
             job.caller,
@@ -114,6 +126,7 @@ class Hands:
             session=job.session,
             rules=job.rules,
         )
+        verdict = self.gate.verdict(judgements, plan, job.caller, job.cwd)
         return explain.as_json(plan, verdict, judgements)
 
     def rules(self, caller: Caller) -> JsonObject:

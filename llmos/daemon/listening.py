@@ -20,7 +20,7 @@ from llmos.daemon import systemd
 from llmos.errors import DaemonUnreachable
 
 MAX_PATH_BYTES = 107  # sun_path in unix(7), without its closing NUL
-BACKLOG = 128
+BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)

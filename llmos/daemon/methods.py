@@ -19,6 +19,7 @@ from llmos.daemon import request as requests
 from llmos.daemon import rpc
 from llmos.daemon.broker import Broker, Client
 from llmos.daemon.connection import Connection, Method, Table
+from llmos.daemon.hands import Hands
 from llmos.daemon.session import Answer, Session
 from llmos.daemon.undoing import Undoing
 from llmos.errors import UsageError
@@ -233,11 +234,15 @@ class Methods:
 
     async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict on a command or a call; nothing runs."""
-        found = await self.policy_explain(params, client)
-        return {key: found[key] for key in ("verdict", "rule", "reason", "effects")}
+        hands, call, job = await self._checked(params, client)
+        return await asyncio.to_thread(hands.check, call, job)
 
     async def policy_explain(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict, with every effect and the rules that matched it."""
+        hands, call, job = await self._checked(params, client)
+        return await asyncio.to_thread(hands.explain, call, job)
+
+    async def _checked(self, params: JsonObject, client: Connection) -> tuple[Hands, ToolCall, requests.Job]:
         read = parsed(CheckParams, params)
         call = _checked_call(read)
         ask = Ask(
@@ -246,8 +251,7 @@ class Methods:
         )  # fmt: skip
         most = self._broker.settings.server.max_request_chars
         job = await asyncio.to_thread(requests.check, ask, client.caller, most, (call,))
-        hands = await self._broker.hands()
-        return await asyncio.to_thread(hands.explain, call, job)
+        return await self._broker.hands(), call, job
 
     async def policy_list(self, params: JsonObject, client: Connection) -> JsonObject:
         """The rules in force for this caller, strictest tier last."""

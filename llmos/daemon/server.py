@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import socket
 import struct
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 DRAIN_S = 10.0
 GOODBYE_S = 1.0  # for clients to take what was sent to them
 CANCEL_S = 5.0  # for cancelled requests to stop their commands and write their audit lines
+_SPARE_FILES = 512  # open files besides clients
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
 
 
@@ -76,7 +78,7 @@ class Server:
             loop.add_signal_handler(signal.SIGHUP, self.reload)
         self._broker.start()
         self._starting = asyncio.create_task(self._automating.start())
-        server = await asyncio.start_unix_server(self._accept, sock=sock)
+        server = await asyncio.start_unix_server(self._accept, sock=sock, backlog=listening.BACKLOG)
         systemd.notify(f"READY=1\nSTATUS={self._broker.sentence()}")
         self._beating = asyncio.create_task(self._beat(systemd.watchdog_interval_s()))
         log.info("llmos %s serves (pid %d)", llmos.__version__, os.getpid())
@@ -196,6 +198,7 @@ def run(
     _share_one_heap()
     reread = config.load if settings is None else None
     settings = settings or config.load()
+    _allow_open_files(settings.server.max_clients + _SPARE_FILES)
     listener = listening.listen(socket_path or paths.socket_path())
     try:
         asyncio.run(serve(listener, settings, worker_argv=worker_argv, reread=reread))
@@ -210,6 +213,14 @@ def _log_to_stderr() -> None:
     )
     if formatter := systemd.log_formatter():
         logging.getLogger().handlers[0].setFormatter(formatter)
+
+
+def _allow_open_files(wanted: int) -> None:
+    """One for each client: the soft limit is 1024 in most places, and the hard one far above."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _share_one_heap() -> None:

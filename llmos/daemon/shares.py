@@ -2,7 +2,7 @@
 
 Each connection may hold some megabytes: a frame half received, requests at work, replies unread. Their sums
 are bounded for each user, so that one who floods it is refused and the others notice nothing. Users take
-turns with the event loop as well: one frame of each at a time, from however many connections they come.
+turns with the event loop as well: a few frames of each at a time, from however many connections they come.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Share:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """One frame's: others' events come before this user's next one."""
+        """For a few frames: others' events come before this user's next ones."""
         async with self._turn:
             yield
             await asyncio.sleep(0)

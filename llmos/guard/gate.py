@@ -107,6 +107,10 @@ class Gate:
             session=session,
             rules=rules,
         )
+        return self.verdict(judgements, plan, caller, cwd)
+
+    def verdict(self, judgements: Sequence[Judgement], plan: Plan, caller: Caller, cwd: str) -> Verdict:
+        """What comes of judgements that `explain` gave."""
         verdict = strictest(judgements, plan.effects.opaque)
         if verdict.decision is not Decision.ASK or not answerable(judgements):
             return verdict

@@ -6,9 +6,11 @@ into words (`shelltext`) or expand patterns (`commandline`).
 
 from __future__ import annotations
 
+import functools
 import glob
 import pwd
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from llmos.guard.characters import Opaque
 
 SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the sandbox's
 _GLOB = frozenset("*?[")
+_ACCOUNT_KEPT_S = 10
 # `{` and `}` alone are literal; braces with a comma or a range are not.
 _SPECIAL = frozenset("$`!;&|<>()\"'\\\n")
 # In brackets quotes, classes and `^` mean different things to different readers of patterns.
@@ -127,10 +130,19 @@ class WordReader:
 def _user_of(home: str) -> dict[str, str]:
     """$USER and $LOGNAME as the sandbox sets them: of whoever owns the home."""
     try:
-        name = pwd.getpwuid(Path(home).stat().st_uid).pw_name
-    except (OSError, KeyError):
+        name = _account(Path(home).stat().st_uid, int(time.monotonic() / _ACCOUNT_KEPT_S))
+    except OSError:
         return {}
     return {"USER": name, "LOGNAME": name} if re.fullmatch(r"[\w.-]+", name) else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _account(uid: int, period: int) -> str:
+    """Looked up once a period: it reads the whole file of accounts, or asks a server."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
 
 
 def _unquoted(raw: str) -> str:
