@@ -177,6 +177,10 @@ class BudgetSettings(_Section):
     day_tokens: int = Field(default=10_000_000, ge=0)
 
 
+class ConsoleSettings(_Section):
+    language: str = Field(default="", pattern=r"^([A-Za-z]{2,3}([_-][A-Za-z]+)?)?$")  # empty: the locale's
+
+
 class Settings(_Section):
     model: ModelSettings = ModelSettings()
     sandbox: SandboxSettings = SandboxSettings()
@@ -188,6 +192,7 @@ class Settings(_Section):
     backend: tuple[BackendSettings, ...] = Field(default=(), max_length=32)
     offload: OffloadSettings = OffloadSettings()
     budget: BudgetSettings = BudgetSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
     @model_validator(mode="after")
     def _check(self) -> Settings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from llmos import paths
 from llmos.console.consent import Asker
 from llmos.console.interrupts import Interrupts
+from llmos.console.words import told, tr
 from llmos.errors import ModelError
 
 
@@ -33,7 +34,9 @@ def fetch_missing(asker: Asker | None, interrupts: Interrupts) -> bool:
         card = next((card for card in store.catalogue() if card.name == name), None)
         if card is None or asker is None:
             raise
-        question = f"{absent}. Fetch it now ({card.num_bytes / 1e6:.0f} MB, {card.license})?"
+        offer = tr("Fetch it now ({size} MB, {license})?")
+        size = f"{card.num_bytes / 1e6:.0f}"
+        question = f"{told(str(absent))}. {offer.format(size=size, license=card.license)}"
         if not asker.confirm(question, interrupts):
             raise
     from llmos import model_cli

@@ -203,6 +203,23 @@ def test_always_is_remembered_until_it_is_forgotten(llmos: Llmos, daemon: suppor
 
 
 @pytest.mark.sandbox
+def test_never_is_remembered_as_a_denial(llmos: Llmos, daemon: support.Daemon, work: Path) -> None:
+    with daemon.connect() as client:
+        params = {"id": "r1", "tool": "shell.run", "args": {"command": "rm old.log"}, "cwd": str(work)}
+        number = client.send("call", **params, consent="interactive")
+        client.until("approval")
+        client.send("approve", id="r1", decision="never")
+        assert client.reply(number)["result"]["status"] == "denied"
+    assert (work / "old.log").exists()
+    assert llmos("policy", "check", "--", "rm old.log").returncode == 3
+    assert llmos("call", "shell.run", "--args", '{"command": "rm old.log"}', "--yes").returncode == 3
+    shown = llmos("policy", "remembered").stdout
+    assert "never" in shown and "rm old.log" in shown
+    assert llmos("policy", "forget", shown.split()[0]).returncode == 0
+    assert llmos("policy", "check", "--", "rm old.log").returncode == 4
+
+
+@pytest.mark.sandbox
 def test_the_journal_is_shown_and_a_changed_line_is_found(llmos: Llmos, isolated_home: Path) -> None:
     llmos("list the files")
     newest = [json.loads(line) for line in llmos("audit", "tail", "-n", "2", "--json").stdout.splitlines()]

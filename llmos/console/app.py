@@ -25,6 +25,7 @@ from llmos import __version__, paths
 from llmos.console import listings, safetext, screen
 from llmos.console.completer import ShellCompleter
 from llmos.console.consent import SHELL_TOOL
+from llmos.console.words import tr
 from llmos.errors import LlmosError, UsageError
 
 JsonObject = dict[str, Any]
@@ -43,7 +44,7 @@ HELP = {
     "cd [FOLDER]": "change the folder of what follows",
 }
 INTRO = (
-    f"llmos {__version__}: say what you want done here. Each step is judged by the policy, runs in a\n"
+    "llmos {version}: say what you want done here. Each step is judged by the policy, runs in a\n"
     "sandbox and is recorded. /help lists more, Tab completes, Ctrl-C cancels a request, Ctrl-D leaves.\n"
 )
 
@@ -75,7 +76,7 @@ class Shell:
 
     def run(self) -> int:
         """Read and do lines until the person leaves."""
-        screen.write(sys.stderr, INTRO)
+        screen.write(sys.stderr, tr(INTRO).format(version=__version__))
         self._learn()
         session = self._session()
         while True:
@@ -166,7 +167,7 @@ class Shell:
         self._show(listings.history(found, screen.look_of(sys.stdout), screen.width(sys.stdout)))
 
     def _help(self, _rest: str) -> None:
-        self._show("".join(f"  {name:<16} {meaning}\n" for name, meaning in HELP.items()))
+        self._show("".join(f"  {name:<16} {tr(meaning)}\n" for name, meaning in HELP.items()))
 
     # --- around the prompt ---
 
@@ -231,7 +232,10 @@ def toolbar(status: JsonObject) -> str:
     """` model default · policy default · /help` from what `status` says."""
     planner = status.get("planner")
     name = planner.get("model") if isinstance(planner, dict) else None
-    parts = [f"model {name or '?'}", f"policy {status.get('policy') or '?'}"]
+    parts = [
+        tr("model {name}").format(name=name or "?"),
+        tr("policy {name}").format(name=status.get("policy") or "?"),
+    ]
     return safetext.one_line(" " + " · ".join(parts) + " · /help")
 
 

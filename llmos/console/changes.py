@@ -9,6 +9,7 @@ from typing import Any
 
 from llmos.console import safetext
 from llmos.console.look import Look
+from llmos.console.words import tr
 
 JsonObject = dict[str, Any]
 
@@ -19,6 +20,12 @@ _MARKS = {
     "deleted": ("-", "red"),
     "renamed": (">", "cyan"),
     "attributes": ("~", "yellow"),
+}
+COUNTED = {
+    "created": "{count} created",
+    "modified": "{count} modified",
+    "deleted": "{count} deleted",
+    "renamed": "{count} renamed",
 }
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -31,25 +38,32 @@ def lines(told: JsonObject, look: Look, *, limit: int = MAX_LINES) -> list[str]:
         found += [f"    {line}" for line in _diff(str(item.get("diff") or ""), look)]
     more = len(found) - limit
     if more > 0:
-        found = [*found[:limit], look.style("dim", f"… {more} more lines; x shows all")]
+        found = [
+            *found[:limit],
+            look.style("dim", tr("… {count} more lines; x shows all").format(count=more)),
+        ]
     if hidden := int(told.get("more") or 0):
-        found.append(look.style("dim", f"… and {hidden} more"))
+        found.append(look.style("dim", tr("… and {count} more").format(count=hidden)))
     for item in told.get("left_out") or ():
-        why = f"left out: {item.get('path')}: {item.get('reason')}"
+        why = f"{tr('left out:')} {item.get('path')}: {item.get('reason')}"
         found.append(look.style("yellow", safetext.one_line(why)))
     return [*found, look.style("bold", totals(told))]
 
 
 def totals(told: JsonObject) -> str:
     """`2 created, 1 deleted; 120 bytes more`."""
-    words = ("created", "modified", "deleted", "renamed")
-    parts = [f"{told[word]} {word}" for word in words if told.get(word)]
+    parts = [tr(word).format(count=told[kind]) for kind, word in COUNTED.items() if told.get(kind)]
     attributes = sum(item.get("change") == "attributes" for item in told.get("items") or ())
     if not parts:
-        return f"{attributes} changed in mode, owner or time" if attributes else "it changes no file"
+        return (
+            tr("{count} changed in mode, owner or time").format(count=attributes)
+            if attributes
+            else tr("it changes no file")
+        )
     grown = int(told.get("bytes_after") or 0) - int(told.get("bytes_before") or 0)
     if grown:
-        parts[-1] += f"; {size(abs(grown))} {'more' if grown > 0 else 'less'}"
+        grew = tr("{size} more") if grown > 0 else tr("{size} less")
+        parts[-1] += "; " + grew.format(size=size(abs(grown)))
     return ", ".join(parts)
 
 
@@ -57,7 +71,7 @@ def size(num_bytes: int) -> str:
     value, unit = float(num_bytes), 0
     while value >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
-    return f"{num_bytes} bytes" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+    return tr("{count} bytes").format(count=num_bytes) if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
 def _line(item: JsonObject, look: Look) -> str:
@@ -74,7 +88,8 @@ def _line(item: JsonObject, look: Look) -> str:
 
 def _inside(item: JsonObject) -> str:
     entries = int(item.get("entries") or 0)
-    return f"with {entries} {'entry' if entries == 1 else 'entries'} in it" if entries else ""
+    counted = tr("with {count} entry in it") if entries == 1 else tr("with {count} entries in it")
+    return counted.format(count=entries) if entries else ""
 
 
 def _sizes(item: JsonObject) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmos.console import safetext
+from llmos.console import safetext, words
 from llmos.console.look import Look
 from llmos.console.render import table
+from llmos.console.words import tr
 
 JsonObject = dict[str, Any]
 
@@ -20,40 +21,49 @@ def question(data: JsonObject, look: Look, *, whole: bool = False) -> str:
     told = data.get("offload") or {}
     lines = safetext.exact(str(told.get("text") or "")).split("\n")
     shown = lines if whole else lines[:_MAX_SHOWN_LINES]
-    text = look.style("bold", f"This would leave the machine ({told.get('what')}):") + "\n"
+    text = (
+        look.style("bold", tr("This would leave the machine ({what}):").format(what=told.get("what"))) + "\n"
+    )
     text += "".join("    " + look.style("cyan", line) + "\n" for line in shown)
     if len(lines) > len(shown):
-        text += f"    … and {len(lines) - len(shown)} more lines (x shows all)\n"
-    text += (
-        f"  and {told.get('tools_bytes')} bytes that describe the tools; {told.get('bytes')} bytes in all\n"
-    )
+        hidden = tr("… {count} more lines; x shows all").format(count=len(lines) - len(shown))
+        text += f"    {hidden}\n"
+    sizes = tr("and {tools} bytes that describe the tools; {all} bytes in all")
+    text += f"  {sizes.format(tools=told.get('tools_bytes'), all=told.get('bytes'))}\n"
     if replaced := told.get("replaced"):
         kinds = ", ".join(f"{count} {kind}" for kind, count in replaced.items())
-        text += f"  replaced in it, and put back in the answer: {safetext.one_line(kinds)}\n"
+        text += f"  {tr('replaced in it, and put back in the answer:')} {safetext.one_line(kinds)}\n"
     for number, one in enumerate(told.get("destinations") or ()):
-        word = "to " if number == 0 else "or "
-        text += "  " + look.style("yellow", word + _destination(one)) + "\n"
-    return text + "  " + look.style("dim", safetext.one_line(f"because {data.get('reason')}")) + "\n"
+        word = tr("to") if number == 0 else tr("or")
+        text += "  " + look.style("yellow", f"{word} {_destination(one)}") + "\n"
+    because = tr("because {reason}").format(reason=words.told(str(data.get("reason"))))
+    return text + "  " + look.style("dim", safetext.one_line(because)) + "\n"
 
 
 def _destination(one: JsonObject) -> str:
-    price = f"about {_usd(one.get('about_usd'))}, at most {_usd(one.get('ceiling_usd'))}"
+    price = tr("about {about}, at most {most}").format(
+        about=_usd(one.get("about_usd")), most=_usd(one.get("ceiling_usd"))
+    )
     return safetext.one_line(f"{one.get('backend')}: {one.get('url')} ({one.get('model')}), {price}")
 
 
 def choices(look: Look) -> str:
-    return look.style("bold", "send it? [y]es, and such requests from now on  [o]nce  [n]o  e[x]plain  [?] ")
+    return look.style(
+        "bold", tr("send it? [y]es, and such requests from now on  [o]nce  [n]o  e[x]plain  [?] ")
+    )
+
+
+CHOICES = (
+    ("y", "yes, and requests of this kind may go there unasked (llmos backend forget NAME revokes it)"),
+    ("o", "yes, this once"),
+    ("n", "no, it stays here"),
+    ("x", "explain: all of the text"),
+    ("?", "this help"),
+)
 
 
 def choices_help() -> str:
-    rows = (
-        ("y", "yes, and requests of this kind may go there unasked (llmos backend forget NAME revokes it)"),
-        ("o", "yes, this once"),
-        ("n", "no, it stays here"),
-        ("x", "explain: all of the text"),
-        ("?", "this help"),
-    )
-    return "".join(f"    {key}  {meaning}\n" for key, meaning in rows)
+    return "".join(f"    {key}  {tr(meaning)}\n" for key, meaning in CHOICES)
 
 
 def route(found: JsonObject, look: Look, *, full: bool) -> str:

@@ -1,4 +1,4 @@
-"""Ask the person at the terminal: yes, no, edit, explain, always.
+"""Ask the person at the terminal: yes, no, edit, explain, always, never.
 
 The answer is read from the terminal itself, never from piped stdin (that is data), and what was typed
 before the question stood there is thrown away, so that type-ahead approves nothing. It shows what the
@@ -18,11 +18,13 @@ from typing import Any, TextIO
 
 from llmos.console import cloud, render, screen
 from llmos.console.interrupts import Interrupts
+from llmos.console.words import tr
 
 JsonObject = dict[str, Any]
 
 SHELL_TOOL = "shell.run"
 UNDO_TOOL = "undo"
+_DECISIONS = {"y": "yes", "n": "no", "a": "always", "v": "never"}
 
 
 @functools.cache
@@ -60,12 +62,12 @@ class Asker:
             key = self._key(interrupts, only_yes_or_no=fixed)
             if key is None:
                 return None
-            if fixed and key in "ea":
+            if fixed and key in "eav":
                 continue
             if key == "e" and (call := self._edit(data)) is not None:
                 return {"decision": "edit", "call": call}
-            if key in "yna":
-                return {"decision": {"y": "yes", "n": "no", "a": "always"}[key]}
+            if key in _DECISIONS:
+                return {"decision": _DECISIONS[key]}
             if key == "x":
                 self._say(render.explanation(data, self._look))
             elif key == "?":
@@ -97,7 +99,7 @@ class Asker:
     def _key(self, interrupts: Interrupts, *, only_yes_or_no: bool) -> str | None:
         """One of the choices to a call."""
         asked = render.choices(self._look, only_yes_or_no=only_yes_or_no)
-        return self._one_of("ynexa?", asked, interrupts)
+        return self._one_of("ynexav?", asked, interrupts)
 
     def _one_of(self, keys: str, asked: str, interrupts: Interrupts) -> str | None:
         """One of these keys; others are passed over, end of input is a no."""
@@ -121,7 +123,7 @@ class Asker:
             try:
                 return {"tool": tool, "args": edited_args(args, key, edited)}
             except ValueError as error:
-                self._say(f"  not a JSON object: {error}\n")
+                self._say(f"  {tr('not a JSON object:')} {error}\n")
                 text = edited
         return None
 

@@ -76,11 +76,12 @@ def _history_row(entry: JsonObject, look: Look) -> list[str]:
 def remembered(rules: Sequence[JsonObject], columns: int) -> str:
     """Answers given for good: id, until when, below which folder, for what."""
     if not rules:
-        return "nothing is remembered; at a question, `a` remembers the answer\n"
+        return "nothing is remembered; at a question, `a` (always) and `v` (never) remember the answer\n"
     rows = [
         [
             safetext.one_line(str(rule["id"])),
             f"until {moment(rule['expires'])[:10]}",
+            "never" if rule.get("never") else "always",
             safetext.one_line(f"below {rule['prefix']}"),
             safetext.one_line(str(rule["command"])),
         ]

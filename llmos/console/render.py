@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llmos.console import changes, safetext
+from llmos.console import changes, safetext, words
 from llmos.console.look import Look
+from llmos.console.words import tr
 
 JsonObject = dict[str, Any]
 
@@ -45,11 +46,12 @@ def effect_lines(effects: JsonObject, *, limit: int = 0) -> list[str]:
     for name in ("deletes", "writes", "network", "signals", *TARGETS, "programs", "reads"):
         values = [str(value) for value in effects.get(name) or ()]
         shown = values[:limit] if limit else values
-        lines += [f"{name:<9} {safetext.one_line(value)}" for value in shown]
+        head = safetext.pad(tr(name), 9)
+        lines += [f"{head} {safetext.one_line(value)}" for value in shown]
         if len(values) > len(shown):
-            lines.append(f"{name:<9} … and {len(values) - len(shown)} more")
+            lines.append(f"{head} {tr('… and {count} more').format(count=len(values) - len(shown))}")
     if effects.get("opaque"):
-        lines.append(f"{'unknown':<9} {safetext.one_line(str(effects['opaque']))}")
+        lines.append(f"{safetext.pad(tr('unknown'), 9)} {safetext.one_line(str(effects['opaque']))}")
     return lines
 
 
@@ -62,7 +64,7 @@ def approval(data: JsonObject, look: Look) -> str:
     call = data.get("call") or {}
     tool = str(call.get("tool", data.get("tool", "a tool")))
     command = safetext.exact(str(data.get("command") or invocation(tool, call.get("args") or {})))
-    text = look.style("bold", f"{safetext.one_line(tool)} wants to run:") + "\n"
+    text = look.style("bold", tr("{tool} wants to run:").format(tool=safetext.one_line(tool))) + "\n"
     text += _indent(look.style("cyan", line) for line in command.split("\n"))
     text += _indent(found_out(data, look), 2)
     return text + _indent([look.style("dim", because(data))], 2)
@@ -75,7 +77,11 @@ def found_out(data: JsonObject, look: Look) -> list[str]:
     if told is None:
         lines = effect_lines(effects, limit=_MAX_SHOWN)
         why = data.get("no_preview") or effects.get("no_preview")
-        return [*lines, look.style("yellow", f"not tried  {safetext.one_line(str(why))}")] if why else lines
+        return (
+            [*lines, look.style("yellow", f"{tr('not tried')}  {safetext.one_line(words.told(str(why)))}")]
+            if why
+            else lines
+        )
     beside = {name: effects.get(name) for name in ("network", "signals", *TARGETS, "opaque")}
     return effect_lines(beside, limit=_MAX_SHOWN) + changes.lines(told, look) + _tried(data, look)
 
@@ -86,24 +92,29 @@ def _tried(data: JsonObject, look: Look) -> list[str]:
     if ran.get("exit_code") in (0, None):
         return []
     said = safetext.exact(str(ran.get("stderr") or "").strip()).split("\n")[-3:]
-    head = look.style("red", f"it ended with exit code {ran['exit_code']}:")
+    head = look.style("red", tr("it ended with exit code {code}:").format(code=ran["exit_code"]))
     return [head, *(f"  {line}" for line in said if line)]
 
 
 def because(judged: JsonObject) -> str:
     """`rule confirm-delete: deleting is final` of anything that carries a rule and a reason."""
     rule, reason = str(judged.get("rule") or "?"), str(judged.get("reason") or "")
-    return safetext.one_line(f"rule {rule}: {reason}" if reason else f"rule {rule}")
+    named = tr("rule {rule}").format(rule=rule)
+    return safetext.one_line(f"{named}: {words.told(reason)}" if reason else named)
 
 
 def explanation(data: JsonObject, look: Look) -> str:
     """Everything known of a call that waits for approval: all effects, the rule, why it is asked."""
-    lines = effect_lines(data.get("effects") or {}) or ["no effect on files, processes or network"]
+    lines = effect_lines(data.get("effects") or {}) or [tr("no effect on files, processes or network")]
     if told := data.get("changes"):
         lines += changes.lines(told, look, limit=EVERYTHING)
     call = data.get("call") or {}
-    facts = [f"call      {safetext.one_line(invocation(str(call.get('tool', '?')), call.get('args') or {}))}"]
-    why = [f"asked by  {because(data)}", "allowing it runs exactly this command in the sandbox, once"]
+    called = safetext.one_line(invocation(str(call.get("tool", "?")), call.get("args") or {}))
+    facts = [f"{safetext.pad(tr('call'), 9)} {called}"]
+    why = [
+        f"{safetext.pad(tr('asked by'), 9)} {because(data)}",
+        tr("allowing it runs exactly this command in the sandbox, once"),
+    ]
     return _indent(facts + lines) + _indent(look.style("dim", line) for line in why)
 
 
@@ -113,18 +124,19 @@ CHOICES = (
     ("e", "edit it first; what you write is judged anew"),
     ("x", "explain: every effect, the rule, why it is asked"),
     ("a", "always: yes, and remember it for this exact kind of call (llmos policy remembered)"),
+    ("v", "never: no, and remember that for this exact kind of call"),
     ("?", "this help"),
 )
 
 
 def choices(look: Look, *, only_yes_or_no: bool = False) -> str:
     if only_yes_or_no:
-        return look.style("bold", "[y]es  [n]o  e[x]plain  [?] ")
-    return look.style("bold", "[y]es  [n]o  [e]dit  e[x]plain  [a]lways  [?] ")
+        return look.style("bold", tr("[y]es  [n]o  e[x]plain  [?] "))
+    return look.style("bold", tr("[y]es  [n]o  [e]dit  e[x]plain  [a]lways  ne[v]er  [?] "))
 
 
 def choices_help() -> str:
-    return _indent(f"{key}  {meaning}" for key, meaning in CHOICES)
+    return _indent(f"{key}  {tr(meaning)}" for key, meaning in CHOICES)
 
 
 def invocation(tool: str, args: JsonObject) -> str:
@@ -159,6 +171,8 @@ def result(
         shown_err += "" if index in streamed else _lines(err.text(str(call.get("stderr") or "")))
         shown_err += call_trouble(call, err) + changed_line(call, err)
     answer = str(result.get("answer") or "")
+    if result.get("status") not in ("done", "needs_input"):
+        answer = words.told(answer)
     if result.get("status") in ("done", "needs_input"):
         shown_out += "" if answer.strip() == said.strip() else _lines(out.text(answer))
     elif answer not in shown_err:  # a denial's reason may stand there already
@@ -171,7 +185,7 @@ def changed_line(call: JsonObject, look: Look) -> str:
     told = (call.get("effects") or {}).get("changes")
     if not told or not call.get("undo_id") or call.get("tool") == "undo":  # whose answer says it
         return ""
-    line = f"{changes.totals(told)} · to take it back: llmos undo {call['undo_id']}"
+    line = f"{changes.totals(told)} · {tr('to take it back:')} llmos undo {call['undo_id']}"
     return look.style("dim", safetext.one_line(line)) + "\n"
 
 
@@ -183,21 +197,22 @@ def call_trouble(call: JsonObject, look: Look) -> str:
     verdict, code = call.get("verdict"), call.get("exit_code")
     what = safetext.one_line(invocation(str(call.get("tool")), call.get("args") or {}), 160)
     if verdict == "deny":
-        text = look.style("red", f"denied: {what}") + f"\n  {because(call)}\n"
+        text = look.style("red", f"{tr('denied')}: {what}") + f"\n  {because(call)}\n"
         return text + f"  {denial_step(call)}\n"
     if verdict == "ask" and code is None:
-        return look.style("yellow", f"not run: {what}") + f"\n  {because(call)}\n"
+        return look.style("yellow", f"{tr('not run')}: {what}") + f"\n  {because(call)}\n"
     return ""
 
 
 def denial_step(call: JsonObject) -> str:
     """What the person can do about a denial; `--yes` is never it."""
     if "root" in str(call.get("rule", "")) and (paths := (call.get("effects") or {}).get("writes")):
-        return f"To allow writing there, add: --write {safetext.one_line(shlex.quote(str(paths[0])))}"
-    return "See why: llmos policy check -- COMMAND.  --yes does not lift a denial."
+        step = tr("To allow writing there, add: --write {path}")
+        return step.format(path=safetext.one_line(shlex.quote(str(paths[0]))))
+    return tr("See why: llmos policy check -- COMMAND.  --yes does not lift a denial.")
 
 
-_NOTES = {
+NOTES = {
     "needs_approval": "It needs your approval: re-run it with --yes, or at a terminal.",
     "not_understood": "No tool call could be made of that. Say it in other words, or see: llmos tools",
     "needs_input": "Ask again with what is missing.",
@@ -205,8 +220,8 @@ _NOTES = {
 
 
 def status_note(result: JsonObject, look: Look) -> str:
-    note = _NOTES.get(str(result.get("status")), "")
-    return look.style("yellow", note) + "\n" if note else ""
+    note = NOTES.get(str(result.get("status")), "")
+    return look.style("yellow", tr(note)) + "\n" if note else ""
 
 
 def footer(result: JsonObject, look: Look) -> str:
@@ -237,8 +252,8 @@ def verdict(found: JsonObject, look: Look) -> str:
 
 
 def error(message: str, next_step: str, look: Look) -> str:
-    text = look.style("red", "llmos: ") + _lines(look.text(message))
-    return text + (f"  {_lines(look.text(next_step))}" if next_step else "")
+    text = look.style("red", "llmos: ") + _lines(look.text(words.told(message)))
+    return text + (f"  {_lines(look.text(words.told(next_step)))}" if next_step else "")
 
 
 # --- listings --------------------------------------------------------------------------------------

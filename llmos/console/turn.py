@@ -9,12 +9,22 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from llmos.console import render, screen
+from llmos.console import render, screen, words
 from llmos.console.consent import SHELL_TOOL, Asker
 from llmos.console.interrupts import Interrupts
+from llmos.console.words import tr
 from llmos.errors import LlmosError
 
 JsonObject = dict[str, Any]
+
+
+LABELS = {
+    "queued": "waiting for the model",
+    "thinking": "thinking",
+    "rehearsing": "trying it on a copy",
+    "running": "running",
+    "text": "thinking",
+}
 
 
 class Turn:
@@ -25,7 +35,7 @@ class Turn:
         self._quiet = quiet
         self._out, self._err = screen.look_of(sys.stdout), screen.look_of(sys.stderr)
         self._status = screen.StatusLine()
-        self._status.show("waiting for the daemon")
+        self._status.show(tr("waiting for the daemon"))
         self._tools: dict[int, str] = {}
         self._question: JsonObject = {}
         self._at_line_start = True
@@ -45,7 +55,9 @@ class Turn:
         elif kind == "call":
             self._call(data)
         elif kind == "notice":
-            self._say(self._err.style("yellow", self._err.text(str(data.get("text") or ""))) + "\n")
+            self._say(
+                self._err.style("yellow", self._err.text(words.told(str(data.get("text") or "")))) + "\n"
+            )
         elif kind == "finished":
             self._status.stop()
         else:
@@ -62,8 +74,8 @@ class Turn:
             self._status.tick()
 
     def notice(self, text: str) -> None:
-        self._say(self._err.style("yellow", text) + "\n")
-        self._status.show("cancelling")
+        self._say(self._err.style("yellow", words.told(text)) + "\n")
+        self._status.show(tr("cancelling"))
 
     def show(self, result: JsonObject) -> None:
         """The finished result, except what was streamed."""
@@ -83,7 +95,7 @@ class Turn:
         if self._asker is None:
             return {"decision": "no"}
         answer = self._asker.ask(data, interrupts)
-        self._status.show("running")
+        self._status.show(tr("running"))
         return answer
 
     def _call(self, data: JsonObject) -> None:
@@ -103,7 +115,7 @@ class Turn:
 
     def _text(self, text: str) -> None:
         """The answer, as the model writes it."""
-        self._status.show("thinking")
+        self._status.show(tr("thinking"))
         if not self._quiet and self._out.terminal and text:
             self._said += text
             self._stream(text)
@@ -128,12 +140,5 @@ class Turn:
 def _label(kind: str, data: JsonObject) -> str:
     """What the status line says: the daemon's own words where it gives some."""
     detail = str(data.get("detail") or data.get("tool") or "")
-    words = {
-        "queued": "waiting for the model",
-        "thinking": "thinking",
-        "rehearsing": "trying it on a copy",
-        "running": "running",
-        "text": "thinking",
-    }
-    base = words.get(kind, kind)
+    base = tr(LABELS.get(kind, kind))
     return f"{base}: {detail}" if detail else base

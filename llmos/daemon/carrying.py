@@ -28,7 +28,7 @@ from llmos.messages import Decision, Event, JsonObject, Outcome, Status, ToolCal
 _EXDEV = "nvalid cross-device link"  # programs differ in the first letter
 MAX_TRIES = 3  # of a call whose files somebody else keeps changing
 _T = TypeVar("_T")
-Answer = Literal["yes", "no", "always", "edit", "once"]
+Answer = Literal["yes", "no", "always", "never", "edit", "once"]
 LEAVING = -1  # the index of the question whether a request may leave the machine
 
 
@@ -127,6 +127,8 @@ class Carrying:
             await self._refuse(item, "needs_approval", f"Nobody answered within {timeout_s:g} seconds.")
         finally:
             self._question = None
+        if decision == "never":
+            await self._refuse(item, "denied", "You said never, so it is not run, now and from now on.")
         if decision == "no":
             await self._refuse(item, "needs_approval", "You said no, so it was not run.")
         if edited is None:
@@ -201,7 +203,7 @@ class Carrying:
         if index is not None and index != question.index:
             raise UsageError(f"call {question.index} is being asked about, not {index}", "Answer that one.")
         if question.index == LEAVING:
-            if decision == "edit":
+            if decision in ("edit", "never"):
                 raise UsageError("what would leave is sent as it is", "Answer yes, once or no.")
             question.answered.set_result((decision, None))
             return
@@ -212,8 +214,9 @@ class Carrying:
             if call is None:
                 raise UsageError("an edit needs `call`", 'Add "call": {"tool": …, "args": {…}}.')
             edited = await self._judge(call)
-        if decision == "always":
-            await asyncio.to_thread(self._hands.remember, self._items[question.index].judged, self.job)
+        if decision in ("always", "never"):
+            judged, never = self._items[question.index].judged, decision == "never"
+            await asyncio.to_thread(self._hands.remember, judged, self.job, never=never)
         if not question.answered.done():
             question.answered.set_result((decision, edited))
 

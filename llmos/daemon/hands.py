@@ -210,9 +210,16 @@ class Hands:
         except CallFailed as error:
             log.error("request %s was refused, but: %s", job.id, error)
 
-    def remember(self, judged: Judged, job: Job) -> None:
-        """Make "always" a narrow rule. Raises UsageError for what is asked every time, DiskFull."""
-        self.gate.remember(judged.plan, job.caller, cwd=job.cwd, write_roots=job.write_roots, rules=job.rules)
+    def remember(self, judged: Judged, job: Job, *, never: bool = False) -> None:
+        """Make "always" or "never" a narrow rule. Raises UsageError for what is always asked, DiskFull."""
+        self.gate.remember(
+            judged.plan,
+            job.caller,
+            cwd=job.cwd,
+            write_roots=job.write_roots,
+            rules=job.rules,
+            never=never,
+        )
 
     def history(self, caller: Caller, limit: int) -> list[JsonObject]:
         """The caller's own decisions with what came of them, newest last; `undo_id` where that is kept."""

@@ -232,7 +232,7 @@ class Session(Carrying):
             raise NeedsApproval(f"nobody answered within {timeout_s:g} seconds", "Ask again.") from error
         finally:
             self._question = None
-        assert decision != "edit"
+        assert decision != "edit" and decision != "never"  # noqa: PLR1714 - mypy narrows by this
         return decision
 
     def _on_thinking(self) -> None:

@@ -112,13 +112,15 @@ class Gate:
     def verdict(self, judgements: Sequence[Judgement], plan: Plan, caller: Caller, cwd: str) -> Verdict:
         """What comes of judgements that `explain` gave."""
         verdict = strictest(judgements, plan.effects.opaque)
-        if verdict.decision is not Decision.ASK or not answerable(judgements):
+        if verdict.decision is not Decision.ASK:
             return verdict
-        if rule := self.answers.find(plan, caller.uid, cwd):
-            return Verdict(
-                decision=Decision.ALLOW, rule=f"remembered:{rule.id}", reason="You said always to this."
-            )
-        return verdict
+        rule = self.answers.find(plan, caller.uid, cwd)
+        if rule is None or not (rule.never or answerable(judgements)):
+            return verdict
+        name = f"remembered:{rule.id}"
+        if rule.never:
+            return Verdict(decision=Decision.DENY, rule=name, reason="You said never to this.")
+        return Verdict(decision=Decision.ALLOW, rule=name, reason="You said always to this.")
 
     def explain(
         self,
@@ -325,9 +327,18 @@ class Gate:
     # --- answers given for good, and questions ---
 
     def remember(
-        self, plan: Plan, caller: Caller, *, cwd: str = "", write_roots: Sequence[str] = (), rules: str = ""
+        self,
+        plan: Plan,
+        caller: Caller,
+        *,
+        cwd: str = "",
+        write_roots: Sequence[str] = (),
+        rules: str = "",
+        never: bool = False,
     ) -> Rule:
-        """Make "always" a narrow rule. Raises UsageError for what is asked every time, DiskFull."""
+        """Make "always" or "never" a narrow rule. Raises UsageError for what is always asked, DiskFull."""
+        if never:
+            return self.answers.add(plan, caller.uid, cwd, never=True)
         judgements = self.newest().explain(plan, caller, cwd=cwd, write_roots=write_roots, rules=rules)
         if not answerable(judgements) or strictest(judgements, "").decision is Decision.DENY:
             raise UsageError("this is asked about every time", "Answer yes instead of always.")

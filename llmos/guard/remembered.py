@@ -1,9 +1,10 @@
-"""Answers given for good: "always" as a narrow rule, kept in the person's own settings.
+"""Answers given for good: "always" and "never" as narrow rules, kept in the person's own settings.
 
 A rule speaks of one shape of call (the same programs, the same options, the same words that are not
 paths, in the same order) in the same folders, for one user, and ends after 90 days. It turns `ask` into
-`allow`; the gate consults it for nothing else, so it never reaches a denial, nor what a rule wants asked
-every time. What is not understood, signals and started programs are never remembered.
+`allow` or, for "never", into `deny`; the gate consults it for nothing else, so it never reaches a denial, nor
+lets pass what a rule wants asked every time. What is not understood, signals and started programs are never
+allowed so.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Rule:
     command: str  # as it was when the person said always
     expires: float  # seconds since the epoch
     targets: tuple[str, ...] = ()  # units and containers, by name
+    never: bool = False  # the answer was "never": it is denied
 
 
 class Remembered:
@@ -51,16 +53,19 @@ class Remembered:
         self.file = file or paths.config_dir() / "remembered.json"
 
     def find(self, plan: Plan, uid: int, cwd: str) -> Rule | None:
-        """The rule that answers for this plan, if there is one."""
+        """The rule that answers for this plan, if there is one; "never" before "always"."""
         rules = [rule for rule in self.rules() if rule.uid == uid]
-        if not rules or not _may_be_remembered(plan):
+        allowed = _may_be_remembered(plan)
+        rules = [rule for rule in rules if rule.never or allowed]
+        if not rules:
             return None
         wanted = shape(plan, cwd)
-        return next((rule for rule in rules if rule.shape == wanted and _covers(rule, plan)), None)
+        found = [rule for rule in rules if rule.shape == wanted and _covers(rule, plan)]
+        return max(found, key=lambda rule: rule.never, default=None)
 
-    def add(self, plan: Plan, uid: int, cwd: str) -> Rule:
+    def add(self, plan: Plan, uid: int, cwd: str, *, never: bool = False) -> Rule:
         """Remember a plan. Raises UsageError for one that is asked about every time, DiskFull, CallFailed."""
-        if not _may_be_remembered(plan):
+        if not never and not _may_be_remembered(plan):
             raise UsageError("this is asked about every time", "Answer yes instead of always.")
         expires = time.time() + DAYS * 86400
         effects = plan.effects
@@ -78,6 +83,7 @@ class Remembered:
             command=plan.command,
             expires=expires,
             targets=effects.targets,
+            never=never,
         )
         self._save([*self.rules(), rule])
         return rule

@@ -81,7 +81,9 @@ def waits(peer: Peer, frame: JsonObject) -> None:
 # --- one request -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key", "decision"), [("y", "yes"), ("n", "no"), ("a", "always"), ("C-d", "no")])
+@pytest.mark.parametrize(
+    ("key", "decision"), [("y", "yes"), ("n", "no"), ("a", "always"), ("v", "never"), ("C-d", "no")]
+)
 def test_the_question_and_its_answers(open_terminal: Open, short_dir: Path, key: str, decision: str) -> None:
     with serving(short_dir / "s", methods(ask=asks)) as peers:
         terminal = open_terminal("delete the old log")
@@ -91,6 +93,15 @@ def test_the_question_and_its_answers(open_terminal: Open, short_dir: Path, key:
         terminal.keys(key)
         assert "exit:0" in terminal.wait(f"decision {decision}") or terminal.wait("exit:0")
     assert peers[0].received[0]["params"]["consent"] == "interactive"
+
+
+def test_a_person_is_asked_in_chinese(open_terminal: Open, short_dir: Path) -> None:
+    with serving(short_dir / "s", methods(ask=asks)):
+        terminal = open_terminal("删除旧日志", LC_ALL="zh_CN.UTF-8")
+        shown = terminal.wait("[v]永不")
+        assert "shell.run 想要执行：" in shown and "删除      /tmp/old.log" in shown
+        terminal.keys("v")
+        terminal.wait("decision never")
 
 
 def test_explain_and_help_come_before_the_answer(open_terminal: Open, short_dir: Path) -> None:

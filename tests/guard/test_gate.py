@@ -177,6 +177,23 @@ def test_always_answers_for_the_same_kind_of_call_alone(place: judging.Place) ->
         assert place.word(other) == "ask", other
 
 
+def test_never_denies_the_same_kind_of_call_until_it_is_forgotten(place: judging.Place) -> None:
+    allowed = remember(place, "touch x")
+    plan, cwd = place.plan("touch x"), str(place.folder)
+    never = place.gate.remember(plan, judging.CALLER, cwd=cwd, never=True).id
+    verdict = place.judge("touch y")
+    assert (verdict.decision.word, verdict.rule) == ("deny", f"remembered:{never}")
+    assert place.word("rm notes.txt") == "ask"
+    place.gate.answers.forget(never)
+    assert place.judge("touch y").rule == f"remembered:{allowed}"
+
+
+@pytest.mark.parametrize("command", ["./build.sh --fast", "cp server.key x"])
+def test_never_may_be_said_to_what_is_asked_every_time(place: judging.Place, command: str) -> None:
+    place.gate.remember(place.plan(command), judging.CALLER, cwd=str(place.folder), never=True)
+    assert place.word(command) == "deny" and place.word("touch x") == "ask"
+
+
 def test_always_never_reaches_a_denial(place: judging.Place) -> None:
     remember(place, "touch x")
     assert place.word("touch y") == "allow"
