@@ -195,10 +195,12 @@ def read_replace(outcome: Outcome, args: Args) -> Outcome:
     changed = [shown(name.removeprefix("./")) for name in outcome.stdout.split("\0") if name]
     if not changed:
         return empty(outcome, f"Nothing to replace: no file has {args['find']!r}.\n")
+    if outcome.stderr or outcome.exit_code:  # some could not be read or written, and so none is changed
+        return outcome.model_copy(update={"stdout": "", "exit_code": outcome.exit_code or 1})
     text = "".join(f"changed {name}\n" for name in changed[:_MOST_NAMED])
     if len(changed) > _MOST_NAMED:
         text += f"… and {len(changed) - _MOST_NAMED:,} more\n"
-    return outcome.model_copy(update={"stdout": text, "exit_code": 1 if outcome.stderr else 0})
+    return outcome.model_copy(update={"stdout": text})
 
 
 PAIRS = {

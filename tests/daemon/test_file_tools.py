@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,10 @@ class Call:
         result = self._client.result("call", tool=tool, args=args, cwd=str(self._folder), consent=consent)
         assert result["status"] == status, result
         return {**result, **result["calls"][0]}
+
+    def error(self, tool: str, **args: Any) -> str:
+        told = self._client.error("call", tool=tool, args=args, cwd=str(self._folder), consent="yes")
+        return str(told["message"])
 
     def undo(self, undo_id: str, status: str = "done") -> None:
         result = self._client.result("undo", undo_id=undo_id, consent="yes")
@@ -145,3 +152,59 @@ def test_of_a_sparse_file_of_100_gb_no_more_is_read_than_is_shown(call: Call, fo
     assert "binary" in call("file.read", path="sparse")["stdout"]
     assert "No match" in call("text.search", path="sparse", pattern="x")["stdout"]
     assert "Nothing to replace" in call("text.replace", path="sparse", find="x", replace="y")["stdout"]
+
+
+def test_a_folder_is_not_copied_into_itself_and_of_too_many_files_none_is_deleted(
+    call: Call, folder: Path
+) -> None:
+    for number in range(21):
+        place = folder / f"many/d{number}"
+        place.mkdir(parents=True)
+        for name in range(1000):
+            os.close(os.open(place / str(name), os.O_CREAT | os.O_WRONLY))
+    told = call("file.delete", status="failed", path="many", recursive=True)
+    assert "more than 20,000 files" in told["stderr"] and "deleted" not in told["stdout"]
+    assert "Nothing to replace" in call("text.replace", path=".", find="x", replace="y")["stdout"]
+    assert len(os.listdir(folder / "many/d20")) == 1000
+    error = call.error("file.copy", path="many/d1", to="many/d1/sub")
+    assert "cannot be copied into itself" in error and not (folder / "many/d1/sub").exists()
+
+
+def test_what_is_denied_for_what_it_did_when_tried_has_no_output_and_no_exit_code(
+    call: Call, folder: Path
+) -> None:
+    denied = call("shell.run", status="denied", command="n=.env; echo x > $n; echo written")
+    assert denied["exit_code"] is None and not denied["stdout"] and not os.listdir(folder)
+    assert "Nothing it tried was kept" in denied["answer"]
+
+
+@pytest.mark.root
+def test_a_full_or_read_only_file_system_is_named_and_nothing_is_half_done(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    full, fixed = tmp_path / "full", tmp_path / "fixed"
+    with ExitStack() as stack:
+        for place in (full, fixed):
+            place.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], check=True)
+            stack.callback(subprocess.run, ["umount", str(place)], check=True)
+            (place / "a.txt").write_text("z" * 1000)
+            (place / "all").write_bytes(b"x" * (1900 << 10))
+        subprocess.run(["mount", "-o", "remount,ro", str(fixed)], check=True)
+        daemon = start_daemon()
+        stack.callback(daemon.stop)
+        calls = [
+            ("file.copy", {"path": "all", "to": "b"}),
+            ("text.replace", {"path": "a.txt", "find": "z", "replace": "y" * 300}),
+            ("file.archive", {"action": "create", "archive": "x.tar", "path": "all"}),
+        ]
+        with daemon.connect() as client:
+            for place, reason in ((full, "not free"), (fixed, "Read-only file system")):
+                for tool, args in calls:
+                    told = json.dumps(
+                        client.call("call", tool=tool, args=args, cwd=str(place), consent="yes")
+                    )
+                    assert reason in told or "No space left" in told, told
+                    assert "changed a.txt" not in told
+                assert sorted(os.listdir(place)) == ["a.txt", "all"]
+                assert (place / "a.txt").read_text() == "z" * 1000
