@@ -26,6 +26,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from llmos.amounts import human_size
 from llmos.console import safetext
 
 JsonObject = dict[str, Any]
@@ -142,7 +143,9 @@ def draw(history: Sequence[Sample], width: int, *, blocks: str = _BLOCKS) -> Gro
     for name, right in (("PID", True), ("USER", False), ("CPU%", True), ("MEMORY", True), ("NAME", False)):
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for one in now.busiest:
-        table.add_row(str(one.pid), one.user, f"{one.cpu_percent:.0f}", size(one.resident_bytes), one.name)
+        table.add_row(
+            str(one.pid), one.user, f"{one.cpu_percent:.0f}", human_size(one.resident_bytes), one.name
+        )
     told = [safetext.one_line(f"  {one['id']}  {one['goal']}: {one['told']}") for one in now.goals]
     calls = [safetext.one_line(f"  {one['age_s']:.0f}s  {one['text']}") for one in now.running]
     lines = ["", "Goals", *(told or ["  none"]), "Running", *(calls or ["  nothing"])]
@@ -154,28 +157,20 @@ def _rows(history: Sequence[Sample]) -> Iterator[tuple[str, str, list[float], fl
     """Label, value now, all values, and what a full block is."""
     now = history[-1]
     yield "CPU", f"{now.cpu_percent:.0f} %", [one.cpu_percent for one in history], 100.0
-    used = f"{size(now.memory_used)} of {size(now.memory_total)}"
+    used = f"{human_size(now.memory_used)} of {human_size(now.memory_total)}"
     yield "Memory", used, [one.memory_percent for one in history], 100.0
     for name in now.pressure_percent:
         values = [one.pressure_percent.get(name, 0.0) for one in history]
         yield f"{name} pressure", f"{values[-1]:.0f} % of the time", values, 100.0
     for label, values in (("Disk read", [one.read_bytes_s for one in history]),
                           ("Disk written", [one.written_bytes_s for one in history])):  # fmt: skip
-        yield label, f"{size(values[-1])} a second", values, max(*values, 1.0)
+        yield label, f"{human_size(values[-1])} a second", values, max(*values, 1.0)
 
 
 def _line(label: str, value: str, values: list[float], most: float, *, width: int, blocks: str) -> Text:
     room = width - _LABEL - _VALUE - 1
     line = f"{label:<{_LABEL}}{value:<{_VALUE}}" + (sparkline(values, room, most, blocks) if room > 0 else "")
     return Text(line[:width])
-
-
-def size(num_bytes: float) -> str:
-    for unit in ("B", "K", "M", "G"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f}{unit}" if unit == "B" else f"{num_bytes:.1f}{unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f}T"
 
 
 # --- on a terminal -------------------------------------------------------------------------------------

@@ -52,17 +52,26 @@ class Goalkeeper:
 
     def _run(self) -> None:
         while not self._stop.wait(TICK_S if self._loops else _IDLE_S):
-            self._follow_files()
+            try:
+                self._follow_files()
+            except Exception:  # a file that cannot be read must not end the goals that are kept
+                log.exception("the goals could not be looked up")
             for loop in tuple(self._loops.values()):
                 self._tick(loop)
         for loop in self._loops.values():
-            loop.give_back()
+            self._give_back(loop)
 
     def _tick(self, loop: GoalLoop) -> None:
         try:
             loop.tick()
         except Exception:  # a goal's trouble must not end the others'
             log.exception("a goal could not be kept")
+
+    def _give_back(self, loop: GoalLoop) -> None:
+        try:
+            loop.give_back()
+        except Exception:  # the others have limits to take off as well
+            log.exception("what a goal had set could not be given back")
 
     def _follow_files(self) -> None:
         """Begin with new goals, give up those that were removed."""
@@ -72,15 +81,17 @@ class Goalkeeper:
             changed = 0
         if changed == self._seen:
             return
-        self._seen = changed
-        if not changed:
-            return
+        if changed or self._loops:
+            self._follow()
+        self._seen = changed  # not before: what failed is tried again
+
+    def _follow(self) -> None:
         from llmos.toolbox import goals
         from llmos.toolbox.goalloop import GoalLoop
 
         there = goals.shelf().all()
         for gone in self._loops.keys() - there.keys():
-            self._loops.pop(gone).give_back()
+            self._give_back(self._loops.pop(gone))
         for goal_id in there.keys() - self._loops.keys():
             self._loops[goal_id] = GoalLoop(there[goal_id], self._noted)
 

@@ -1,5 +1,6 @@
 """One goal's loop: look at both sides, let the controller decide, set what it says.
 
+The weight is one of CPU, and of disks where their scheduler knows weights; the quota is of CPU alone.
 How long the protected waits is the kernel's own count of the time its threads were ready to run and did not
 (schedstat(5): run delay). That is waiting for a CPU; waiting for memory and disks is not in it. Limits are
 set through resource.limit, so by systemd, cgroup v2 or v1, whichever is there, verified by reading back.
@@ -16,7 +17,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from llmos.errors import LlmosError
 from llmos.messages import Caller, JsonObject
-from llmos.toolbox import control, goals, processes, resources, targets
+from llmos.toolbox import control, goals, limits, processes, resources, targets
 from llmos.toolbox.context import Context, ProcessInfo
 from llmos.toolbox.control import Reading, State
 from llmos.toolbox.goals import Goal, Standing
@@ -162,7 +163,9 @@ class GoalLoop:
         percent, weight = _setting(self._state)
         cpus = psutil.cpu_count() or 1
         most = max(1, percent * cpus // max(1, len(self._others)))
-        return {"cpu": 100 * cpus if percent == 100 else most, "cpu_weight": weight}
+        found = {"cpu": 100 * cpus if percent == 100 else most, "cpu_weight": weight}
+        # Disks by the same weight: whoever comes last does so there too, and has all that is left.
+        return found | ({"io_weight": weight} if limits.weighs_io() else {})
 
 
 def _setting(state: State) -> tuple[int, int]:

@@ -188,7 +188,8 @@ def shares(weight: int) -> int:
 
 def weighs_io() -> bool:
     """Whether any disk is shared out by weight: its scheduler is bfq."""
-    found = (place / "queue/scheduler" for place in Path("/sys/block").glob("*"))
+    places = (place for place in Path("/sys/block").glob("*") if not place.name.startswith(_NOT_DISKS))
+    found = (place / "queue/scheduler" for place in places)
     return any("[bfq]" in file.read_text() for file in found if file.exists())
 
 

@@ -1,9 +1,27 @@
-"""Sizes, durations, lists of CPUs and tables: the one place that parses `10M`, `7d` and `0-3`. Pure."""
+"""Sizes, durations, lists of CPUs and tables: the one place that parses `10M`, `7d` and `0-3`. Pure.
+
+How sizes and durations are written stands below, in `llmos.amounts`, where the console finds it as well.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+from llmos.amounts import human_duration, human_size
+
+__all__ = [
+    "DURATION_PATTERN",
+    "SIZE_PATTERN",
+    "cpu_list",
+    "cpu_set",
+    "duration_s",
+    "human_duration",
+    "human_size",
+    "shown",
+    "size_bytes",
+    "table",
+]
 
 SIZE_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,3})?[BKMGT]?$"
 DURATION_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,3})?[smhdwy]$"
@@ -53,27 +71,6 @@ def cpu_list(cpus: set[int] | frozenset[int]) -> str:
         else:
             parts.append([cpu, cpu])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
-
-
-def human_size(num_bytes: float) -> str:
-    """As `ls -h` writes it: `512 B`, `1.5K`, `23M`."""
-    if num_bytes < 1024:
-        return f"{num_bytes:.0f} B"
-    for unit in "KMGTP":
-        num_bytes /= 1024
-        if num_bytes < 1023.95 or unit == "P":
-            break
-    return f"{num_bytes:.1f}{unit}"
-
-
-def human_duration(seconds: float) -> str:
-    """The two largest units: `3d 4h`, `5m 2s`."""
-    left, parts = int(max(0, seconds)), []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if count:
-            parts.append(f"{count}{unit}")
-    return " ".join(parts[:2]) or "0s"
 
 
 def table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:

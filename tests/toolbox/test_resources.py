@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,50 @@ def test_cpus_bandwidth_and_weights_are_read_back_and_given_back(do: Do) -> None
         assert not left(process) and process.cpu_affinity() == sorted(os.sched_getaffinity(0))
         with pytest.raises(UsageError, match="no CPU 4000"):
             do("resource.limit", target=str(process.pid), cpus="0,4000")
+
+
+def _disk_with_weights(folder: Path) -> str:
+    """A loop device of the tests' own whose scheduler is bfq; empty where there can be none."""
+    with (folder / "disk").open("wb") as file:
+        file.truncate(64 << 20)
+    argv = ["losetup", "-f", "--show", str(folder / "disk")]
+    device = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+    scheduler = Path("/sys/block", Path(device).name, "queue/scheduler")
+    if device and "bfq" in scheduler.read_text():
+        scheduler.write_text("bfq")
+        return device
+    return ""
+
+
+@grouped
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("losetup"), reason="no loop devices")
+def test_a_disk_is_shared_out_by_weight(do: Do, tmp_path: Path) -> None:
+    device = _disk_with_weights(tmp_path)
+    if not device:
+        pytest.skip("this kernel has no bfq")
+    code = (
+        "import mmap, os, random, sys\n"
+        "fd, page, done = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 65536), 0\n"
+        "while True:\n os.preadv(fd, [page], random.randrange(1000) * 65536)"
+    )
+    reader = (sys.executable, "-c", code, device)
+    try:
+        with ExitStack() as stack:
+            found = [stack.enter_context(running(*reader))[0] for _ in range(4)]
+            for process in found[:2]:
+                do("resource.limit", target=str(process.pid), io_weight=10)
+            for process in found[2:]:
+                do("resource.limit", target=str(process.pid), io_weight=100)
+            before = [process.io_counters().read_bytes for process in found]
+            time.sleep(1.5)
+            moved = [
+                process.io_counters().read_bytes - old for process, old in zip(found, before, strict=True)
+            ]
+        assert sum(moved[:2]) * 3 < sum(moved[2:]), moved
+    finally:
+        Path("/sys/block", Path(device).name, "queue/scheduler").write_text("none")
+        subprocess.run(["losetup", "-d", device], check=True)
 
 
 @grouped
