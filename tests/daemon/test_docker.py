@@ -300,6 +300,9 @@ def test_a_saved_volume_is_had_again_in_an_empty_one_and_hostile_archives_fill_n
     for archive in ("evil.tar", "junk.tar.gz"):
         assert at.call("volume.restore", name="new", archive=archive)["status"] == "failed"
     assert "no file" in at.error("volume.restore", name="new", archive="none.tar")
+    at.engine.create_volume("etc", "local", {"type": "none", "device": "/etc", "o": "bind"})
+    assert at.denied("volume.restore", name="etc", archive="old.tgz") == "containers.places"
+    at.engine.remove_volume("etc")
     assert [one["Name"] for one in at.engine.volumes()["Volumes"]] == ["old"]
 
 
@@ -473,6 +476,26 @@ def test_the_first_failure_ends_a_plan_and_says_what_was_done_and_what_was_not(a
     args["then"] = [then("container.run", image=IMAGE, privileged=True)]
     assert at.client.result("call", **args, cwd=str(at.work), consent="yes")["status"] == "denied"
     assert at.state("web")["Running"]
+
+
+def test_files_and_containers_of_one_plan_are_taken_back_together(at: Bench) -> None:
+    (at.work / "web.conf").write_text("old\n")
+    steps = [
+        then("container.run", image=IMAGE, name="web", command=NAP),
+        {"tool": "file.copy", "args": {"path": "web.conf", "to": "web.bak"}},
+        then("container.exec", name="web", command="cat /nothing"),
+        {"tool": "file.delete", "args": {"path": "web.bak"}},
+    ]
+    write = {"path": "web.conf", "content": "new\n", "mode": "overwrite"}
+    result = at.client.result(
+        "call", tool="file.write", args=write, then=steps, cwd=str(at.work), consent="yes"
+    )
+    assert [one["exit_code"] for one in result["calls"]] == [0, 0, 0, 1, None], result
+    assert "Not done: 5" in result["answer"] and at.state("web")["Running"]
+    assert (at.work / "web.conf").read_text() == "new\n" and (at.work / "web.bak").exists()
+    at.undo(result["id"])
+    assert not at.exists("web") and (at.work / "web.conf").read_text() == "old\n"
+    assert not (at.work / "web.bak").exists()
 
 
 def test_the_model_may_say_several_steps_of_which_one_makes_what_the_next_needs(at: Bench) -> None:

@@ -18,7 +18,8 @@ from llmos.toolbox.values import shown
 if TYPE_CHECKING:
     from docker import APIClient
 
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 10.0
+_SPACE_S = 5.0  # the engine adds up the files of every volume
 _MOST = 200  # containers that are inspected
 _RECENT_S = 86_400.0
 _SAID_CHARS = 120
@@ -29,12 +30,14 @@ def look(uid: int) -> tuple[tuple[Container, ...], EngineSpace | None, str]:
     if not meant.has_engine():
         return (), None, ""
     engine.sdk()
+    boxes: tuple[Container, ...] = ()
     try:
         with rights.acting_as(uid), engine.connected(engine.socket_of(uid), _TIMEOUT_S) as client:
-            listed = client.containers(all=True)[:_MOST]
-            return tuple(_container(client, one["Id"]) for one in listed), _space(client), ""
+            boxes = tuple(_container(client, one["Id"]) for one in client.containers(all=True)[:_MOST])
+        with rights.acting_as(uid), engine.connected(engine.socket_of(uid), _SPACE_S) as client:
+            return boxes, _space(client), ""
     except (LlmosError, OSError) as error:
-        return (), None, f"containers: {error}"
+        return boxes, None, f"{'the space of images and volumes' if boxes else 'containers'}: {error}"
 
 
 def _container(client: APIClient, identity: str) -> Container:
