@@ -6,7 +6,11 @@ from llmos.cli_parser import Parser, Verb, json_option
 
 
 def _init(parser: Parser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh"), help="the shell that is to read it")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell that is to read it")
+
+
+def _nothing(parser: Parser) -> None:
+    """No options."""
 
 
 def _complete(parser: Parser) -> None:
@@ -31,7 +35,7 @@ def _why(parser: Parser) -> None:
 
 VERBS: dict[str, Verb] = {
     "init": Verb(
-        "a hook for your own bash or zsh: a key, not-found requests, why, completion",
+        "a hook for your own bash or zsh: a key, not-found requests, why, completion (fish: completion)",
         """llmos init bash    # in ~/.bashrc: eval "$(llmos init bash)\"""",
         _init,
         "cli_hooks",
@@ -43,6 +47,12 @@ VERBS: dict[str, Verb] = {
         "cli_explain",
     ),
     "why": Verb("why a command failed", "llmos why --code 1 -- cat /etc/shadow", _why, "cli_explain"),
+    "man": Verb(
+        "the manual page, in roff; what --help says, in one place",
+        "llmos man | man -l -",
+        _nothing,
+        "cli_hooks",
+    ),
     "complete": Verb(
         "names that the shells' completion asks for",
         "llmos complete tools",

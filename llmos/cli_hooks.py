@@ -1,4 +1,7 @@
-"""`llmos init bash|zsh`: llmos inside the person's own shell. `llmos complete`: names for its completion."""
+"""`llmos init SHELL`: llmos inside the person's own shell. `llmos man`: the manual. `llmos complete`: names.
+
+`installed` is what a package puts beside the program: the manual and completion files for the three shells.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,42 @@ FOLDER = Path(completion.__file__).parent
 
 def init(options: argparse.Namespace) -> int:
     """Print the hook: the shell's half from a file, the completion from the argument tables."""
-    text = (FOLDER / f"init.{options.shell}").read_text(encoding="utf-8")
+    file = FOLDER / f"init.{options.shell}"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     text = text.replace("@LLMOS@", _command()).replace("@PYTHON@", shlex.quote(sys.executable))
-    write = {"bash": completion.bash, "zsh": completion.zsh}[options.shell]
+    screen.write(sys.stdout, text + completions(options.shell))
+    return 0
+
+
+def completions(shell: str) -> str:
+    """The completion for one shell, of every verb there is."""
+    write = {"bash": completion.bash, "zsh": completion.zsh, "fish": completion.fish}[shell]
     shared = completion.command("", "", cli_args.parser("ask", "llmos"))
     commands = [
         completion.command(name, verb.summary, cli_args.parser(name, f"llmos {name}"))
         for name, verb in cli_args.VERBS.items()
         if not verb.hidden
     ]
-    screen.write(sys.stdout, text + write(commands, shared))
+    return write(commands, shared)
+
+
+def installed() -> dict[str, str]:
+    """The files below a prefix's `share/`, by their place there, with their text."""
+    from llmos import cli_manual
+
+    started = '__llmos() { command llmos "$@"; }\n'
+    return {
+        "man/man1/llmos.1": cli_manual.page(),
+        "bash-completion/completions/llmos": started + completions("bash"),
+        "zsh/site-functions/_llmos": f'#compdef llmos\n{started}{completions("zsh")}_llmos "$@"\n',
+        "fish/vendor_completions.d/llmos.fish": completions("fish"),
+    }
+
+
+def man(_options: argparse.Namespace) -> int:
+    from llmos import cli_manual
+
+    screen.write(sys.stdout, cli_manual.page())
     return 0
 
 
@@ -61,4 +90,4 @@ _SOURCES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "undo": ("history", {"limit": 50}, "entries", "undo_id"),
     "requests": ("history", {"limit": 50}, "entries", "id"),
 }
-VERBS = {"init": init, "complete": complete}
+VERBS = {"init": init, "man": man, "complete": complete}

@@ -49,13 +49,26 @@ def system_files() -> tuple[UnitFile, ...]:
         UnitFile(_ETC / "sysusers.d/llmos.conf", _text(source / "sysusers.conf")),
         UnitFile(_ETC / "tmpfiles.d/llmos.conf", _text(source / "tmpfiles.conf")),
         *(UnitFile(_ETC / "systemd/system" / file.name, _text(file)) for file in units),
+        *_manual(Path("/usr/local/share")),
     )
+
+
+def _manual(share: Path) -> tuple[UnitFile, ...]:
+    """The manual page; none where that place is mounted read-only, as on immutable systems."""
+    from llmos import cli_manual
+
+    there = next(folder for folder in (share, *share.parents) if folder.exists())
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        return ()
+    return (UnitFile(share / "man/man1/llmos.1", cli_manual.page()),)
 
 
 def user_files() -> tuple[UnitFile, ...]:
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd/user"
     source = paths.unit_dir() / "user"
-    return tuple(UnitFile(folder / file.name, _text(file)) for file in sorted(source.glob("llmos*")))
+    share = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    units = tuple(UnitFile(folder / file.name, _text(file)) for file in sorted(source.glob("llmos*")))
+    return (*units, *_manual(share))
 
 
 def _text(file: Path) -> str:

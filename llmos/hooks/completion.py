@@ -1,4 +1,4 @@
-"""Completion for bash and zsh, from the command line's own argument tables. Pure: tables in, text out.
+"""Completion for bash, zsh and fish, from the command line's own argument tables. Pure: tables in, text out.
 
 Names that only the daemon knows (tools, ids) are asked of `llmos complete KIND` when they are needed.
 """
@@ -201,3 +201,39 @@ _ZSH_VALUES: Mapping[str, str] = {"files": ":file:_files", "folders": ":folder:_
 
 def _q(text: str) -> str:
     return shlex.quote(text)
+
+
+# --- fish ------------------------------------------------------------------------------------------
+
+
+def fish(commands: Iterable[Command], shared: Command) -> str:
+    """One `complete` line for a verb, one for each of its options, one for its first words."""
+    found = list(commands)
+    lines = ["complete -c llmos -e"]
+    for verb in found:
+        summary = _fish(verb.summary)
+        lines.append(f"complete -c llmos -n __fish_use_subcommand -a {verb.name} -d {summary}")
+        seen = f"-n '__fish_seen_subcommand_from {verb.name}'"
+        lines += [f"complete -c llmos {seen} {line}" for line in _fish_of(verb)]
+    lines += [f"complete -c llmos -n __fish_use_subcommand {line}" for line in _fish_of(shared)]
+    return "\n".join(lines) + "\n"
+
+
+def _fish_of(verb: Command) -> Iterable[str]:
+    for argument in verb.arguments:
+        names = " ".join(
+            f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in argument.names
+        )
+        choices = f" -xa {_fish(' '.join(argument.choices))}" if argument.choices else ""
+        if names:
+            yield f"{names}{' -r' if argument.takes_value else ''}{choices} -d {_fish(argument.help)}"
+    if verb.words:
+        yield f"-a {_fish(' '.join(verb.words))}"
+    if kind := _kind(verb):
+        yield f"-xa '(llmos complete {kind} 2>/dev/null)'"
+
+
+def _fish(text: str) -> str:
+    """In fish's single quotes only `\\` and `'` mean something."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

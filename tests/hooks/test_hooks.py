@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from llmos import cli_args, cli_hooks, cli_manual
 from tests.console.tmux import Terminal
 from tests.daemon import support
 
@@ -107,3 +108,53 @@ def test_completion_of_verbs_options_and_tools(terminal: Terminal) -> None:
     terminal.keys("Tab")
     terminal.wait("llmos tools file.find")
     terminal.keys("C-u")
+
+
+# --- what is generated ------------------------------------------------------------------------------
+
+
+def shown_verbs() -> list[str]:
+    return [name for name, verb in cli_args.VERBS.items() if not verb.hidden]
+
+
+def test_every_verb_and_option_of_help_is_in_the_manual() -> None:
+    page = cli_manual.page().replace("\\-", "-")
+    for name in shown_verbs():
+        assert f'.SS "llmos {name}"' in page
+        for action in cli_args.parser(name, f"llmos {name}")._actions:
+            assert all(option in page for option in action.option_strings)
+    requests = [line for line in page.split("\n") if line.startswith(".")]
+    assert {line.split()[0] for line in requests} == {
+        ".TH",
+        ".SH",
+        ".SS",
+        ".TP",
+        ".B",
+        ".BR",
+        ".PP",
+        ".br",
+        ".nf",
+        ".fi",
+        ".RS",
+        ".RE",
+    }
+    assert page.isascii() and all(f".B {code}" in page for code in (0, *range(2, 10)))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_verb_is_completed(shell: str) -> None:
+    text = cli_hooks.completions(shell)
+    marks = {"bash": "    {})", "zsh": "        {}) _arguments", "fish": " -a {} -d "}
+    assert [name for name in shown_verbs() if marks[shell].format(name) not in text] == []
+
+
+def test_what_a_package_installs_is_whole_and_parses() -> None:
+    files = cli_hooks.installed()
+    assert set(map(os.path.dirname, files)) == {
+        "man/man1", "bash-completion/completions", "zsh/site-functions", "fish/vendor_completions.d"
+    }  # fmt: skip
+    bash = files["bash-completion/completions/llmos"]
+    done = subprocess.run(["bash", "-n"], input=bash, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    asked = f"{bash}\nCOMP_WORDS=(llmos adv) COMP_CWORD=1; _llmos; echo ${{COMPREPLY[*]}}"
+    assert subprocess.run(["bash", "-c", asked], text=True, capture_output=True).stdout == "advise\n"
