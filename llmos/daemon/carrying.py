@@ -175,9 +175,8 @@ class Carrying:
     async def _fail(self, index: int) -> NoReturn:
         """A trial that failed, and of which nothing is kept, is the end of the call, with its own words."""
         item = self._items[index]
-        assert item.rehearsal is not None
-        self._tell(index)
-        item.outcome, item.changes = item.rehearsal.outcome, rehearsal.nothing()
+        self._tell_of_nothing(index)
+        assert item.outcome is not None
         raise Ended("failed", f"{failure(item.judged.plan, item.outcome)} Nothing was changed.{_hint(item)}")
 
     async def _on_stage(
@@ -281,8 +280,8 @@ class Carrying:
                 or item.outcome.timed_out
                 or (whole and failure(item.judged.plan, item.outcome))
             ):
-                self._tell(index, whole)
-                item.changes = rehearsal.nothing() if whole else item.changes
+                if whole:
+                    self._tell_of_nothing(index)
                 return
             await self._consent_to_changes(index)
             found, item.rehearsal = item.rehearsal, None
@@ -290,7 +289,8 @@ class Carrying:
                 item.undo_id = await self._hands.rehearser.commit(
                     found, item.judged, self.job, approved=item.approved
                 )
-                self._tell(index, whole)
+                if whole:
+                    self._tell(index, item.outcome)
                 return
             except Conflict as conflict:
                 await self._lost_race(index, conflict)
@@ -304,7 +304,8 @@ class Carrying:
         item = self._items[index]
         whole = item.judged.plan.whole
         if item.rehearsal is not None:  # its output has not been heard yet
-            self._tell(index, not whole)
+            if not whole:
+                self._tell(index, item.rehearsal.outcome)
             return True
         try:
             item.rehearsal = await self._on_stage(
@@ -317,15 +318,21 @@ class Carrying:
             return False
         return True
 
-    def _tell(self, index: int, now: bool = True) -> None:
+    def _tell(self, index: int, outcome: Outcome) -> None:
         """The output of a trial. What is kept wholly or not at all says what it did when that is so."""
-        item = self._items[index]
-        outcome = item.rehearsal.outcome if item.rehearsal else item.outcome
-        for stream, text in (
-            (("stdout", outcome.stdout), ("stderr", outcome.stderr)) if now and outcome else ()
-        ):
+        for stream, text in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
             if text:
                 self._output(index, stream, text)
+
+    def _tell_of_nothing(self, index: int) -> None:
+        """A trial of which nothing is kept. What a whole call says of its work is not so then."""
+        item = self._items[index]
+        assert item.rehearsal is not None
+        outcome = item.rehearsal.outcome
+        if item.judged.plan.whole:
+            outcome = outcome.model_copy(update={"stdout": ""})
+        item.outcome, item.changes = outcome, rehearsal.nothing()
+        self._tell(index, outcome)
 
     async def _consent_to_changes(self, index: int) -> None:
         """What was really changed may be denied, or asked about, although the plan was not."""

@@ -170,6 +170,18 @@ def test_a_folder_is_not_copied_into_itself_and_of_too_many_files_none_is_delete
     assert "cannot be copied into itself" in error and not (folder / "many/d1/sub").exists()
 
 
+def test_of_several_files_of_which_one_cannot_be_moved_none_is(call: Call, folder: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "pics/b.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    told = call("file.move", status="failed", path="*.jpg", to="pics")
+    assert "'pics/b.jpg' exists already" in told["stderr"] and not told["stdout"]
+    assert sorted(os.listdir(folder)) == ["a.jpg", "b.jpg", "pics"] and os.listdir(folder / "pics") == [
+        "b.jpg"
+    ]
+    assert "Nothing was changed" in told["answer"]
+
+
 def test_what_is_denied_for_what_it_did_when_tried_has_no_output_and_no_exit_code(
     call: Call, folder: Path
 ) -> None:
