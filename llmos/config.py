@@ -29,7 +29,9 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     name: str = "default"  # a catalogue name, a GGUF file or a safetensors folder
     adapter: bool = True  # the shipped adapter, where there is one for these weights
-    dtype: Literal["auto", "packed", "bfloat16", "float32"] = "bfloat16"  # auto: packed where it can be had
+    dtype: Literal["auto", "packed", "bfloat16", "float32"] = (
+        "auto"  # packed where it can be had, else bfloat16
+    )
     threads: int = Field(default=0, ge=0, le=256)  # 0: chosen at start from the cores we may use
     context_tokens: int = Field(default=4096, ge=512, le=131072)
     idle_unload_s: float = Field(default=600.0, gt=0)

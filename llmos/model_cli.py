@@ -1,4 +1,4 @@
-"""`llmos model …`: list, pull, use, rm and show, over `engine.store`.
+"""`llmos model …`: list, pull, use, rm and show, over `engine.store`; the others are `model_cli_measure`'s.
 
 Runs in the client's process and needs no daemon. `run` gives the exit code of the contract; results go
 to stdout, progress and errors to stderr.
@@ -11,8 +11,10 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from llmos import model_cli_measure
 from llmos.engine import store
 from llmos.engine.download import Progress
 from llmos.errors import LlmosError, ModelError
@@ -25,6 +27,8 @@ examples:
   llmos model use ~/models/my-model.gguf
   llmos model show default --verify
   llmos model rm large
+  llmos model bench default
+  llmos model quantize default --bits 4
 """
 
 
@@ -46,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     )
     shown.add_argument("--verify", action="store_true", help="hash the whole file again")
     shown.add_argument("--json", action="store_true", help="print one JSON object")
+    model_cli_measure.add_verbs(partial(_verb, verbs))
     return top
 
 
@@ -70,7 +75,7 @@ def run(argv: list[str]) -> int:
         print(f"llmos: {error}\n  {error.next_step}".rstrip(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("llmos: stopped; what was fetched is kept for the next try", file=sys.stderr)
+        print("llmos: stopped; a pull goes on from here the next time", file=sys.stderr)
         return 5
     return 0
 
@@ -118,7 +123,7 @@ def _show(options: argparse.Namespace) -> None:
         print(f"{key + ':':15} {', '.join(value) if isinstance(value, list) else value}")
 
 
-_VERBS = {"list": _list, "pull": _pull, "use": _use, "rm": _rm, "show": _show}
+_VERBS = {"list": _list, "pull": _pull, "use": _use, "rm": _rm, "show": _show, **model_cli_measure.VERBS}
 
 
 def _facts(info: store.Info, used: str) -> dict[str, object]:

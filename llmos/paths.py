@@ -43,6 +43,11 @@ def prepared_dir() -> Path:
     return Path(override) if override.startswith("/") else models_dir() / "prepared"
 
 
+def kernels_dir() -> Path:
+    """What the machine's own compiler made of the engine's kernels; a cache, beside `prepared_dir`."""
+    return prepared_dir().parent / "kernels"
+
+
 def audit_file() -> Path:
     return state_dir() / "audit.jsonl"
 

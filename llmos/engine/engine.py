@@ -72,8 +72,18 @@ class Engine:
         torch.set_num_threads(threads)
         model, tokenizer = loading.load(path, dtype, context_tokens, on_progress, adapter)
         native.start(threads)
-        log.info("%s: %s weights, %d threads", path.name, _form(model), threads)
-        return cls(path.stem, model, tokenizer, min(context_tokens, model.config.max_positions))
+        engine = cls(path.stem, model, tokenizer, min(context_tokens, model.config.max_positions))
+        log.info("%s: %s weights, %d threads", path.name, engine.form, threads)
+        return engine
+
+    @property
+    def form(self) -> str:
+        """What the weights are held as: `packed`, or the name of a torch type."""
+        return "packed" if self.model.exact else str(self.model.dtype).removeprefix("torch.")
+
+    def forget(self) -> None:
+        """Drop what was read: the next prompt is read whole."""
+        self._slots.clear()
 
     @torch.inference_mode()
     def generate(
@@ -132,10 +142,6 @@ class Engine:
             slot = _Slot(self.model.new_cache(1, self.context_tokens))
         self._slots.append(slot)
         return slot
-
-
-def _form(model: AnyModel) -> str:
-    return "packed" if model.exact else str(model.dtype).removeprefix("torch.")
 
 
 def default_threads() -> int:

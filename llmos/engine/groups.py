@@ -73,6 +73,29 @@ def rounded(matrix: Tensor, bits: int) -> Grouped:
     return Grouped(kind, whole.to(torch.uint8).view(matrix.shape), scale.squeeze(-1))
 
 
+_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a group's range: what lies outside is cut off
+
+
+def rounded_between(matrix: Tensor) -> Grouped:
+    """A 4-bit form with a scale and a minimum for each group, the best of a few ranges."""
+    grouped = matrix.float().view(len(matrix), -1, GROUP)
+    low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
+    middle, best = (low + high) / 2, torch.full_like(low, torch.inf)
+    values = torch.zeros_like(grouped, dtype=torch.uint8)
+    scales, minima = torch.zeros_like(low).half(), torch.zeros_like(low).half()
+    for shrink in _SHRINKS:
+        scale = (shrink * (high - low) / 15).half()
+        minimum = (shrink * (high - low) / 2 - middle).half()
+        inverse = torch.where(scale == 0, 0.0, 1.0 / scale.float())
+        whole = ((grouped + minimum.float()) * inverse).round_().clamp_(0, 15)
+        error = (whole * scale.float() - minimum.float() - grouped).square_().sum(-1, keepdim=True)
+        better = error < best
+        values = torch.where(better, whole.to(torch.uint8), values)
+        scales, minima = torch.where(better, scale, scales), torch.where(better, minimum, minima)
+        best = torch.where(better, error, best)
+    return Grouped(Kind.BITS_4_MIN, values.view(matrix.shape), scales.squeeze(-1), minima.squeeze(-1))
+
+
 def pack(matrix: Grouped) -> Tensor:
     """uint8 [rows / 8, bytes], the blocks of products.h; rows a multiple of 8, columns of 32."""
     rows, columns = matrix.values.shape

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from llmos.engine import adapter as adapters
-from llmos.engine import native, packed, prepared, weights
+from llmos.engine import native, packed, prepared, quantised, weights
 from llmos.engine.adapter import Adapter
+from llmos.engine.localfile import read_origin
 from llmos.engine.model import ModelConfig, Transformer
 from llmos.engine.packed import PackedTransformer
 from llmos.engine.source import Source
@@ -69,6 +70,10 @@ def _read(
     adapter: Adapter | None,
 ) -> tuple[Numbers, ModelConfig, dict[str, Tensor], Tokenizer]:
     """From the prepared form where there is one; else from the file itself, and prepare it."""
+    if path.is_dir() and (origin := read_origin(path)) is not None:
+        if _first_choice("packed" if numbers == "auto" else numbers) != "packed":
+            raise ModelError(f"{path} is quantised and has no {numbers} form", 'Use dtype = "auto".')
+        return "packed", *quantised.load(path, origin, adapter)
     chosen = _first_choice(numbers)
     # Folders of safetensors are in a good form already, and float32 is not for every day.
     keep = path.is_file() and chosen != "float32"

@@ -6,9 +6,13 @@ the weights inside are whole and supported is found out by loading them.
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmos.errors import ModelError
+
+QUANTISED_FILE = "quantised.json"  # in a folder that `llmos model quantize` has made
 
 
 def is_path(name: str) -> bool:
@@ -34,7 +38,8 @@ def checked(path: Path) -> Path:
 
 
 def _folder(path: Path) -> Path:
-    missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
+    config = "model.json" if (path / QUANTISED_FILE).is_file() else "config.json"
+    missing = [name for name in (config, "tokenizer.json") if not (path / name).is_file()]
     missing += [] if any(path.glob("*.safetensors")) else ["*.safetensors"]
     if missing:
         raise ModelError(
@@ -42,3 +47,24 @@ def _folder(path: Path) -> Path:
             "Give the folder of a model as its hub repository has it.",
         )
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a quantised model came from; no hash for a file of the person's own, and for no adapter."""
+
+    base: str
+    base_sha256: str | None
+    bits: int
+    adapter_sha256: str | None
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """None for anything but a quantised model's folder. Raises ModelError for one that is damaged."""
+    file = folder / QUANTISED_FILE
+    if not file.is_file():
+        return None
+    try:
+        return Origin(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{file} cannot be read: {error}", "Make it again: llmos model quantize") from error

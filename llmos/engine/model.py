@@ -90,14 +90,16 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         slow = x.dtype is torch.bfloat16 and not _multiplies_bfloat16() and not torch.is_grad_enabled()
-        if not slow or x.numel() < _MANY_ROWS * x.shape[-1] or self.weight.numel() > _MOST_UNPACKED:
+        if not slow or x.numel() < _MANY_ROWS * x.shape[-1]:
             return super().forward(x)
-        bias = None if self.bias is None else self.bias.float()
-        return F.linear(x.float(), self.weight.float(), bias).bfloat16()
+        wide = x.float()
+        parts = [F.linear(wide, part.float()) for part in torch.split(self.weight, _UNPACKED // x.shape[-1])]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return (out if self.bias is None else out.add_(self.bias)).bfloat16()
 
 
 _MANY_ROWS = 16  # from here on it pays
-_MOST_UNPACKED = 1 << 25  # elements; the output matrix is larger, and seldom sees many rows
+_UNPACKED = 1 << 25  # elements at a time; only the output matrix is larger
 
 
 @cache
@@ -239,6 +241,12 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch: int, max_tokens: int) -> KVCache:
         return self.config.new_cache(batch, max_tokens, self.dtype)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of weights, which decoding one token reads once: all but the embedding's other rows."""
+        own = sum(weight.nbytes for weight in self.parameters())  # a tied matrix counts once
+        return own if self.config.tied else own - self.embedding.weight.nbytes
 
     def forward(
         self, ids: Tensor, cache: KVCache, *, padding: Tensor | None = None, wanted: int | None = 1

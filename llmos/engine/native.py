@@ -1,11 +1,11 @@
 """The kernels of `kernels/`, built once by the machine's own C compiler for its own processor.
 
 Where there is neither a compiler nor an earlier build, no AVX2, or no folder to keep the result in, `library`
-returns None and the engine computes in bfloat16 with torch. What was built is kept beside the models under
-the hash of everything that went into it, in a folder that nobody else may write to: code is loaded from
-there, so a folder or file of another person's, or one that others can change, is left alone and nothing is
-loaded. It does not protect against somebody who can write there as this user: that one can replace the
-weights as well. A small product is tried before the kernels are used.
+returns None and the engine computes in bfloat16 with torch. What was built is kept beside the prepared
+models under the hash of everything that went into it, in a folder that nobody else may write to: code is
+loaded from there, so a folder or file of another person's, or one that others can change, is left alone and
+nothing is loaded. It does not protect against somebody who can write there as this user: that one can
+replace the weights as well. A small product is tried before the kernels are used.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def library() -> ctypes.CDLL | None:
 def _built() -> Path:
     source = b"".join(file.read_bytes() for file in sorted(_SOURCE.parent.iterdir()) if file.is_file())
     identity = b"\0".join([source, " ".join(_FLAGS).encode(), _processor()])
-    folder = paths.models_dir() / "kernels"
+    folder = paths.kernels_dir()
     file = folder / f"{hashlib.sha256(identity).hexdigest()[:16]}.so"
     if not file.is_file():
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

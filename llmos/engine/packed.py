@@ -132,6 +132,11 @@ class PackedTransformer:
 
     # --- used again and again ---
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Of weights, which decoding one token reads once: all but the embedding's other rows."""
+        return sum(t.nbytes for name, t in self._tensors.items() if not name.startswith("embedding."))
+
     def new_cache(self, batch: int, max_tokens: int) -> KVCache:
         return self.config.new_cache(batch, max_tokens, self.dtype)
 

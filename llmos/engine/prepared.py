@@ -75,7 +75,7 @@ def save(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], token
             return
         _clear(folder)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="new-") as name:
-            _write(Path(name) / "form", config, tensors, tokenizer)
+            write(Path(name) / "form", config, tensors, tokenizer)
             (Path(name) / "form").replace(folder)
 
 
@@ -92,7 +92,8 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+    """Make the folder. Raises OSError or SafetensorError and may leave half of it."""
     folder.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "weights.safetensors")
     tokenizer.hf.save(str(folder / "tokenizer.json"))

@@ -27,7 +27,7 @@ from llmos.engine import download
 from llmos.engine.cards import ModelCard, card, catalogue
 from llmos.engine.choice import with_model_name
 from llmos.engine.download import Progress
-from llmos.engine.localfile import checked, is_path
+from llmos.engine.localfile import checked, is_path, read_origin
 from llmos.errors import DiskFull, ModelError, UsageError
 
 __all__ = [
@@ -78,8 +78,14 @@ def resolve(name_or_path: str) -> Path:
 
 
 def sha256_of(name: str) -> str | None:
-    """The hash that a resolved model's weights were verified to have; None for a file of the person's own."""
-    return None if is_path(name) else card(name).sha256
+    """The hash that a resolved model's weights were verified to have; None for a file of the person's own.
+
+    A quantised model counts as the one it was made of, whose adapter it has inside or not at all.
+    """
+    if not is_path(name):
+        return card(name).sha256
+    origin = read_origin(Path(name).expanduser())
+    return origin.base_sha256 if origin and origin.adapter_sha256 else None
 
 
 def pull(name: str, progress: Progress = lambda done, total, what: None) -> Path:

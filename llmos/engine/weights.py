@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from llmos.engine import folder_source, gguf_source
-from llmos.engine.groups import pack, rounded
+from llmos.engine.groups import Grouped, pack, rounded, rounded_between
 from llmos.engine.model import ModelConfig
 from llmos.engine.source import Source
 from llmos.errors import ModelError
 
+Bits = Literal[7, 5, 4]
 OnProgress = Callable[[float], None]  # the share that is done, 0..1
 
 
@@ -70,16 +72,23 @@ def tensors(
 
 
 def packed_tensors(
-    source: Source, on_progress: OnProgress | None = None, change: Change | None = None
+    source: Source,
+    on_progress: OnProgress | None = None,
+    change: Change | None = None,
+    bits: Bits | None = None,
 ) -> dict[str, Tensor]:
-    """All parameters for `engine.packed`: matrices as `NAME.PART.KIND` in blocks, the rest in float32."""
+    """All parameters for `engine.packed`: matrices as `NAME.PART.KIND` in blocks, the rest in float32.
+
+    With `bits` every matrix is rounded to so many, the output matrix excepted, which stays in 7; without, the
+    file's own few bits stay and what has none is rounded to 7.
+    """
     plan = _checked_plan(source, change)
     if source.config.tied:
         plan.append(("head.weight", ["model.embed_tokens.weight"], 0.0))
     loaded: dict[str, Tensor] = {}
     for index, (name, parts, offset) in enumerate(plan):
         try:
-            loaded |= _packed(source, name, parts, offset, change)
+            loaded |= _packed(source, name, parts, offset, change=change, bits=bits)
         except (RuntimeError, SafetensorError) as error:
             raise ModelError(f"{parts[0]} cannot be read: {error}", "Fetch the model again.") from error
         if on_progress is not None:
@@ -88,36 +97,31 @@ def packed_tensors(
 
 
 def _packed(
-    source: Source, name: str, parts: list[str], offset: float, change: Change | None
+    source: Source, name: str, parts: list[str], offset: float, *, change: Change | None, bits: Bits | None
 ) -> dict[str, Tensor]:
     if name == "embedding.weight":
         return _embedding(source, parts[0])
     if name.endswith(("norm.weight", ".bias")):
         return {name: torch.cat([source.get(part, torch.float32) for part in parts]) + offset}
-    if change is not None and name in change.names:
-        made = _changed(source, name, parts, change)
+    changed = change is not None and name in change.names
+    if changed or bits is not None:
+        # A changed matrix is no longer on the file's coarser grid.
+        joined = torch.cat([source.get(part, torch.float32) for part in parts])
+        whole = change.apply(name, joined) if change is not None and changed else joined
+        made = [_rounded(whole, 7 if name == "head.weight" else bits or 7)]
     else:
-        made = _blocks(source, parts)
-    return {f"{name}.{number}.{key}": blocks for number, (key, blocks) in enumerate(made)}
+        made = [source.grouped(part) or rounded(source.get(part, torch.float32), bits=7) for part in parts]
+    return {f"{name}.{number}.{matrix.kind.name}": pack(matrix) for number, matrix in enumerate(made)}
+
+
+def _rounded(matrix: Tensor, bits: Bits) -> Grouped:
+    return rounded_between(matrix) if bits == 4 else rounded(matrix, bits)
 
 
 def _embedding(source: Source, name: str) -> dict[str, Tensor]:
     if (rows := source.rows(name)) is not None:
         return {f"embedding.rows.{rows[0]}": rows[1]}
     return {"embedding.weight": source.get(name, torch.bfloat16)}
-
-
-def _blocks(source: Source, parts: list[str]) -> Iterator[tuple[str, Tensor]]:
-    for part in parts:
-        matrix = source.grouped(part) or rounded(source.get(part, torch.float32), bits=7)
-        yield matrix.kind.name, pack(matrix)
-
-
-def _changed(source: Source, name: str, parts: list[str], change: Change) -> Iterator[tuple[str, Tensor]]:
-    """In 7 bits: a changed matrix is no longer on the file's coarser grid."""
-    joined = torch.cat([source.get(part, torch.float32) for part in parts])
-    matrix = rounded(change.apply(name, joined), bits=7)
-    yield matrix.kind.name, pack(matrix)
 
 
 _Plan = list[tuple[str, list[str], float]]

@@ -1,10 +1,14 @@
-"""Load time, prefill and decode rates beside the peers: `python -m tests.bench.engine [--model M] [--quick]`.
+"""Load, prefill, decode and calls beside the peers: `python -m tests.bench.engine [--quick] [--calls N]`.
 
 The same weights through llmos, `transformers` and llama-cpp-python (if installed), each in a process of its
 own that stays up; rounds are interleaved so that all see the same machine. What is compared differs in
 number format and is named in the table: llmos packs the file's blocks where it has its kernels (else bf16),
-transformers holds bf16, llama.cpp computes on the file's own quantised blocks. Medians; the last two columns
-say how many times as fast llmos is. Nothing is judged.
+transformers holds bf16, llama.cpp computes on the file's own quantised blocks. Medians; the columns `x_…` say
+how many times as fast llmos is. Nothing is judged.
+
+A call is a request's prompt read and a tool call written under a grammar (`bench.calls`), each engine keeping
+what it has read of the prompt before, as they all do when they serve; transformers has no grammar and is left
+out there. `--calls 60` takes minutes.
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 
+from tests.bench import calls
 from tests.bench.report import ROOT, Value, report
 
 SENTENCE = "The daemon reads a request, asks the policy, and writes what it did into the journal. "
@@ -36,6 +42,9 @@ class Peer(Protocol):
     def decode(self, ids: list[int], count: int) -> tuple[float, float]:
         """Greedy, from an empty cache: (seconds to the first token, seconds of `count` - 1 further ones)."""
 
+    def call(self, ids: list[int]) -> str:
+        """One tool call under the grammar, with what is still known of earlier prompts."""
+
 
 class Llmos:
     numbers = "packed where it can be"
@@ -44,16 +53,30 @@ class Llmos:
         from llmos.engine.engine import Engine
 
         self.engine = Engine.load(file, dtype="auto", threads=threads, context_tokens=context)
-        self.engine.tokenizer.eos_ids = frozenset()  # all decode the same number of tokens
+        self.eos_ids = self.engine.tokenizer.eos_ids
 
     def decode(self, ids: list[int], count: int) -> tuple[float, float]:
         from llmos.engine.engine import Engine
 
-        old = self.engine
-        self.engine = Engine(old.name, old.model, old.tokenizer, old.context_tokens)
-        done = self.engine.generate(ids, max_tokens=count)
+        own = self.engine
+        fresh = Engine(own.name, own.model, own.tokenizer, own.context_tokens)
+        fresh.guessing = False  # the text repeats itself, so every guess would be right
+        own.tokenizer.eos_ids = frozenset()  # all decode the same number of tokens
+        done = fresh.generate(ids, max_tokens=count)
+        own.tokenizer.eos_ids = self.eos_ids
         assert done.generated_tokens == count
         return done.prefill_ms / 1e3, done.decode_ms / 1e3
+
+    @cached_property
+    def constraint(self) -> Any:
+        from llmos.engine.grammar import CallConstraint
+
+        return CallConstraint(self.engine.tokenizer, calls.specs(), max_calls=1)
+
+    def call(self, ids: list[int]) -> str:
+        self.constraint.restart()
+        done = self.engine.generate(ids, max_tokens=calls.MAX_REPLY_TOKENS, constraint=self.constraint)
+        return done.text
 
 
 class Transformers:
@@ -83,6 +106,9 @@ class Transformers:
             int(token)
         return read - began, time.perf_counter() - read
 
+    def call(self, ids: list[int]) -> str:
+        raise NotImplementedError("transformers has no grammar")
+
 
 class LlamaCpp:
     numbers = "the file's"
@@ -105,6 +131,18 @@ class LlamaCpp:
             token = self.model.sample(temp=0.0)
         return read - began, time.perf_counter() - read
 
+    @cached_property
+    def grammar(self) -> Any:
+        from llama_cpp import LlamaGrammar
+
+        return LlamaGrammar.from_string(calls.gbnf(calls.specs()), verbose=False)
+
+    def call(self, ids: list[int]) -> str:
+        done = self.model.create_completion(
+            ids, max_tokens=calls.MAX_REPLY_TOKENS, temperature=0.0, grammar=self.grammar
+        )
+        return str(done["choices"][0]["text"])
+
 
 PEERS: dict[str, tuple[type[Any], str]] = {
     "llmos": (Llmos, "torch"),
@@ -117,12 +155,18 @@ PEERS: dict[str, tuple[type[Any], str]] = {
 
 
 def serve(name: str, file: Path, threads: int, context: int) -> None:
-    """Load, say so, then answer each line `{"ids", "count"}` with its two times."""
+    """Load, say so, then answer each line `{"ids", "count"}` with two times, `{"ids"}` with a call."""
     began = time.perf_counter()
     peer: Peer = PEERS[name][0](file, threads, context)
     _say({"load_s": time.perf_counter() - began, "numbers": peer.numbers})
     for line in sys.stdin:
-        prefill_s, decode_s = peer.decode(**json.loads(line))
+        wanted = json.loads(line)
+        if "count" not in wanted:
+            began = time.perf_counter()
+            text = peer.call(wanted["ids"])
+            _say({"call_s": time.perf_counter() - began, "text": text})
+            continue
+        prefill_s, decode_s = peer.decode(**wanted)
         _say({"prefill_s": prefill_s, "decode_s": decode_s, "resident": psutil.Process().memory_info().rss})
 
 
@@ -153,9 +197,9 @@ class Server:
             raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with {self.process.wait()}")  # type: ignore[union-attr]
         return dict(json.loads(line))
 
-    def decode(self, ids: list[int], count: int) -> dict[str, Any]:
+    def ask(self, **wanted: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"ids": ids, "count": count}) + "\n")
+        self.process.stdin.write(json.dumps(wanted) + "\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -167,13 +211,16 @@ class Server:
 
 
 def compare(
-    file: Path, *, threads: int, prompt_tokens: int, count: int, rounds: int
+    file: Path, *, threads: int, prompt_tokens: int, count: int, rounds: int, num_calls: int
 ) -> list[dict[str, Value]]:
     from llmos.engine.weights import open_source
 
+    tools = calls.specs()
+
     tokenizer = open_source(file).tokenizer
     ids = tokenizer.encode(SENTENCE * (prompt_tokens // 8))[:prompt_tokens]
-    context = prompt_tokens + count + 8
+    asked = calls.prompts(tokenizer, tools, calls.requests(tools, num_calls + 1))
+    context = max(prompt_tokens + count, *(len(one) + calls.MAX_REPLY_TOKENS for one in asked)) + 8
     names = [name for name, (_, module) in PEERS.items() if find_spec(module) is not None]
     with tempfile.TemporaryDirectory() as folder:
         first = Server("llmos", file, threads, context, Path(folder))  # unpacks and keeps the loaded form
@@ -182,14 +229,37 @@ def compare(
         taken: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for number in range(rounds + 1):
             for name, server in servers.items():
-                answer = server.decode(ids, count)
+                answer = server.ask(ids=ids, count=count)
                 if number:  # the first round warms up
                     taken[name].append(answer)
+        call_s = _calls({name: servers[name] for name in names if name != "transformers"}, asked)
         rows = [_row(name, servers[name].loaded, taken[name], prompt_tokens, count) for name in names]
         for server in servers.values():
             server.close()
     rows[0]["first_s"] = first.loaded["load_s"]
-    return [row | _ratios(row, rows[0]) for row in rows] + _left_out(names)
+    return [row | _ratios(row, rows[0]) | _call_row(row, call_s) for row in rows] + _left_out(names)
+
+
+def _calls(servers: dict[str, Server], asked: list[list[int]]) -> dict[str, list[float]]:
+    """Seconds of each call but the first, which warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in servers}
+    for number, ids in enumerate(asked):
+        for name, server in servers.items():
+            answer = server.ask(ids=ids)
+            if number:
+                taken[name].append(answer["call_s"])
+    return taken
+
+
+def _call_row(row: dict[str, Value], call_s: dict[str, list[float]]) -> dict[str, Value]:
+    own, base = call_s.get(str(row["engine"])), call_s["llmos"]
+    if not own:
+        return {}
+    return {
+        "call_s": statistics.median(own),
+        "call_p95_s": sorted(own)[int(0.95 * (len(own) - 1))],
+        "x_call": statistics.median(own) / statistics.median(base),
+    }
 
 
 def _row(
@@ -222,6 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="default", help="a name, a GGUF file")
     parser.add_argument("--quick", action="store_true", help="a short prompt, one round")
+    parser.add_argument("--calls", type=int, default=10, help="requests that become calls")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--serve", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--context", type=int, default=512, help=argparse.SUPPRESS)
@@ -234,9 +305,9 @@ def main() -> None:
     if options.serve:
         serve(options.serve, file, threads, options.context)
         return
-    sizes = {"prompt_tokens": 64, "count": 16, "rounds": 1}
+    sizes = {"prompt_tokens": 64, "count": 16, "rounds": 1, "num_calls": options.calls}
     if not options.quick:
-        sizes = {"prompt_tokens": 256, "count": 64, "rounds": 5}
+        sizes |= {"prompt_tokens": 256, "count": 64, "rounds": 5}
     rows = compare(file, threads=threads, **sizes)
     report("engine", rows, {"model": file.name, "threads": threads, **sizes})
 

@@ -20,7 +20,7 @@ from llmos.engine.engine import Engine
 
 DATA = Path(__file__).parent / "data"
 # Kernels are tested where they can be had; that one does without them elsewhere is test_packed.py's to show.
-collect_ignore = [] if native.library() is not None else ["test_kernels.py"]
+collect_ignore = [] if native.library() is not None else ["test_kernels.py", "test_quantised.py"]
 Reference = Callable[[Path, torch.dtype], Any]
 
 

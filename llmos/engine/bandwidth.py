@@ -1,0 +1,21 @@
+"""How fast this machine reads memory, which bounds decoding: each token reads every weight once."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+_BLOCK_BYTES = 256 << 20  # far more than any cache holds
+_PASSES = 5
+
+
+def memory_gbps() -> float:
+    """With the threads torch uses, beside whatever else runs: the best of a few passes over one block."""
+    block = torch.ones(_BLOCK_BYTES // 8, dtype=torch.int64)
+    times = []
+    for _ in range(_PASSES):
+        began = time.perf_counter()
+        block.sum()
+        times.append(time.perf_counter() - began)
+    return _BLOCK_BYTES / min(times) / 1e9
