@@ -9,6 +9,7 @@ from llmos import cli_input, cli_requests
 from llmos.console import client, consent
 
 JsonObject = dict[str, Any]
+BACKGROUND_TIMEOUT_S = 86_400.0
 
 
 class _Actions:
@@ -26,12 +27,18 @@ class _Actions:
             common["consent"] = "none"
         if method == "translate":
             common = {"id": common["id"], "cwd": common["cwd"], "consent": "none"}
-        elif method == "undo":
+        elif method in ("undo", "inbox.approve"):
             common = {"id": common["id"], "consent": common["consent"]}
         elif method != "call":
             common["session"] = self._session
         show = {"plan": cli_requests.show_plan, "translate": cli_requests.show_command}.get(method)
         cli_requests.perform(method, {**common, **params}, self._options, show=show)
+
+    def unattended(self, text: str) -> JsonObject:
+        """For the background: what needs a word waits in the inbox."""
+        params = cli_input.common_params(self._options, None) | {"consent": "none", "text": text}
+        with cli_requests.connected() as daemon:
+            return daemon.call("inbox.ask", {**params, "origin": "shell"}, timeout_s=BACKGROUND_TIMEOUT_S)
 
     def question(self, method: str, params: JsonObject) -> JsonObject:
         with cli_requests.connected() as daemon:

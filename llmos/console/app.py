@@ -1,14 +1,17 @@
 """The natural-language shell: read a line, have it done, show it, again.
 
-A line is a request in words. `!COMMAND` is a shell command through the same policy and sandbox, `cd`
-changes the folder of what follows, `/help` lists the rest. Ctrl-C cancels the running request and never
-the shell; Ctrl-D leaves. What a line does goes through `Actions`: this module only reads and shows.
+A line is a request in words. `!COMMAND` is a shell command through the same policy and sandbox, `cd` and
+`export` change what follows, a `&` at the end sends a request to the background, `/help` lists the rest.
+Ctrl-C cancels the running request and never the shell; Ctrl-D leaves. What a line does goes through
+`Actions`: this module only reads and shows.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +20,14 @@ from typing import Any, Protocol
 from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from llmos import __version__, paths
-from llmos.console import listings, safetext, screen
+from llmos.console import listings, render, safetext, screen
 from llmos.console.completer import ShellCompleter
 from llmos.console.consent import SHELL_TOOL
+from llmos.console.jobs import Job, Jobs
+from llmos.console.promptline import is_folder, key_bindings, open_history, tilde, toolbar, unquoted
 from llmos.console.words import tr
 from llmos.errors import LlmosError, UsageError
 
@@ -38,14 +41,22 @@ HELP = {
     "/tools [NAME]": "the tools, or one of them",
     "/status": "the running daemon",
     "/history": "what was done",
-    "/undo [ID]": "take back the newest change, or that one",
+    "/undo [ID]": "take back the newest change, or that one (Alt-u: the newest)",
+    "/jobs [N]": "requests in the background, or what came of one",
+    "/approve ITEM": "give your word to what waits in the inbox",
     "/quit": "leave (or Ctrl-D)",
     "!COMMAND": "a shell command, through the same policy and sandbox",
+    "TEXT &": "a request in the background; what needs your word waits in the inbox",
     "cd [FOLDER]": "change the folder of what follows",
+    "export NAME=VALUE": "set a variable for commands after ! (unset NAME)",
+}
+_ASSIGNMENT = {
+    "export": re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL),
+    "unset": re.compile(r"[A-Za-z_]\w*"),
 }
 INTRO = (
-    "llmos {version}: say what you want done here. Each step is judged by the policy, runs in a\n"
-    "sandbox and is recorded. /help lists more, Tab completes, Ctrl-C cancels a request, Ctrl-D leaves.\n"
+    "llmos {version}: say what you want done here. Each step is judged by the policy, runs in a sandbox and "
+    "is recorded. /help lists more, Tab completes, Ctrl-C cancels a request, Ctrl-D leaves."
 )
 
 
@@ -56,6 +67,8 @@ class Actions(Protocol):
 
     def question(self, method: str, params: JsonObject) -> JsonObject: ...
 
+    def unattended(self, text: str) -> JsonObject: ...
+
 
 class Shell:
     def __init__(self, actions: Actions) -> None:
@@ -63,6 +76,8 @@ class Shell:
         self._previous = ""
         self._specs: list[JsonObject] = []
         self._toolbar = ""
+        self._variables: dict[str, str] = {}
+        self._jobs = Jobs(actions.unattended)
         self._slash: dict[str, Callable[[str], None]] = {
             "/help": self._help,
             "/plan": lambda text: self._words("plan", text),
@@ -71,17 +86,21 @@ class Shell:
             "/tools": self._tools,
             "/status": self._status,
             "/history": self._history,
+            "/jobs": self._list_jobs,
+            "/approve": lambda item: self._actions.request("inbox.approve", {"item": item}),
             "/undo": lambda undo_id: self._actions.request("undo", {"undo_id": undo_id}),
         }
 
     def run(self) -> int:
         """Read and do lines until the person leaves."""
-        screen.write(sys.stderr, tr(INTRO).format(version=__version__))
+        intro = safetext.wrap(tr(INTRO).format(version=__version__), screen.width(sys.stderr) or 100)
+        screen.write(sys.stderr, "\n".join(intro) + "\n")
         self._learn()
         session = self._session()
         while True:
             try:
-                line = session.prompt(self._prompt, bottom_toolbar=lambda: self._toolbar)
+                self._tell_news()
+                line = session.prompt(self._prompt, bottom_toolbar=self._status_bar)
             except KeyboardInterrupt:
                 continue  # the line is given up, the shell is not
             except EOFError:
@@ -105,6 +124,11 @@ class Shell:
             return
         if line.startswith("!"):
             self._run_command(line[1:].strip())
+        elif line.endswith(" &"):
+            job = self._jobs.start(line[:-1].strip())
+            self._show(f"[{job.number}] {safetext.one_line(job.text)}\n")
+        elif name in ("export", "unset") and _ASSIGNMENT[name].fullmatch(rest.strip()):
+            self._set_variable(rest.strip())
         elif name == "cd" and (not rest or is_folder(rest)):
             self._change_folder(rest.strip())
         elif name in self._slash:
@@ -126,7 +150,10 @@ class Shell:
     def _run_command(self, command: str) -> None:
         if not command:
             raise UsageError("! needs a command after it", "For instance: !ls -l")
-        self._actions.request("call", {"tool": SHELL_TOOL, "args": {self._command_argument(): command}})
+        settings = "".join(f"{name}={shlex.quote(value)} " for name, value in self._variables.items())
+        self._actions.request(
+            "call", {"tool": SHELL_TOOL, "args": {self._command_argument(): settings + command}}
+        )
 
     def _command_argument(self) -> str:
         if not self._specs:
@@ -141,6 +168,40 @@ class Shell:
         except ValueError as error:
             raise UsageError(f"not JSON: {error}", 'For instance: /call file.list {"path": "."}') from error
         self._actions.request("call", {"tool": tool, "args": args})
+
+    def _set_variable(self, text: str) -> None:
+        """`NAME=VALUE` sets it for the commands that follow, `NAME` alone takes it away."""
+        name, equals, value = text.partition("=")
+        self._variables.pop(name, None)
+        if equals:
+            self._variables[name] = unquoted(value)
+
+    def _list_jobs(self, number: str) -> None:
+        found = [job for job in self._jobs.all if number in ("", str(job.number))]
+        if not found:
+            none = tr("nothing is or was in the background")
+            raise UsageError(none, "Send something there: list the files here &")
+        for job in found:
+            self._show(f"[{job.number}] {tr(job.state)}: {safetext.one_line(job.text)}\n")
+            if number:
+                self._show_job(job)
+
+    def _show_job(self, job: Job) -> None:
+        if job.error is not None:
+            self._complain(job.error)
+        elif job.result is not None:
+            out, err = screen.look_of(sys.stdout), screen.look_of(sys.stderr)
+            shown = render.result(job.result, out, err)
+            screen.write(sys.stdout, shown.out)
+            screen.write(sys.stderr, "" if job.item else shown.err)
+        if job.item:
+            self._show(tr("It needs your word: /approve {item}").format(item=job.item) + "\n")
+
+    def _tell_news(self) -> None:
+        """What has ended in the background, before the next prompt, as shells do."""
+        for job in self._jobs.news():
+            self._show(f"[{job.number}] {tr(job.state)}: {safetext.one_line(job.text)}\n")
+            self._show_job(job)
 
     def _change_folder(self, folder: str) -> None:
         target = self._previous if folder == "-" and self._previous else folder or "~"
@@ -167,7 +228,8 @@ class Shell:
         self._show(listings.history(found, screen.look_of(sys.stdout), screen.width(sys.stdout)))
 
     def _help(self, _rest: str) -> None:
-        self._show("".join(f"  {name:<16} {tr(meaning)}\n" for name, meaning in HELP.items()))
+        rows = [(f"  {name:<18} ", tr(meaning)) for name, meaning in HELP.items()]
+        self._show(render.hanging(rows, screen.width(sys.stdout)))
 
     # --- around the prompt ---
 
@@ -182,7 +244,15 @@ class Shell:
 
     def _prompt(self) -> FormattedText:
         folder = safetext.one_line(tilde(str(Path.cwd())))
+        if safetext.columns(folder) * 2 > (screen.width(sys.stderr) or 80):  # the line is for what is typed
+            folder = safetext.one_line(f"…/{Path.cwd().name}")
         return FormattedText([("bold", f"{folder} "), ("ansicyan bold", "» ")])
+
+    def _status_bar(self) -> str:
+        running = self._jobs.running()
+        return self._toolbar + (
+            f" · {tr('{count} in the background').format(count=running)}" if running else ""
+        )
 
     def _session(self) -> PromptSession[str]:
         commands = [name.split()[0] for name in HELP if name.startswith("/")]
@@ -198,58 +268,7 @@ class Shell:
         )
 
     def _complain(self, error: LlmosError) -> None:
-        from llmos.console import render
-
         screen.write(sys.stderr, render.error(str(error), error.next_step, screen.look_of(sys.stderr)))
 
     def _show(self, text: str) -> None:
         screen.write(sys.stdout, text)
-
-
-def key_bindings() -> KeyBindings:
-    """Enter sends; Alt-Enter begins a new line. A paste of several lines is inserted, never sent."""
-    keys = KeyBindings()
-
-    @keys.add("escape", "enter")
-    def _newline(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    return keys
-
-
-def open_history(file: Path) -> History:
-    """The history file, readable by its owner alone; in memory only where it cannot be had."""
-    try:
-        paths.ensure_private(file.parent)
-        os.close(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600))
-        file.chmod(0o600)
-    except (LlmosError, OSError):
-        return InMemoryHistory()
-    return FileHistory(str(file))
-
-
-def toolbar(status: JsonObject) -> str:
-    """` model default · policy default · /help` from what `status` says."""
-    planner = status.get("planner")
-    name = planner.get("model") if isinstance(planner, dict) else None
-    parts = [
-        tr("model {name}").format(name=name or "?"),
-        tr("policy {name}").format(name=status.get("policy") or "?"),
-    ]
-    return safetext.one_line(" " + " · ".join(parts) + " · /help")
-
-
-def tilde(path: str) -> str:
-    home = str(Path.home())
-    return "~" + path[len(home) :] if path == home or path.startswith(home + "/") else path
-
-
-def unquoted(text: str) -> str:
-    quotes = ("'", '"')
-    return text[1:-1] if len(text) > 1 and text[0] in quotes and text[-1] == text[0] else text
-
-
-def is_folder(text: str) -> bool:
-    """Does `cd TEXT` name one place? Several words are a folder only if it exists; else it is a sentence."""
-    text = unquoted(text.strip())
-    return " " not in text or os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 - never raises

@@ -1,4 +1,5 @@
-"""Completion on Tab in the shell: slash commands, tool names where a tool is meant, paths elsewhere.
+"""Completion on Tab in the shell: slash commands, tool names where a tool is meant, paths elsewhere, and the
+names of processes, units and containers in sentences that speak of such.
 
 Only names are read, of one folder at a time; a name that a terminal should not be shown is left out.
 """
@@ -15,6 +16,8 @@ from pathlib import Path
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
+from llmos.console.names import Names
+
 _TAKES_TOOL = ("/tools", "/call")
 _TAKES_FOLDER = ("cd",)
 MAX_PATHS = 500
@@ -25,6 +28,7 @@ class ShellCompleter(Completer):
     def __init__(self, commands: Sequence[str], tools: Sequence[str]) -> None:
         self._commands = commands
         self._tools = tools
+        self._names = Names()
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         before = document.text_before_cursor
@@ -37,6 +41,8 @@ class ShellCompleter(Completer):
             return
         for path in path_candidates(word, folders_only=first in _TAKES_FOLDER):
             yield Completion(quoted(path), start_position=-len(word), display=path)
+        if word and "/" not in word and first not in _TAKES_FOLDER:
+            yield from _matching(self._names.after(before[: len(before) - len(word)]), word)
 
 
 def _matching(names: Sequence[str], word: str) -> Iterable[Completion]:

@@ -71,7 +71,7 @@ class Asker:
             if key == "x":
                 self._say(render.explanation(data, self._look))
             elif key == "?":
-                self._say(render.choices_help())
+                self._say(render.choices_help(screen.width(self._stream)))
 
     def _ask_to_leave(self, data: JsonObject, interrupts: Interrupts) -> JsonObject | None:
         """Whether what is shown may go to a cloud backend."""

@@ -135,8 +135,18 @@ def choices(look: Look, *, only_yes_or_no: bool = False) -> str:
     return look.style("bold", tr("[y]es  [n]o  [e]dit  e[x]plain  [a]lways  ne[v]er  [?] "))
 
 
-def choices_help() -> str:
-    return _indent(f"{key}  {tr(meaning)}" for key, meaning in CHOICES)
+def choices_help(columns: int = 0) -> str:
+    return hanging([(f"    {key}  ", tr(meaning)) for key, meaning in CHOICES], columns)
+
+
+def hanging(rows: Iterable[tuple[str, str]], columns: int) -> str:
+    """Heads and what stands beside them, wrapped below itself in `columns` (0: not wrapped)."""
+    text = ""
+    for head, about in rows:
+        indent = safetext.columns(head)
+        lines = safetext.wrap(about, max(16, columns - indent)) if columns else [about]
+        text += head + f"\n{' ' * indent}".join(lines) + "\n"
+    return text
 
 
 def invocation(tool: str, args: JsonObject) -> str:

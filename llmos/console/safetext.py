@@ -14,6 +14,7 @@ import unicodedata
 # Embeddings, overrides and isolates reorder what is seen. U+200E/F and the joiners are left alone in
 # output, where ordinary Arabic, Hebrew and emoji need them.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BREAKABLE = re.compile(r"[^\s\u2e80-\uffef]+\s*|[\u2e80-\uffef]\s*|\s+")
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -72,6 +73,17 @@ def columns(text: str) -> int:
 
 def pad(text: str, width: int) -> str:
     return text + " " * max(0, width - columns(text))
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` columns, broken at blanks, and between wide characters."""
+    lines = [""]
+    for word in _BREAKABLE.findall(text):
+        if columns((lines[-1] + word).rstrip()) > width and lines[-1].strip():
+            lines[-1] = lines[-1].rstrip()
+            lines.append("")
+        lines[-1] += word if lines[-1] else word.lstrip()
+    return [*lines[:-1], lines[-1].rstrip()]
 
 
 def clip(text: str, width: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -318,3 +319,63 @@ def test_the_shell_outlives_a_daemon_that_is_away(open_terminal: Open, short_dir
         terminal.wait("<now list them> in work")
     terminal.keys("C-d")
     terminal.wait("exit:0")
+
+
+def in_the_background(peer: Peer, frame: JsonObject) -> None:
+    """What has "remove" in it needs a word; the rest takes half a second."""
+    said = frame["params"]["text"]
+    time.sleep(0.5)
+    waits = {"id": "0badcafe"} if "remove" in said else None
+    peer.reply(frame, {"result": result(frame, calls=[], answer=f"<{said}>"), "item": waits})
+
+
+def test_background_variables_undo_and_names_in_a_narrow_shell(open_terminal: Open, short_dir: Path) -> None:
+    answers = shell_methods(
+        call=echo,
+        inbox_ask=in_the_background,
+        inbox_approve=lambda peer, frame: peer.reply(
+            frame, result(frame, calls=[], answer=f"approved {frame['params']['item']}")
+        ),
+        undo=lambda peer, frame: peer.reply(frame, result(frame, calls=[], answer="<taken back>")),
+    )
+    with serving(short_dir / "s", answers):
+        terminal = open_terminal()
+        terminal.resize(40, 30)
+        terminal.wait("model tiny")
+        terminal.type("list the files &")
+        terminal.wait("[1] list the files")
+        terminal.type("remove the logs &")
+        terminal.wait("[2] remove the logs")
+        time.sleep(1.0)
+        terminal.keys("Enter")
+        shown = terminal.wait("It needs your word: /approve 0badcafe")
+        assert "[1] done: list the files" in shown and "<list the files>" in shown
+        terminal.type("/approve 0badcafe")
+        terminal.wait("approved 0badcafe")
+        terminal.type("export GREETING='good day'")
+        terminal.type("!printenv GREETING")
+        terminal.wait("\"GREETING='good day' printenv")
+        terminal.type("unset GREETING")
+        terminal.type("!printenv")
+        terminal.wait("<shell.run {'command': 'printenv'}>")
+        terminal.keys("M-u")
+        terminal.wait("<taken back>")
+        terminal.type("slow the process tes", enter=False)
+        with subprocess.Popen([sys.executable, "-c", NAMED], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None and process.stdout.readline()
+            terminal.keys("Tab")
+            terminal.wait("test-a-name")
+            process.kill()
+        terminal.keys("C-u")
+        terminal.type("/help")
+        assert "                     sandbox" in terminal.wait("(unset NAME)")
+        terminal.keys("C-d")
+        terminal.wait("exit:0")
+
+
+NAMED = """
+import time
+open("/proc/self/comm", "w").write("test-a-name")
+print(flush=True)
+time.sleep(60)
+"""

@@ -12,7 +12,7 @@ import polib
 import pytest
 
 from llmos import paths
-from llmos.console import app, changes, cloud, render, safetext, turn, words
+from llmos.console import app, changes, cloud, jobs, render, safetext, turn, words
 from llmos.console.look import Look
 
 REPO = Path(__file__).resolve().parents[2]
@@ -39,6 +39,7 @@ def asked_for() -> set[str]:
     }
     tables = {meaning for _, meaning in (*render.CHOICES, *cloud.CHOICES)} | {*app.HELP.values(), app.INTRO}
     tables |= {*render.NOTES.values(), *turn.LABELS.values(), *changes.COUNTED.values(), *render.EFFECT_NAMES}
+    tables |= set(jobs.STATES)
     return (literal | tables) - {"opaque"}
 
 

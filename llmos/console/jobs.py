@@ -1,0 +1,81 @@
+"""Requests of the shell that go on in the background, each in a thread with a connection of its own.
+
+Nobody is there to answer for them: what the policy asks about waits in the inbox. Leaving the shell cancels
+what is still at work, as the daemon does when a client goes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmos.errors import LlmosError
+
+JsonObject = dict[str, Any]
+STATES = (
+    "running",
+    "waits for you",
+    "done",
+    "denied",
+    "failed",
+    "needs_approval",
+    "needs_input",
+    "not_understood",
+)
+
+
+@dataclass
+class Job:
+    number: int
+    text: str
+    result: JsonObject | None = None
+    item: str = ""  # of the inbox, where it needs a word
+    error: LlmosError | None = None
+    told: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    @property
+    def state(self) -> str:
+        if self.error is not None:
+            return "failed"
+        if self.item:
+            return "waits for you"
+        return "running" if self.result is None else str(self.result.get("status"))
+
+
+class Jobs:
+    def __init__(self, work: Callable[[str], JsonObject]) -> None:
+        """`work` makes one request unattended and returns `{"result", "item"}`, or raises LlmosError."""
+        self._work = work
+        self.all: list[Job] = []
+
+    def start(self, text: str) -> Job:
+        job = Job(len(self.all) + 1, text)
+        self.all.append(job)
+        threading.Thread(target=self._run, args=(job,), daemon=True).start()
+        return job
+
+    def running(self) -> int:
+        return sum(not job.ended for job in self.all)
+
+    def news(self) -> list[Job]:
+        """What has ended since it was last asked for."""
+        found = [job for job in self.all if job.ended and not job.told]
+        for job in found:
+            job.told = True
+        return found
+
+    def _run(self, job: Job) -> None:
+        try:
+            found = self._work(job.text)
+        except LlmosError as error:
+            job.error = error
+            return
+        item = found.get("item") or {}
+        job.item = str(item.get("id") if isinstance(item, dict) else item) if item else ""
+        job.result = found.get("result") or {}
