@@ -10,13 +10,14 @@ attempt anew by whoever hands out the connections. All of it ends at the deadlin
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from llmos.cloud import chat as chats
@@ -105,6 +106,16 @@ class Desk:
         return _Asking(self, chat, line, time.monotonic() + timeout_s, restore).run(order, cancel)
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One backend's: `began` is set with the first piece of its answer, `until` is when its time is over."""
+
+    name: str
+    cancel: Cancel
+    began: threading.Event
+    until: float
+
+
 class _Asking:
     """One question on its way."""
 
@@ -120,13 +131,18 @@ class _Asking:
             if hedge_after_s and len(ready) > 1:
                 answer, ready = self._race(ready[0], ready[1], hedge_after_s, cancel), ready[2:]
             else:
-                answer, ready = self._settled(ready[0], cancel), ready[1:]
+                answer, ready = self._settled(ready[0], cancel, until=self._share(ready)), ready[1:]
             if answer is not None:
                 return answer
         raise CloudError(
             "no backend answered: " + "; ".join(dict.fromkeys(self._said or ["none is configured"])),
             "Try again later, stay local (--local), or look at: llmos backend list",
         )
+
+    def _share(self, ready: Sequence[str]) -> float:
+        """Until when the first of these may be asked: while others are left, for half of the time that is."""
+        now = time.monotonic()
+        return self._deadline if len(ready) == 1 else now + (self._deadline - now) / 2
 
     def _is_ready(self, name: str) -> bool:
         if self._desk.breakers[name].closed():
@@ -168,30 +184,31 @@ class _Asking:
 
     # --- one backend ---
 
-    def _settled(self, name: str, cancel: Cancel, began: threading.Event | None = None) -> Answer | None:
+    def _settled(
+        self, name: str, cancel: Cancel, began: threading.Event | None = None, *, until: float = math.inf
+    ) -> Answer | None:
         """A valid answer of this backend, or None when the next one is to be asked."""
-        began = began or threading.Event()
+        turn = _Turn(name, cancel, began or threading.Event(), min(until, self._deadline))
         try:
-            reply = self._persistent(name, self._chat, cancel, began)
-            return self._read(name, reply, cancel)
+            return self._read(turn, self._persistent(turn, self._chat))
         except Failure as failure:
             self._said.append(str(failure))
             return None
         finally:
-            began.set()
+            turn.began.set()
 
-    def _read(self, name: str, reply: Reply, cancel: Cancel) -> Answer:
+    def _read(self, turn: _Turn, reply: Reply) -> Answer:
         """The reading of a reply, or of the one that mends it. Raises NotUnderstood, Failure."""
         try:
-            return Answer(name, self._reading(reply), reply)
+            return Answer(turn.name, self._reading(reply), reply)
         except Invalid as problem:
             chat = self._chat.repaired(reply.text, str(problem))
-        again = self._persistent(name, chat, cancel, threading.Event())
+        again = self._persistent(replace(turn, began=threading.Event()), chat)
         try:
-            return Answer(name, self._reading(again), again)
+            return Answer(turn.name, self._reading(again), again)
         except Invalid as problem:
             raise NotUnderstood(
-                f"the answer of {name} is no valid call, twice: {problem}", "Say it in other words."
+                f"the answer of {turn.name} is no valid call, twice: {problem}", "Say it in other words."
             ) from None
 
     def _reading(self, reply: Reply) -> Reading:
@@ -199,14 +216,14 @@ class _Asking:
             raise Invalid("it ran out of tokens before its end; be brief")
         return chats.read(self._chat, reply.text, self._restore)
 
-    def _persistent(self, name: str, chat: Chat, cancel: Cancel, began: threading.Event) -> Reply:
+    def _persistent(self, turn: _Turn, chat: Chat) -> Reply:
         """Attempts until one succeeds. Raises Failure, Cancelled, and what forbids further ones."""
-        tries = 0
+        tries, name = 0, turn.name
         while True:
             try:
-                return self._attempt(name, chat, cancel, began)
+                return self._attempt(turn, chat)
             except Failure as failure:
-                if cancel.is_set():
+                if turn.cancel.is_set():
                     raise _cancelled() from None
                 if failure.error is not None:
                     raise failure.error from None
@@ -216,23 +233,27 @@ class _Asking:
                 tries += 1
                 if not failure.again or tries > self._desk.offload.retries:
                     raise
-                self._pause(failure, tries, cancel)
+                self._pause(failure, tries, turn)
 
-    def _pause(self, failure: Failure, tries: int, cancel: Cancel) -> None:
+    @staticmethod
+    def _pause(failure: Failure, tries: int, turn: _Turn) -> None:
         """Wait before the next try; raises the failure when that would take too long."""
         wait_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
         if failure.after_s is not None:
             wait_s = failure.after_s * random.uniform(1.0, 1.1)  # noqa: S311 - not before, and not all at once
-        if wait_s > PATIENCE_S or time.monotonic() + wait_s > self._deadline:
+        if wait_s > PATIENCE_S or time.monotonic() + wait_s > turn.until:
             raise failure
-        if cancel.wait(wait_s):
+        if turn.cancel.wait(wait_s):
             raise _cancelled()
 
-    def _attempt(self, name: str, chat: Chat, cancel: Cancel, began: threading.Event) -> Reply:
-        attempt = cancel.hold(Attempt(self._deadline, began))
+    def _attempt(self, turn: _Turn, chat: Chat) -> Reply:
+        name = turn.name
+        attempt = turn.cancel.hold(Attempt(turn.until, turn.began))
         reply, why, billed = None, "cancelled", False
         try:
-            reply = self._desk.backends[name].ask(chat, lambda: self._line.connect(name), attempt, cancel)
+            reply = self._desk.backends[name].ask(
+                chat, lambda: self._line.connect(name), attempt, turn.cancel
+            )
         except Failure as failure:
             why, billed = str(failure), failure.billed
             raise

@@ -172,6 +172,17 @@ def test_everything_ends_at_the_deadline(servers: Callable[..., Backend]) -> Non
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.parametrize("fault", ["silent:30", "drip:0.05"])
+def test_the_first_one_takes_half_of_the_time_and_no_more(
+    servers: Callable[..., Backend], fault: str
+) -> None:
+    """With the time for one attempt, and the pause that ends it, longer than all there is."""
+    asking = Asking(servers(*[fault] * 6), servers(), within_s=3.0)
+    start = time.monotonic()
+    assert asking.ask().backend == "b1"
+    assert 1 < time.monotonic() - start < 3
+
+
 @pytest.mark.parametrize("fault", ["silent:30", "drip:0.05", "status:429:Retry-After: 15"])
 def test_cancel_ends_it_at_once(servers: Callable[..., Backend], fault: str) -> None:
     asking = Asking(servers(fault))
