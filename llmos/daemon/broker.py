@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.config import Settings
 from llmos.daemon import hands, supervisor
+from llmos.daemon.accepted import Accepted
 from llmos.daemon.hands import Hands
 from llmos.daemon.offload import Offload
 from llmos.daemon.routing import Minds
@@ -63,6 +64,7 @@ class Broker:
         argv = worker_argv or supervisor.WORKER_ARGV
         self.planner = Planner(settings.model, worker_argv=argv)
         self.minds = Minds(self.planner, Offload(settings), Tokens(settings.quota), _larger(settings, argv))
+        self._accepted = Accepted()
         self.running: dict[tuple[int, str], Running] = {}  # by user and id
         self._watchers: set[Client] = set()
         self._hands: Hands | None = None
@@ -102,6 +104,7 @@ class Broker:
                 await mind.stop()
         if self._hands is not None:
             self._hands.spawner.close()
+        self._accepted.close()
 
     # --- parts: load once, reload on change ---
 
@@ -157,6 +160,8 @@ class Broker:
                 await asyncio.to_thread(_recover, self.settings)
                 self._recovered = True
             fresh = await asyncio.to_thread(hands.load, self.settings, self._hands)
+            if self._hands is None and (cut_off := await asyncio.to_thread(self._write_down, fresh)):
+                log.warning("%d requests were cut off when the last daemon ended", cut_off)
         except LlmosError as error:
             log.error("not in force: %s %s", error, error.next_step)
             self._broken = error
@@ -165,6 +170,9 @@ class Broker:
             self._teach(fresh.catalog.specs)
         finally:
             self._loaded.set()
+
+    def _write_down(self, hands: Hands) -> int:
+        return self._accepted.write_down(hands.gate.audit)
 
     def _teach(self, tools: tuple[ToolSpec, ...]) -> None:
         for mind in (self.planner, self.minds.larger, self.minds.offload):
@@ -186,6 +194,7 @@ class Broker:
         key = (session.job.caller.uid, request_id)
         if key in self.running:
             raise UsageError(f"a request with the id {request_id} is running", "Use a fresh id.")
+        self._accepted.enter(session.job)
         self.running[key] = Running(session, owner, detached, time.monotonic())
         self._idle.clear()
 
@@ -198,6 +207,8 @@ class Broker:
             raise Overloaded(f"{own} of your requests are waiting already", "Try again when some are done.")
 
     def release(self, session: Session | Undoing) -> None:
+        # Once the answer is on its way: who is killed between the two would else have told nobody.
+        asyncio.get_running_loop().call_soon(self._accepted.leave, session.job)
         del self.running[session.job.caller.uid, session.job.id]
         if not self.running:
             self._idle.set()

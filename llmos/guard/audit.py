@@ -32,6 +32,7 @@ from llmos.messages import Caller, JsonObject, Outcome, Plan, Verdict
 OWN_KINDS = frozenset({"decided", "finished", "recovered", "checkpoint", "dropped"})
 OWN_KEYS = frozenset({"seq", "prev", "time", "mac", "kind", "id"})
 MAX_ENTRY_BYTES = 256 << 10  # a few large calls must not push everybody's older lines out of the files
+_LOOKED_BACK = 2000  # lines; what a killed daemon left is among its last
 _LARGE = ("given", "effects", "args")  # left out of a larger entry, in this order, until it fits
 
 
@@ -151,11 +152,22 @@ class Audit:
         for line in audit_files.newest_entries(self.path) if limit > 0 else ():
             if line.get("kind") == "finished":
                 ends[line.get("of", -1)] = line
-            elif line.get("kind") == "decided" and uid in (None, line.get("uid")):
+            elif uid in (None, line.get("uid")) and line.get("kind") in ("decided", "interrupted"):
                 found.append(_history_entry(line, ends.get(line["seq"])))
                 if len(found) == limit:
                     break
         return found[::-1]
+
+    def unfinished(self) -> set[tuple[int, str]]:
+        """User and request of the newest decisions of which nothing says how they ended."""
+        ends: set[int] = set()
+        found: set[tuple[int, str]] = set()
+        for line in islice(audit_files.newest_entries(self.path), _LOOKED_BACK):
+            if line.get("kind") == "finished":
+                ends.add(line.get("of", -1))
+            elif line.get("kind") == "decided" and line.get("runs") and line["seq"] not in ends:
+                found.add((line["uid"], line["id"]))
+        return found
 
     def facts(self) -> JsonObject:
         """For `status`: where it lies, how large it is, and whether its verification key lies beside it."""
@@ -177,6 +189,10 @@ class Audit:
 def _history_entry(line: JsonObject, end: JsonObject | None) -> JsonObject:
     keys = ("id", "time", "tool", "args", "command", "cwd", "verdict", "rule", "reason")
     entry = {key: line.get(key) for key in keys}
+    if line["kind"] == "interrupted":  # before anything of it was decided, or between two calls
+        why = "The daemon ended before this was done."
+        entry |= {"time": line["began"], "tool": "", "args": {}, "verdict": "", "rule": "", "reason": why}
+        return {**entry, "status": "interrupted", "exit_code": None, "duration_ms": None}
     if end is not None:
         status = "done" if end["ok"] else "failed"
         return {**entry, "status": status, "exit_code": end["exit_code"], "duration_ms": end["duration_ms"]}
