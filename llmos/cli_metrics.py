@@ -1,7 +1,8 @@
 """`llmos metrics`: what the daemon says of itself, in Prometheus' text format (0.0.4), on stdout.
 
-Gauges of this moment, for node_exporter's textfile collector or any scraper of a command. Counters of
-requests and verdicts are not kept by the daemon: the journal has them (`llmos audit export`).
+For node_exporter's textfile collector or any scraper of a command. Counters begin with the daemon (the
+journal reaches further back: `llmos audit export`) and are told to root and to the daemon's own user alone,
+because they are of everybody's requests.
 """
 
 from __future__ import annotations
@@ -47,10 +48,27 @@ def _lines(found: JsonObject, version: str) -> Iterator[str]:
     yield from _gauge("planner_waiting", "Requests that wait for it.", {"": planner["waiting"]})
     yield from _gauge("planner_crashes_in_a_row", "0 after one that went well.",
                       {"": planner["crashes_in_a_row"]})  # fmt: skip
+    if counts := found.get("counts"):
+        yield from _counts(counts)
+
+
+def _counts(found: JsonObject) -> Iterator[str]:
+    ended = {f'{{status="{name}"}}': count for name, count in found["ended"].items()}
+    judged = {f'{{verdict="{name}"}}': count for name, count in found["judged"].items()}
+    yield from _metric("counter", "requests_total", "Requests that have ended, by status.", ended)
+    yield from _metric("counter", "calls_judged_total", "Calls, by what the policy said.", judged)
+    total = sum(found["ended"].values())
+    durations = {f'_bucket{{le="{most:g}"}}': count for most, count in found["within"]}
+    durations |= {'_bucket{le="+Inf"}': total, "_sum": found["seconds"], "_count": total}
+    yield from _metric("histogram", "request_seconds", "From acceptance to the end.", durations)
 
 
 def _gauge(name: str, told: str, values: dict[str, float]) -> Iterator[str]:
-    yield f"# HELP llmos_{name} {told}\n# TYPE llmos_{name} gauge\n"
+    yield from _metric("gauge", name, told, values)
+
+
+def _metric(kind: str, name: str, told: str, values: dict[str, float]) -> Iterator[str]:
+    yield f"# HELP llmos_{name} {told}\n# TYPE llmos_{name} {kind}\n"
     for labels, value in values.items():
         yield f"llmos_{name}{labels} {value}\n"
 

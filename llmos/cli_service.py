@@ -130,8 +130,8 @@ def _be_planner() -> int:
     from llmos.planner import worker
 
     sock = _given(systemd.listening_socket())
-    model = planner_unit.introduce(sock)
-    return worker.main(["--fd", str(sock.detach()), "--model", model])
+    settings = planner_unit.introduce(sock)
+    return worker.main(["--fd", str(sock.detach()), "--settings", settings])
 
 
 def _given(sock: socket.socket | None) -> socket.socket:

@@ -91,9 +91,11 @@ def _in_homes() -> tuple[str, ...]:
 
 
 def _quoted(path: str) -> str:
-    """For a unit file (systemd.service(5)): `%` is doubled, what has blanks is quoted."""
+    """For a unit file (systemd.service(5)): `%` is doubled, what has blanks, quotes or colons is quoted."""
     path = path.replace("%", "%%")
-    return f'"{path}"' if re.search(r"[\s\"\'\\;]", path) else path
+    if not re.search(r"[\s\"\'\\;:]", path):
+        return path
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def place(file: UnitFile) -> None:

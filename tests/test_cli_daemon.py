@@ -284,3 +284,12 @@ def test_metrics_are_what_prometheus_reads(llmos: Llmos) -> None:
     values = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
     assert done.returncode == 0 and values['llmos_state{state="ready"}'] == 1, done.stderr
     assert values["llmos_resident_bytes"] > 1 << 20 and values["llmos_requests_max"] > 0
+    before = values.get('llmos_requests_total{status="done"}', 0)
+    assert llmos("call", "system.memory", "--args", "{}").returncode == 0
+    text = llmos("metrics").stdout
+    assert f'llmos_requests_total{{status="done"}} {before + 1:g}\n' in text.replace(".0\n", "\n"), text
+    assert (
+        'llmos_calls_judged_total{verdict="allow"}' in text
+        and "# TYPE llmos_request_seconds histogram" in text
+    )
+    assert 'llmos_request_seconds_bucket{le="+Inf"}' in text

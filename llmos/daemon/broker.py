@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmos.config import Settings
 from llmos.daemon import hands, supervisor
 from llmos.daemon.accepted import Accepted
+from llmos.daemon.counting import Counts
 from llmos.daemon.hands import Hands
 from llmos.daemon.offload import Offload
 from llmos.daemon.routing import Minds
@@ -65,6 +66,7 @@ class Broker:
         self.planner = Planner(settings.model, worker_argv=argv)
         self.minds = Minds(self.planner, Offload(settings), Tokens(settings.quota), _larger(settings, argv))
         self._accepted = Accepted()
+        self._counts = Counts()
         self.running: dict[tuple[int, str], Running] = {}  # by user and id
         self._watchers: set[Client] = set()
         self._hands: Hands | None = None
@@ -86,8 +88,11 @@ class Broker:
         self._spawn(self._first_load())
 
     async def drain(self) -> None:
-        """Take no new requests; return when the running ones are done."""
+        """Take no new requests; return when the running ones are done. Nobody is waited for to say yes."""
         self._draining = True
+        for running in tuple(self.running.values()):
+            if running.session.asks:
+                running.session.cancel()
         await self._idle.wait()
 
     def cancel_all(self) -> None:
@@ -207,11 +212,22 @@ class Broker:
             raise Overloaded(f"{own} of your requests are waiting already", "Try again when some are done.")
 
     def release(self, session: Session | Undoing) -> None:
-        # Once the answer is on its way: who is killed between the two would else have told nobody.
-        asyncio.get_running_loop().call_soon(self._accepted.leave, session.job)
-        del self.running[session.job.caller.uid, session.job.id]
+        key = (session.job.caller.uid, session.job.id)
+        # Once the answer is on its way: who is killed between the two would else have told nobody. Who stops
+        # before the end of what nobody waits for leaves it to the next daemon to say so.
+        if not (self._draining and session.cancelled and self.running[key].owner.gone):
+            asyncio.get_running_loop().call_soon(self._accepted.leave, session.job)
+        del self.running[key]
         if not self.running:
             self._idle.set()
+
+    def instead(self, error: Cancelled) -> LlmosError:
+        """What to say where a request was cancelled and nothing of it ran: was it us, it may come again."""
+        if not self._draining:
+            return error
+        return Overloaded(
+            "the daemon is stopping, and nothing was run for this request", "Ask again in a moment."
+        )
 
     def find(self, request_id: str, caller: Caller) -> Running:
         """A running request of this caller; raises UsageError. Others' requests do not exist for them."""
@@ -234,6 +250,8 @@ class Broker:
 
     def emit(self, event: Event, owner: Client) -> None:
         """To who asked, and to onlookers of the same user (or root)."""
+        running = self.running.get((owner.caller.uid, event.id))
+        self._counts.heard(event, time.monotonic() - running.since if running else 0.0)
         params = event.model_dump(mode="json")
         owner.event(params)
         for watcher in self._watchers:
@@ -271,6 +289,7 @@ class Broker:
             "audit": parts.gate.audit.facts() if parts else None,
             "requests": [self._request_facts(running) for running in seen],
             "max_queued": self.settings.server.max_queued,
+            "counts": self._counts.told() if caller.uid in (0, os.geteuid()) else None,
             "planner": self.planner.status(),
             "larger": self.minds.larger.status() if self.minds.larger else None,
             "cloud": self.minds.offload.status(),

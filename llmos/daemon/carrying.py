@@ -373,6 +373,15 @@ class Carrying:
 
     # --- cancel and events ---
 
+    @property
+    def asks(self) -> bool:
+        """Whether it waits for a person's word."""
+        return self._question is not None
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
     def cancel(self) -> None:
         """Stop at the next safe point: the planner at its next token, a running command at once."""
         self._cancelled.set()

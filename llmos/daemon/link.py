@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from llmos import wire
+from llmos.config import ModelSettings
 from llmos.daemon import planner_unit, supervisor
 from llmos.errors import WireError, from_rpc
 from llmos.messages import Delta, Failed, FromPlanner, Message, Ready, Think, Thought
@@ -81,9 +82,9 @@ class Link(WorkerEnd):
         self.ended = asyncio.create_task(self._live())
 
     @classmethod
-    async def start(cls, argv: Sequence[str]) -> Link:
+    async def start(cls, argv: Sequence[str], settings: ModelSettings) -> Link:
         """Start a worker; raises PlannerDied when there is no such program."""
-        worker = await _started(argv)
+        worker = await _started(argv, settings)
         reader, writer = await asyncio.open_connection(sock=worker.sock)
         return cls(worker, reader, writer)
 
@@ -154,14 +155,13 @@ class Link(WorkerEnd):
                 future.exception()  # marks it as seen: nobody may be waiting any more
 
 
-async def _started(argv: Sequence[str]) -> AnyWorker:
+async def _started(argv: Sequence[str], settings: ModelSettings) -> AnyWorker:
     """By the service manager, where it has a unit for it; any program but the usual one is our child."""
     place = os.environ.get(planner_unit.VARIABLE, "")
     usual = supervisor.WORKER_ARGV
     if not place or tuple(argv[: len(usual)]) != usual:
         return supervisor.start_worker(argv)  # not in a thread: it ends with the thread that started it
-    model = argv[-1] if "--model" in argv else ""
-    return await asyncio.to_thread(planner_unit.start, place, model)
+    return await asyncio.to_thread(planner_unit.start, place, settings)
 
 
 def _describe(exit_code: int | None) -> str:

@@ -22,7 +22,7 @@ from llmos.daemon.connection import Connection, Method, Table
 from llmos.daemon.hands import Hands
 from llmos.daemon.session import Answer, Session
 from llmos.daemon.undoing import Undoing
-from llmos.errors import UsageError
+from llmos.errors import Cancelled, UsageError
 from llmos.messages import Ask, Consent, Event, JsonObject, Pin, Route, ToolCall, new_id
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -195,6 +195,8 @@ class Methods:
             self._broker.emit(Event(id=job.id, kind="notice", data={"text": text}), client)
         try:
             yield session
+        except Cancelled as error:
+            raise self._broker.instead(error) from error
         finally:
             self._broker.release(session)
 
@@ -285,6 +287,8 @@ class Methods:
         self._broker.admit(undoing, client)
         try:
             result = await undoing.run()
+        except Cancelled as error:
+            raise self._broker.instead(error) from error
         finally:
             self._broker.release(undoing)
         return result.model_dump(mode="json")

@@ -14,6 +14,7 @@ import signal
 import socket
 from pathlib import Path
 
+from llmos.config import ModelSettings
 from llmos.daemon.supervisor import EXIT_GRACE_S
 from llmos.errors import PlannerDied
 
@@ -21,6 +22,7 @@ VARIABLE = "LLMOS_PLANNER"
 UNIT = "llmosd-planner@"
 _HELLO_TIMEOUT_S = 30.0
 _MAX_HELLO_BYTES = 16
+_MAX_SETTINGS_BYTES = 16_384
 
 
 class UnitWorker:
@@ -45,13 +47,13 @@ class UnitWorker:
         os.close(pidfd)
 
 
-def start(place: str, model: str) -> UnitWorker:
-    """Have one started for `model` (empty: the configured one). Blocks. Raises PlannerDied."""
+def start(place: str, settings: ModelSettings) -> UnitWorker:
+    """Have one started, and tell it the settings, which are not its to read. Blocks. Raises PlannerDied."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.settimeout(_HELLO_TIMEOUT_S)
         sock.connect(place)
-        sock.sendall(model.encode() + b"\n")
+        sock.sendall(settings.model_dump_json().encode() + b"\n")
         pid = int(_line(sock))
         pidfd = os.pidfd_open(pid)
     except (OSError, ValueError) as error:
@@ -66,9 +68,9 @@ def start(place: str, model: str) -> UnitWorker:
 
 
 def introduce(sock: socket.socket) -> str:
-    """The planner's side of `start`: say who we are, and learn which model is wanted."""
+    """The planner's side of `start`: say who we are, and hear the settings as JSON."""
     sock.sendall(f"{os.getpid()}\n".encode())
-    return _line(sock, 4096)
+    return _line(sock, _MAX_SETTINGS_BYTES)
 
 
 def _line(sock: socket.socket, max_bytes: int = _MAX_HELLO_BYTES) -> str:

@@ -176,7 +176,7 @@ class Planner:
         if self._link is not None and not self._link.lost:
             return self._link
         self._crashes.check()
-        link = self._link = await Link.start(self._argv)
+        link = self._link = await Link.start(self._argv, self._settings)
         link.send(Teach(tools=self._tools))
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):

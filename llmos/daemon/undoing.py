@@ -187,6 +187,14 @@ class Undoing:
             raise UsageError("an undo is asked about every time, as it is", "Answer yes or no.")
         self._answer.set_result(decision)
 
+    @property
+    def asks(self) -> bool:
+        return self._answer is not None and not self._answer.done()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
     def cancel(self) -> None:
         self._cancelled.set()
 

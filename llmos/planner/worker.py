@@ -39,8 +39,9 @@ _FRAME: TypeAdapter[Think | Teach | Stop] = TypeAdapter(ToPlanner)
 class Worker:
     """Frames in, frames out; owns the loop and which request is being thought about."""
 
-    def __init__(self, wire: FrameSocket, model: str = "") -> None:
-        self._wire, self._model = wire, model
+    def __init__(self, wire: FrameSocket, model: str = "", settings: str = "") -> None:
+        """`settings`: of the model, as JSON, where they are not ours to read; `model`: another name."""
+        self._wire, self._model, self._given = wire, model, settings
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[tuple[Think, threading.Event] | Teach] = queue.SimpleQueue()
         self._cancels: dict[str, threading.Event] = {}
@@ -50,11 +51,7 @@ class Worker:
         try:
             if not self._read():  # loading waits for the first word, and confinement for no thread
                 return 0
-            settings = config.load()
-            if self._model:
-                model = settings.model.model_copy(update={"name": self._model})
-                settings = settings.model_copy(update={"model": model})
-            self._load(settings)
+            self._load(self._settings())
         except Exception as error:
             self._send(Failed(error=_reported(error, "the model cannot be loaded").to_rpc()))
             return 1
@@ -63,21 +60,26 @@ class Worker:
 
     # --- start ---
 
-    def _load(self, settings: config.Settings) -> None:
+    def _settings(self) -> config.ModelSettings:
+        if self._given:
+            return config.ModelSettings.model_validate_json(self._given)
+        settings = config.load().model
+        return settings.model_copy(update={"name": self._model}) if self._model else settings
+
+    def _load(self, model: config.ModelSettings) -> None:
         started = time.perf_counter()
-        path = store.resolve(settings.model.name)
-        sha256 = store.sha256_of(settings.model.name) if settings.model.adapter else None
+        path = store.resolve(model.name)
+        sha256 = store.sha256_of(model.name) if model.adapter else None
         adapter = adapters.find(sha256) if sha256 else None
         from llmos.engine.engine import Engine  # torch makes a temporary folder, but no thread yet
         from llmos.planner.loop import Loop
 
-        if settings.model.dtype in ("auto", "packed"):
+        if model.dtype in ("auto", "packed"):
             native.library()  # the first time this starts the compiler, which confinement forbids
         held = confine.confine_files(
             confine.needed_to_read(*_weights(path), *_adapter_files(adapter)), _prepared_folder()
         )
         threading.Thread(target=self._read_on, name="reader", daemon=True).start()
-        model = settings.model
         engine = Engine.load(
             path,
             dtype=model.dtype,
@@ -191,13 +193,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="llmos.planner.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket to the broker")
     parser.add_argument("--model", default="", help="another model than the configuration names")
+    parser.add_argument(
+        "--settings", default="", help="of the model, as JSON, instead of the configuration's"
+    )
     options = parser.parse_args(argv)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="planner %(levelname)s %(name)s: %(message)s"
     )
     confine.die_with_parent()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would start before Landlock
-    return Worker(FrameSocket(socket.socket(fileno=options.fd)), options.model).run()
+    return Worker(FrameSocket(socket.socket(fileno=options.fd)), options.model, options.settings).run()
 
 
 if __name__ == "__main__":

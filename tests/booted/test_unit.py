@@ -224,6 +224,76 @@ def test_stopping_lets_what_runs_end(installed: Machine) -> None:
     assert show(installed, "Result") == "success"
 
 
+def speaking(machine: Machine, user: str, method: str, **params: Any) -> subprocess.Popen[str]:
+    """A client that makes one request and prints what it hears, to the end of the connection."""
+    frame = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    code = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/llmos/llmos.sock')\n"
+        "s.sendall(sys.argv[1].encode() + b'\\n')\n"
+        "for line in s.makefile(): print(line, end='', flush=True)"
+    )
+    words = [*machine.words(user), machines.python(), "-c", code, json.dumps(frame)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def answer(machine: Machine, user: str, method: str, **params: Any) -> dict[str, Any]:
+    with speaking(machine, user, method, **params) as client:
+        assert client.stdout is not None
+        reply = next(
+            frame for frame in map(json.loads, client.stdout) if "result" in frame or "error" in frame
+        )
+        client.kill()
+    return dict(reply["result"])
+
+
+def test_an_upgrade_in_place_loses_nobodys_request(installed: Machine) -> None:
+    """What runs ends, a question is told to come again, the inbox stays, who comes late is served after."""
+    later = {"tool": "shell.run", "args": {"command": "touch later"}, "cwd": "/home/dave"}
+    item = answer(installed, "dave", "inbox.ask", **later)["item"]["id"]
+    old = show(installed, "MainPID")
+    asked = {**later, "args": {"command": "touch asked-for"}, "consent": "interactive"}
+    waiting = speaking(installed, "dave", "call", **asked)
+    args = ["call", "shell.run", "--json", "--yes", "--args", '{"command": "sleep 2; echo slept > upgraded"}']
+    words = ["env", "-C", "/home/carol", machines.python(), "-m", "llmos"]
+    streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
+    running = subprocess.Popen([*installed.words("carol"), *words, *args], **streams)
+    await_that(lambda: len(status(installed)["requests"]) == 2, "both requests")
+    # Another version's unit, which also has the models elsewhere: at a path that has to be quoted.
+    installed.path("/opt/models of llmos: 50%").mkdir(parents=True)
+    installed.path("/opt/models of llmos: 50%/here.gguf").write_text("not a model")
+    upgrade = ["env", "LLMOS_MODELS_DIR=/opt/models of llmos: 50%", machines.python(), "-m", "llmos"]
+    upgrading = subprocess.Popen(
+        [*installed.words(), *upgrade, "service", "install", "--yes"], stderr=subprocess.PIPE, **streams
+    )
+    await_that(lambda: show(installed, "ActiveState") == "deactivating", "the stop")
+    late = installed.llmos("call", "shell.run", "--json", "--args", '{"command": "echo late"}', user="dave")
+    assert json.loads(late.stdout)["calls"][0]["stdout"] == "late\n", late.stderr
+    _, said = upgrading.communicate(timeout=60)
+    assert upgrading.returncode == 0 and "restart llmosd.service" in said, said
+    assert show(installed, "MainPID") not in ("0", old)
+    told, _ = running.communicate(timeout=30)
+    assert json.loads(told)["status"] == "done"
+    assert installed.path("/home/carol/upgraded").read_text() == "slept\n"
+    heard, _ = waiting.communicate(timeout=30)
+    assert "nothing was run for this request" in heard and '"Overloaded"' in heard, heard
+    assert not installed.path("/home/dave/asked-for").exists()
+    assert answer(installed, "dave", "inbox.approve", item=item, consent="yes")["status"] == "done"
+    assert installed.path("/home/dave/later").exists()
+    assert installed.llmos("audit", "verify").returncode == 0
+
+
+def test_the_planners_settings_are_the_daemons_and_its_models_lie_where_they_lie(installed: Machine) -> None:
+    """Root's own file, which the planner cannot read; weights below a path that has blanks."""
+    place = installed.path("/root/.config/llmos")
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "config.toml").write_text('[model]\nname = "/run/llmos/models/here.gguf"\n')
+    installed.ok("systemctl", "reload", "llmosd")
+    done = installed.llmos("ask", "--json", "how much memory is free", user="carol")
+    (place / "config.toml").unlink()
+    installed.ok("systemctl", "reload", "llmosd")
+    assert "here.gguf is not a readable GGUF file" in done.stdout, done.stdout + done.stderr
+
+
 def test_decisions_are_in_the_journal_with_their_fields(installed: Machine) -> None:
     call(installed, "shell.run", "carol", command="echo fields-of-carol")
     lines = installed.ok("journalctl", "-t", "llmos", "-o", "json", "--no-pager").splitlines()
