@@ -3,8 +3,10 @@ leaves, what it costs, and what is written down. The backend is a real HTTP serv
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from tests.cloud.backend import Backend, calls
 from tests.daemon import support
+from tests.guard.test_redaction import PLANTED, plant
 
 KEY = "sk-live-0123456789abcdef0123456789"
 LIST = calls(("shell.run", {"command": "ls"}))
@@ -309,6 +312,63 @@ def test_outcomes_go_back_redacted_and_what_follows_is_asked(ask: Asked, lab: Ba
     assert [call["args"]["command"] for call in result["calls"]] == ["cat note.txt", "id"]
     told = [message["content"] for message in lab.requests[-1]["messages"] if message["role"] == "user"]
     assert told[-1].startswith("Outcome:") and "uid=" in told[-1]
+
+
+def _planted(seed: str) -> list[tuple[str, list[str]]]:
+    """A line with secrets of each kind there is, in another order each time."""
+    dice = random.Random(seed)
+    lines = [plant(template, dice) for _, template in PLANTED]
+    dice.shuffle(lines)
+    return lines
+
+
+def _leaked(lines: list[tuple[str, list[str]]], lab: Backend) -> list[str]:
+    """Secrets that a server was sent, as they are or as JSON writes them."""
+    heard = lab.raw.decode(errors="replace")
+    forms = ((secret, secret, json.dumps(secret)[1:-1]) for _, secrets in lines for secret in secrets)
+    return [secret for secret, *written in forms if any(form in heard for form in written)]
+
+
+def test_no_planted_secret_leaves_in_a_request_or_in_its_data(ask: Asked, lab: Backend) -> None:
+    for start in range(0, len(PLANTED), 12):
+        lines = _planted("request")[start : start + 12]
+        text = "what is wrong with this?\n" + "\n".join(line for line, _ in lines)
+        assert ask(text, route="cloud", mode="plan")["route"] == "cloud:lab", text
+        assert not _leaked(lines, lab)
+    lines = _planted("data")
+    data = base64.b64encode("\n".join(line for line, _ in lines).encode()).decode()
+    assert ask("what is in here?", route="cloud", mode="plan", data_b64=data)["route"] == "cloud:lab"
+    assert not _leaked(lines, lab)
+    assert len(lab.requests) >= len(PLANTED) // 12 + 1
+
+
+@pytest.mark.sandbox
+def test_no_planted_secret_leaves_in_what_came_of_a_call(ask: Asked, lab: Backend) -> None:
+    """Read from files, and said by programs that fail; what comes back is restored."""
+    lines = _planted("outcome")
+    parts = [lines[start : start + 20] for start in range(0, len(lines), 20)]
+    for number, part in enumerate(parts):
+        (ask.work / f"note{number}.txt").write_text("\n".join(line for line, _ in part) + "\n")
+        heard_before = len(lab.requests)
+        lab.says = steps(
+            calls(("shell.run", {"command": f"cat note{number}.txt"}), more=True),
+            calls(("answer", {"text": "it holds SECRET_1"})),
+        )
+        result = ask("look into the note", route="cloud", consent="yes")
+        assert result["status"] == "done", result
+        assert any(secret in result["calls"][0]["stdout"] for _, secrets in part for secret in secrets)
+        assert "SECRET_1" not in result["answer"]
+        assert len(lab.requests) == heard_before + 2
+        assert not _leaked(part, lab)
+    token = "ghp_" + "c3D4" * 9
+    lab.says = steps(
+        calls(("shell.run", {"command": f"ls {token} || true"}), more=True),
+        calls(("answer", {"text": "it is not there"})),
+    )
+    failed = ask("look for it", route="cloud", consent="yes")
+    assert token in failed["calls"][0]["stderr"]
+    told = json.dumps(lab.requests[-1]["messages"][-1])
+    assert "Outcome:" in told and token not in told
 
 
 @pytest.mark.sandbox
