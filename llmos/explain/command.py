@@ -10,85 +10,19 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmos.errors import UsageError
+from llmos.explain import tables
 from llmos.explain.pages import Page, man
 from llmos.guard.grammar import Grammar, grammars
 
 HelpOf = Callable[[tuple[str, ...]], str]  # a program (and subcommand) → its --help text, or ""
 MAX_CHARS = 16_000
 
-_OPERATORS = {
-    "|": "the output of the left goes into the right",
-    "|&": "output and errors of the left go into the right",
-    "&&": "the right runs only if the left succeeded",
-    "||": "the right runs only if the left failed",
-    ";": "then, whatever came of the left",
-    "&": "the left runs in the background",
-    ">": "standard output is written to the file that follows, which is emptied first",
-    ">>": "standard output is added to the end of the file that follows",
-    "<": "standard input is read from the file that follows",
-    "2>": "error messages are written to the file that follows",
-    "2>>": "error messages are added to the file that follows",
-    "&>": "output and error messages are written to the file that follows",
-    "2>&1": "error messages go where standard output goes",
-    "<<": "standard input is the text up to the word that follows (here-document)",
-    "<<<": "standard input is the word that follows",
-    "(": "a subshell begins: what it changes in the shell stays inside",
-    ")": "the subshell ends",
-}
-_BUILTINS = {
-    "cd": "change the current folder",
-    "export": "set a variable for programs started later",
-    "source": "run a file's commands in this shell",
-    ".": "run a file's commands in this shell",
-    "alias": "define a short name for a command",
-    "unset": "remove a variable or function",
-    "set": "set shell options or arguments",
-    "exit": "end the shell with this exit code",
-    "eval": "run the words as a command (what that is, is known only then)",
-    "exec": "replace the shell by this program",
-    "wait": "wait for background jobs",
-    "trap": "run a command when a signal comes",
-    "umask": "mask of permissions of new files",
-    "read": "read a line into variables",
-    "ulimit": "limits of what this shell's programs may use",
-    "shift": "drop the first arguments",
-    **dict.fromkeys(("for", "while", "until"), "a loop begins"),
-    **dict.fromkeys(("do", "then", "else"), "what is done in that case"),
-    **dict.fromkeys(("done", "fi", "esac"), "the loop or condition ends"),
-    **dict.fromkeys(("if", "elif", "case"), "a condition"),
-}
-_VALUES = {
-    "read": "it reads this",
-    "write": "it writes this",
-    "delete": "it deletes this",
-    "into": "where it goes",
-    "replace": "it replaces this",
-    "chdir": "it works in this folder",
-    "host": "another machine",
-    "pid": "a process",
-    "rev": "a revision",
-    "archive": "the archive it reads",
-    "new-archive": "the archive it makes",
-    "page": "a manual page",
-    "sed": "a sed script",
-    "awk": "an awk program",
-    "jq": "a jq filter",
-    "format": "a format",
-    "unit": "a systemd unit",
-    "count": "a number",
-    "number": "a number",
-    "size": "a size",
-    "selector": "a selection",
-}
-_SOME = {
-    "sudo": "run the rest as another user, usually root",
-    "command": "run it even if there is an alias of that name",
-}
-_FOLLOW = frozenset({"sudo", "doas", "nohup", "time", "command", "exec", "watch", "strace", "setsid"})
+_PROGRAM = re.compile(r"[\w./+-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +47,7 @@ def explain(text: str, help_of: HelpOf) -> list[Part]:
     redirected = False
     for command in _commands(_cut(text)):
         if isinstance(command, str):
-            parts.append(Part(command, "operator", _OPERATORS[command]))
+            parts.append(Part(command, "operator", tables.OPERATORS[command]))
             redirected = command[-1] in "<>"
             continue
         if redirected:
@@ -148,7 +82,7 @@ def _commands(words: Sequence[str]) -> Iterator[str | list[str]]:
     """Runs of words, and the operators between them; a file after a redirection stays with it."""
     run: list[str] = []
     for word in words:
-        if word in _OPERATORS:
+        if word in tables.OPERATORS:
             if run:
                 yield run
             run = []
@@ -168,8 +102,11 @@ class _Reader:
         self._pages: tuple[Page, ...] = ()
         self._grammar: Grammar | None = None
         self._seen_argument = False
+        self._in_place = False  # sed's -i: what is read is written, too
+        self._name = ""
 
     def parts(self) -> list[Part]:
+        """All of them, in order."""
         found: list[Part] = []
         while self._queue and re.match(r"[A-Za-z_]\w*\+?=", self._queue[0]):
             found.append(Part(self._queue.pop(0), "assignment", "a variable, for this command alone"))
@@ -178,23 +115,23 @@ class _Reader:
         name = self._queue.pop(0)
         found.append(self._program(name))
         found += self._subcommand(name.rsplit("/", 1)[-1])
-        follows = name in _FOLLOW or (self._grammar is not None and self._grammar.follow)
+        follows = name in tables.FOLLOW or (self._grammar is not None and self._grammar.follow)
         while self._queue:
             found += self._word(self._queue.pop(0))
-            if follows and found[-1].kind == "argument" and found[-1].text.isidentifier():
+            if follows and found[-1].kind == "argument" and _PROGRAM.fullmatch(found[-1].text):
                 return [*found[:-1], *_Reader([found[-1].text, *self._queue], self._help_of).parts()]
         return found
 
     def _program(self, name: str) -> Part:
-        base = name.rsplit("/", 1)[-1]
+        base = self._name = name.rsplit("/", 1)[-1]
         self._grammar = grammars().get(base)
-        if base in _BUILTINS:
-            return Part(name, "program", _BUILTINS[base], "the shell")
+        if base in tables.BUILTINS:
+            return Part(name, "program", tables.BUILTINS[base], "the shell")
         if shutil.which(name) is None and man(base) is None:
             return Part(name, "program", "no such program is installed here, and it has no manual page")
         self._pages = self._documents((base,))
         summary, source = self._first_summary()
-        return Part(name, "program", _SOME.get(base) or summary, source)
+        return Part(name, "program", tables.SOME.get(base) or summary, source)
 
     def _documents(self, words: tuple[str, ...]) -> tuple[Page, ...]:
         from llmos.explain.pages import from_help
@@ -220,7 +157,7 @@ class _Reader:
         own = self._documents((name, word))
         self._pages = (*own, *self._pages)
         summary, source = self._first_summary() if own else ("", "")
-        yield Part(word, "subcommand", summary, source)
+        yield Part(word, "subcommand", summary or f"a command of {name}", source)
 
     # --- words ---
 
@@ -258,7 +195,8 @@ class _Reader:
 
     def _short(self, word: str) -> list[Part]:
         if re.fullmatch(r"-\d+", word) and not any(word in page.options for page in self._pages):
-            return [Part(word, "option", f"the number {word[1:]}: how many")]
+            about = _signal(word[1:]) if self._name == "kill" else f"the number {word[1:]}: how many"
+            return [Part(word, "option", about)]
         if len(word) == 2 or self._is_whole(word):
             parts = [self._option(word)]
             if self._takes_value(word) and self._queue:
@@ -275,8 +213,14 @@ class _Reader:
         return known and not (grammar is not None and set(word[1:]) <= self._letters())
 
     def _cluster(self, letters: str, *, dash: str) -> list[Part]:
-        parts = []
+        parts: list[Part] = []
         for at, char in enumerate(letters):
+            if (
+                parts
+                and letters[at:].isdigit()
+                and not any(f"-{char}" in page.options for page in self._pages)
+            ):
+                return [*parts, Part(letters[at:], "value", self._about_value(parts[-1].text))]  # make -j4
             option = f"-{char}"
             part = self._option(option)
             parts.append(Part(option if dash else char, part.kind, part.about, part.source))
@@ -289,6 +233,7 @@ class _Reader:
         return parts
 
     def _option(self, option: str) -> Part:
+        self._in_place = self._in_place or (self._name == "sed" and option in ("-i", "--in-place"))
         for page in self._pages:
             if about := page.about(option):
                 return Part(option, "option", about, page.source)
@@ -317,7 +262,7 @@ class _Reader:
     def _about_value(self, option: str) -> str:
         values = self._grammar.values if self._grammar is not None else {}
         kind = values.get(option.lstrip("-")) or values.get(option) or ""
-        return _VALUES.get(kind, f"the value of {option}")
+        return tables.VALUES.get(kind, f"the value of {option}")
 
     def _argument(self, word: str) -> Part:
         first, self._seen_argument = not self._seen_argument, True
@@ -327,12 +272,35 @@ class _Reader:
                     return Part(word, "subcommand", about, page.source)
         grammar = self._grammar
         kinds = grammar.args if grammar is not None else ()
+        if len(kinds) > 1 and kinds[0].endswith("*") and self._left() < len(kinds) - 1:
+            kinds = kinds[1:]  # cp's last argument is where it goes
         kind = kinds[0].rstrip("*+?") if kinds else ""
         if grammar is not None and len(kinds) > 1:
-            self._grammar = grammar.model_copy(
-                update={"args": kinds if kinds[0].endswith("*") else kinds[1:]}
-            )
-        about = _VALUES.get(kind, "an argument")
+            kinds = kinds if kinds[0].endswith("*") else kinds[1:]
+            self._grammar = grammar.model_copy(update={"args": kinds})
+        kind = "move" if self._name == "mv" and kind == "delete" else kind
+        about = tables.VALUES.get("replace" if self._in_place and kind == "read" else kind) or self._plain(
+            word, first
+        )
         if re.search(r"[*?\[]", word) and kind not in ("sed", "awk", "jq"):
             about += "; a pattern for file names, unless it was quoted"
         return Part(word, "argument", about)
+
+    def _left(self) -> int:
+        """Arguments that are still to come, options with separate values counted as one too many."""
+        return sum(not other.startswith("-") for other in self._queue)
+
+    def _plain(self, word: str, first: bool) -> str:
+        """What an argument is by the way it is written, where no table says it."""
+        if self._name == "dd" and (found := re.fullmatch(r"(\w+)=.*", word)):
+            return tables.DD.get(found[1], "a setting of dd")
+        if first and self._name in tables.FIRST:
+            return tables.FIRST[self._name]
+        return next((about for pattern, about in tables.WRITTEN if pattern.fullmatch(word)), "an argument")
+
+
+def _signal(number: str) -> str:
+    try:
+        return f"the signal {signal.Signals(int(number)).name}"
+    except ValueError:
+        return f"signal number {number}"

@@ -47,7 +47,7 @@ class Page:
                 found[1] == "=" or not option.startswith("--") or found[2][:1] in "<[" or found[2].isupper()
             )
         # `-n, --lines=NUM`: what the long form takes, the short one takes as well.
-        return not option.startswith("--") and bool(re.search(r"--[\w-]+=[^\[\s]", tag))
+        return not option.startswith("--") and bool(re.search(r"--[\w-]+(?:=\[\]|=[^\[\s]| [<A-Z])", tag))
 
 
 # --- man pages ---------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def _page(name: str, section: str, text: str) -> Page:
         r"^\.(?:SH|Sh) \"?NAME\"?[^\n]*\n(.*?)(?=^\.S[Hh] )", text, re.MULTILINE | re.DOTALL
     ):
         body = " ".join(plain(macro_text(line)) for line in found[1].splitlines())
-        summary = re.split(r"\s+(?:-|–|—|\\-)\s+", body, maxsplit=1)[-1].strip()
-        summary = summary.removeprefix(f"{name} ")
+        cut = re.split(r"\s+(?:-|–|—|\\-)\s+", body, maxsplit=1)
+        summary = cut[-1].strip() if len(cut) > 1 else body.strip().removeprefix(f"{name} ")
     return Page(f"{name}({section})", _clipped(summary), options)
 
 

@@ -45,13 +45,14 @@ def entries(text: str) -> Iterator[tuple[str, str]]:
             tags.append(plain(macro_text(line)).strip())
             wanting = False
             continue
-        begins = macro in (".TP", ".TQ") or (macro in (".IP", ".It", ".HP") and _has_tag(line))
-        begins = begins or (macro in _PARAGRAPHS and bool(_STARTS.match(following)))
+        here = macro in (".IP", ".It", ".HP") and _has_tag(line)
+        below = macro in _PARAGRAPHS or line.strip() == ".HP"  # as help2man writes them
+        begins = macro in (".TP", ".TQ") or here or (below and bool(_STARTS.match(following)))
         if (begins and about) or macro in _BREAKS:
             yield from _entry(tags, about)
             tags, about = [], []
         if begins:
-            wanting = macro not in (".IP", ".It")
+            wanting = not here
             tags += [] if wanting else [plain(macro_text(line)).strip()]
         elif tags and macro not in _SKIPPED and (words := plain(macro_text(line)).strip()):
             about.append(words)
@@ -78,7 +79,7 @@ def macro_text(line: str) -> str:
     if not found:
         return "" if line.startswith((".", "'")) and not re.match(r"^'[\w ]", line) else line
     name, rest = found[1], found[2]
-    words = [quoted or bare for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|(\S+)', rest)]
+    words = [quoted or bare for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|((?:\\.|\S)+)', rest)]
     if name in _MDOC_LINES:
         return _mdoc([name, *words])
     if name == "IP":

@@ -368,7 +368,7 @@ def test_background_variables_undo_and_names_in_a_narrow_shell(open_terminal: Op
             process.kill()
         terminal.keys("C-u")
         terminal.type("/help")
-        assert "                     sandbox" in terminal.wait("(unset NAME)")
+        assert "                     commands after !" in terminal.wait("(unset NAME)")
         terminal.keys("C-d")
         terminal.wait("exit:0")
 

@@ -144,3 +144,44 @@ def test_why_looks_at_the_files(tmp_path: Path) -> None:
     (tmp_path / "tool.sh").chmod(0o600)
     (found, *_) = failure.findings(str(tmp_path / "tool.sh"), 126, "")
     assert "may not be executed" in found.what and found.step.startswith("chmod +x")
+
+
+@pytest.mark.parametrize(
+    ("line", "word", "about"),
+    [
+        ("cp -a a b", "b", "where it goes"),
+        ("cp -a a b", "a", "it reads this"),
+        ("mv a b c/", "b", "it moves this"),
+        ("sed -i s/a/b/ f.txt", "f.txt", "it replaces this"),
+        ("sed s/a/b/ f.txt", "f.txt", "it reads this"),
+        ("kill -9 1234", "-9", "the signal SIGKILL"),
+        ("dd if=a of=b", "of=b", "it writes this instead of standard output"),
+        ("chmod u+x f", "u+x", "the new permissions"),
+        ("curl https://example.org/", "https://example.org/", "an address (URL)"),
+        ("make -j4", "4", "the value of -j"),
+    ],
+)
+def test_arguments_are_what_the_program_takes_them_for(line: str, word: str, about: str) -> None:
+    found = {part.text: part.about for part in command.explain(line, lambda words: "")}
+    assert found[word] == about
+
+
+def test_a_program_after_sudo_is_explained_whatever_its_name() -> None:
+    parts = command.explain("sudo -n apt-get install nginx", lambda words: "")
+    assert [part.kind for part in parts if part.text == "apt-get"] == ["program"]
+
+
+def test_tags_on_the_line_below_and_blanks_in_arguments() -> None:
+    page = """.SH OPTIONS
+.HP
+\\fB\\-i[SUFFIX]\\fR, \\fB\\-\\-in\\-place\\fR[=\\fI\\,SUFFIX\\/\\fR]
+.IP
+edit files in place
+.TP
+.BI \\-C \\ cmdlist
+Select by command name.
+"""
+    assert dict(roff.entries(page)) == {
+        "-i[SUFFIX], --in-place[=SUFFIX]": "edit files in place",
+        "-C cmdlist": "Select by command name.",
+    }
