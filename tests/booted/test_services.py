@@ -75,6 +75,7 @@ def test_the_journal_is_read_with_the_callers_rights(web: Machine) -> None:
 def test_a_range_of_time_bounds_the_journal(web: Machine) -> None:
     began = float(web.ok("date", "+%s.%N", "-d", "-2 seconds"))
     web.ok("logger", "-t", "marker", "between")
+    web.ok("journalctl", "--sync")
     inside = look(web, "service.logs", unit="", lines=1000, since=began, until=began + 60)
     assert "marker" in inside
     assert "marker" not in look(web, "service.logs", unit="", lines=1000, until=began)
