@@ -11,6 +11,7 @@ Nothing here approves anything: consent comes from the client that asked, throug
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
@@ -26,6 +27,7 @@ from llmos.guard.slots import Conflict
 from llmos.messages import Decision, Event, JsonObject, Outcome, Status, ToolCall
 
 _EXDEV = "nvalid cross-device link"  # programs differ in the first letter
+_ENGINE = re.compile(r"(?:connect to the Docker daemon|docker\.sock|podman\.sock|containerd\.sock)")
 MAX_TRIES = 3  # of a call whose files somebody else keeps changing
 _T = TypeVar("_T")
 Answer = Literal["yes", "no", "always", "never", "edit", "once"]
@@ -402,7 +404,11 @@ class Carrying:
 
 
 def _hint(item: Item) -> str:
-    """A folder of the lower layer cannot be renamed on a view (EXDEV); mv answers that by copying."""
-    if item.changes is None or item.outcome is None or _EXDEV not in item.outcome.stderr:
+    """A folder of the lower layer cannot be renamed on a view (EXDEV); mv answers that by copying. And the
+    sandbox gives nobody a socket of a container engine."""
+    said = item.outcome.stderr if item.outcome else ""
+    if item.judged.plan.call.tool == "shell.run" and _ENGINE.search(said):
+        return " From the sandbox no command reaches a container engine; the docker tools do."
+    if item.changes is None or _EXDEV not in said:
         return ""
     return " While it is only tried, a folder that was there before can be renamed by mv alone."

@@ -524,6 +524,13 @@ except LlmosError as error:
 """
 
 
+def test_a_command_that_cannot_reach_the_engine_is_pointed_to_the_tools_that_can(at: Bench) -> None:
+    args = {"command": "docker ps"}
+    result = at.client.result("call", tool="shell.run", args=args, cwd=str(at.work), consent="yes")
+    assert result["status"] == "failed" and result["calls"][0]["verdict"] == "allow"
+    assert "the docker tools do" in result["answer"], result
+
+
 def test_who_may_not_use_the_engine_gets_nothing_of_it_through_root(at: Bench) -> None:
     """In a process of its own: the SDK needs no rights of ours once it is there."""
     import sys
