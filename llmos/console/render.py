@@ -20,6 +20,27 @@ JsonObject = dict[str, Any]
 
 TARGETS = ("settings", "containers", "units", "packages", "resources")
 EFFECT_NAMES = ("reads", "writes", "deletes", "programs", "network", "signals", *TARGETS, "opaque")
+# Where the tools that tell facts of this machine have them from.
+MEASURED = {
+    "system.memory": "/proc/meminfo",
+    "system.load": "/proc/loadavg, /proc/stat, /proc/pressure",
+    "system.disk": "statvfs(2), /proc/self/mounts",
+    "system.ports": "/proc/net/tcp, /proc/net/udp",
+    "system.info": "uname(2), /etc/os-release, /proc",
+    "net.connections": "/proc/net",
+    "process.list": "/proc/PID",
+    "process.find": "/proc/PID",
+    "process.details": "/proc/PID",
+    "process.tree": "/proc/PID",
+    "service.status": "systemd (D-Bus)",
+    "service.failed": "systemd (D-Bus)",
+    "service.timers": "systemd (D-Bus)",
+    "docker.container.list": "the Docker Engine's API",
+    "docker.container.stats": "the Docker Engine's API",
+    "docker.image.list": "the Docker Engine's API",
+    "docker.disk": "the Docker Engine's API",
+}
+SAID_NO = "You said no, so it was not run."  # as the broker says it
 EVERYTHING = 100_000  # lines
 _MAX_SHOWN = 12  # paths of one effect in a prompt; the rest is counted, and `x` shows all
 _VERDICT_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
@@ -230,16 +251,20 @@ NOTES = {
 
 
 def status_note(result: JsonObject, look: Look) -> str:
+    if result.get("answer") == SAID_NO:
+        return ""  # by a person, who need not be told how to say yes
     note = NOTES.get(str(result.get("status")), "")
     return look.style("yellow", tr(note)) + "\n" if note else ""
 
 
 def footer(result: JsonObject, look: Look) -> str:
-    """The dim line that always names the route: `local · 0.8 s`."""
+    """The dim line that always names the route, and where facts are from: `local · 0.8 s`."""
     total_s = float((result.get("timing") or {}).get("total_ms") or 0.0) / 1000
-    return (
-        look.style("dim", f"{safetext.one_line(str(result.get('route', 'local')))} · {total_s:.1f} s") + "\n"
-    )
+    route = safetext.one_line(str(result.get("route", "local")))
+    done = [str(call.get("tool")) for call in result.get("calls") or () if call.get("exit_code") == 0]
+    measured = ", ".join(dict.fromkeys(MEASURED[tool] for tool in done if tool in MEASURED))
+    source = f" · {tr('measured from {source}').format(source=measured)}" if measured else ""
+    return look.style("dim", f"{route} · {total_s:.1f} s{source}") + "\n"
 
 
 def plan(result: JsonObject, look: Look) -> str:

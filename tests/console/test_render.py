@@ -175,3 +175,16 @@ def test_findings_show_how_to_mend_only_what_is_not_well() -> None:
         "FAIL  filter  missing",
         "              mend it: apt install libseccomp2",
     ]
+
+
+def test_facts_say_where_they_were_measured() -> None:
+    call = {"tool": "system.memory", "args": {}, "verdict": "allow", "exit_code": 0, "stdout": "Memory 8G\n"}
+    assert "measured from /proc/meminfo" in render.result(finished(call), PIPE, PIPE).err
+    assert "measured" not in render.result(finished({**call, "exit_code": None}), PIPE, PIPE).err
+    assert "measured" not in render.result(finished({**call, "tool": "shell.run"}), PIPE, PIPE).err
+
+
+def test_who_said_no_is_not_told_how_to_say_yes() -> None:
+    call = {"tool": "shell.run", "args": {"command": "rm x"}, "verdict": "ask", "exit_code": None}
+    result = finished(call, status="needs_approval", answer=render.SAID_NO)
+    assert "--yes" not in render.result(result, PIPE, PIPE).err
