@@ -36,6 +36,8 @@ def findings(command: str, code: int, stderr: str) -> list[Finding]:
     """What is known of this failure, the likeliest first."""
     words = _words(command)
     found = [*_said(stderr[-MAX_STDERR:], words), *_code(code, words)]
+    if code and not stderr and code not in (126, 127) and code < 128:
+        found = [*_places(words[1:]), *found]
     if code == 0 and not found:
         return [Finding("it did not fail: its exit code is 0", "exit code 0")]
     return list(dict.fromkeys(found))
@@ -111,7 +113,8 @@ def _nearest(name: str) -> tuple[str]:
             known.update(entry.name for entry in os.scandir(folder or "."))
         except OSError:
             continue
-    near = difflib.get_close_matches(name, known, 3, 0.75)
+    near = sorted(other for other in known if sorted(other) == sorted(name))  # gti
+    near = near[:3] or difflib.get_close_matches(name, known, 3, 0.75)
     return (f"Did you mean {', '.join(near)}?" if near else "Install it, or mind the spelling.",)
 
 
@@ -127,6 +130,22 @@ def _not_executable(name: str, source: str) -> Iterator[Finding]:
         yield Finding(
             "it was found but could not be executed", source, "Is it a program for this machine? See: file"
         )
+
+
+def _places(words: Sequence[str]) -> Iterator[Finding]:
+    """What unknown messages are likely about: places, spelt as such, that are missing or closed to you."""
+    for word in words:
+        path = Path(word)
+        if not word.startswith(("/", "./", "../")):
+            continue  # s/a/b/ is no place
+        if not os.path.lexists(path) and not path.parent.is_dir():
+            yield Finding(f"there is no folder {path.parent}", "the file system", "Mind the spelling.")
+        elif not os.path.lexists(path):
+            yield Finding(
+                f"there is no {word} now", "the file system", f"See what is there: ls {path.parent}"
+            )
+        elif not os.access(path, os.R_OK):
+            yield Finding(f"you may not read {word} (mode {_mode(path)})", "the file system")
 
 
 # --- what it said ------------------------------------------------------------------------------------

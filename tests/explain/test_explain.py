@@ -185,3 +185,17 @@ Select by command name.
         "-i[SUFFIX], --in-place[=SUFFIX]": "edit files in place",
         "-C cmdlist": "Select by command name.",
     }
+
+
+def test_places_are_looked_at_where_no_message_is_known(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    found = failure.findings(f"frob {tmp_path}/there {tmp_path}/gone {tmp_path}/no/where", 1, "")
+    assert [item.what for item in found] == [
+        f"there is no {tmp_path}/gone now",
+        f"there is no folder {tmp_path}/no",
+    ]
+    assert failure.findings(f"frob {tmp_path}/gone", 1, "frob: bad moon") == []
+
+
+def test_swapped_letters_are_a_near_name() -> None:
+    assert any("Did you mean" in item.step and "ls" in item.step for item in failure.findings("sl", 127, ""))
