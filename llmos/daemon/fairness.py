@@ -20,8 +20,8 @@ _T = TypeVar("_T")
 NOBODY = -1  # the daemon's own work
 # For whom the present task works; it goes along into tasks that are made in it.
 serving: ContextVar[int] = ContextVar("serving", default=NOBODY)
-THREADS = 8
-THREADS_OF_ONE = 4
+THREADS = 6
+THREADS_OF_ONE = 3
 
 
 class RoundRobin(Generic[_T]):

@@ -8,30 +8,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from llmos import stopping
+
+_T = TypeVar("_T")
+
+
+async def apart(work: Callable[[], _T]) -> _T:
+    """The same for what is not to be left half done: it is waited for, by a daemon that ends as well."""
+    done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+    _start(work, done, daemon=False)
+    return await done
 
 
 async def aside(work: Callable[[], str], cancel: asyncio.Event) -> str | None:
     """What `work` returns, or None when `cancel` is set first; raises what it raises."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[str] = loop.create_future()
+    done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = threading.Event()
 
-    def body() -> None:
+    def listening() -> str:
         stopping.listen(stop)
-        text, error = "", None
-        try:
-            text = work()
-        except Exception as problem:
-            error = problem
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(_settle, done, text, error)
+        return work()
 
-    threading.Thread(target=contextvars.copy_context().run, args=(body,), daemon=True).start()
+    _start(listening, done, daemon=True)
     cancelled = asyncio.ensure_future(cancel.wait())
     either: set[asyncio.Future[Any]] = {done, cancelled}
     try:
@@ -42,10 +45,17 @@ async def aside(work: Callable[[], str], cancel: asyncio.Event) -> str | None:
         cancelled.cancel()
 
 
-def _settle(done: asyncio.Future[str], text: str, error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(text)
-    else:
-        done.set_exception(error)
+def _start(work: Callable[[], _T], done: asyncio.Future[_T], *, daemon: bool) -> None:
+    loop = asyncio.get_running_loop()
+
+    def body() -> None:
+        try:
+            found = work()
+        except Exception as error:
+            settle: Callable[[], None] = functools.partial(done.set_exception, error)
+        else:
+            settle = functools.partial(done.set_result, found)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(lambda: None if done.done() else settle())
+
+    threading.Thread(target=contextvars.copy_context().run, args=(body,), daemon=daemon).start()

@@ -27,7 +27,7 @@ from llmos import paths
 from llmos.config import QuotasSettings, SandboxSettings
 from llmos.errors import CallFailed, LlmosError
 from llmos.guard import hidden, layers, relay, sandbox, seccomp, signals, zygote
-from llmos.guard.aside import aside
+from llmos.guard.aside import apart, aside
 from llmos.guard.caller import as_caller
 from llmos.guard.identity import identity, stand_in_id
 from llmos.guard.launcher import Launcher
@@ -256,7 +256,7 @@ class Spawner:
             raise CallFailed(
                 f"no changer is called {step.changer!r}", "Correct the manifest: `llmos tools` lists them."
             )
-        changed = await asyncio.to_thread(_as_wanted, caller, changer, step.args, caller)
+        changed = await apart(lambda: _as_wanted(caller, changer, step.args, caller))
         tell("stdout", changed.text)
         return Outcome(exit_code=changed.exit_code, stdout=changed.text, reverse=changed.reverse)
 

@@ -260,7 +260,7 @@ def test_an_upgrade_in_place_loses_nobodys_request(installed: Machine) -> None:
     await_that(lambda: len(status(installed)["requests"]) == 2, "both requests")
     # Another version's unit, which also has the models elsewhere: at a path that has to be quoted.
     installed.path("/opt/models of llmos: 50%").mkdir(parents=True)
-    installed.path("/opt/models of llmos: 50%/here.gguf").write_text("not a model")
+    installed.path("/opt/models of llmos: 50%/here.gguf").write_bytes(b"GGUF" + bytes(60))
     upgrade = ["env", "LLMOS_MODELS_DIR=/opt/models of llmos: 50%", machines.python(), "-m", "llmos"]
     upgrading = subprocess.Popen(
         [*installed.words(), *upgrade, "service", "install", "--yes"], stderr=subprocess.PIPE, **streams
