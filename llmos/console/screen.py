@@ -14,6 +14,7 @@ from typing import TextIO
 
 from llmos.console import safetext
 from llmos.console.look import Look
+from llmos.console.words import told
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _APPEAR_S = 0.3  # quick answers need no status line
@@ -46,7 +47,7 @@ def write(stream: TextIO, text: str) -> None:
 def say(text: str) -> None:
     """One dim line for the person, on stderr."""
     look = look_of(sys.stderr)
-    write(sys.stderr, look.style("dim", f"llmos: {look.text(text)}") + "\n")
+    write(sys.stderr, look.style("dim", f"llmos: {look.text(told(text))}") + "\n")
 
 
 def _write_all(descriptor: int, raw: bytes) -> None:
