@@ -127,28 +127,28 @@ def check(found: Round, client: Client) -> None:
             found.problems.append(f"{one.id} is told as done, and is not")
 
 
-def one_round(folder: Path, env: dict[str, str], chance: random.Random, number: int) -> Round:
-    """Start, work, kill, start, look. The second start is the one that is timed."""
-    daemon = support.start(folder, SCRIPT, env=env)
-    with daemon.connect() as client:
-        while client.result("status")["state"] == "loading":
-            time.sleep(0.01)
-    clients, found = make_requests(daemon, folder / "work", chance, number)
-    time.sleep(chance.random() * MAX_DELAY_S)
-    kill(daemon)
-    hear(clients, found)
-    began = time.perf_counter()
-    again = support.start(folder, SCRIPT, env=env)
-    found.restart_ms = (time.perf_counter() - began) * 1000
+def campaign(folder: Path, env: dict[str, str], chance: random.Random, kills: int) -> list[Round]:
+    """Work, kill, start, look, and again; each start after a kill is timed."""
+    daemon, rounds = support.start(folder, SCRIPT, env=env), []
     try:
-        with again.connect() as client:
-            check(found, client)
-            running = client.result("status")["requests"]
-            if running:
-                found.problems.append(f"still running: {running}")
+        for number in range(kills):
+            with daemon.connect() as client:
+                client.result("tools")  # waits until all is loaded
+            clients, found = make_requests(daemon, folder / "work", chance, number)
+            time.sleep(chance.random() * MAX_DELAY_S)
+            kill(daemon)
+            hear(clients, found)
+            began = time.perf_counter()
+            daemon = support.start(folder, SCRIPT, env=env)
+            found.restart_ms = (time.perf_counter() - began) * 1000
+            with daemon.connect() as client:
+                check(found, client)
+                if running := client.result("status")["requests"]:
+                    found.problems.append(f"still running: {running}")
+            rounds.append(found)
     finally:
-        again.stop(signal.SIGTERM)
-    return found
+        daemon.stop(signal.SIGTERM)
+    return rounds
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -182,7 +182,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="llmos-", dir="/tmp") as name:
         folder = Path(name)
         env = environment(folder)
-        rounds = [one_round(folder, env, chance, number) for number in range(options.kills)]
+        rounds = campaign(folder, env, chance, options.kills)
         left = leftovers(folder)
     restarts = sorted(found.restart_ms for found in rounds)
     problems = [problem for found in rounds for problem in found.problems]

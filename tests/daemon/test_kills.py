@@ -18,7 +18,7 @@ from . import support
 @pytest.mark.sandbox
 def test_every_accepted_request_has_an_outcome_or_is_told_as_interrupted(short_dir: Path) -> None:
     env, chance = kills.environment(short_dir), random.Random(7)
-    rounds = [kills.one_round(short_dir, env, chance, number) for number in range(3)]
+    rounds = kills.campaign(short_dir, env, chance, 3)
     assert [problem for found in rounds for problem in found.problems] == []
     assert sum(one.heard for found in rounds for one in found.asked) > 5
 
