@@ -20,7 +20,7 @@ ACTIONS = {
     "evaluate": ("how often a model's calls are right, on rows kept aside", "llmos.tune.evaluate:main"),
     "heads": (
         "what kind of thing a request asks for, and what its words are",
-        "llmos.tune.label",
+        "llmos.tune.label:main",
     ),
     "pretrain": ("a small transformer from scratch, on text of your own", "llmos.tune.pretrain:main"),
     "prune": ("a model without its least needed blocks, and its recovery", "llmos.tune.compress:prune"),

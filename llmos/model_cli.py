@@ -75,7 +75,8 @@ def run(argv: list[str]) -> int:
         print(f"llmos: {error}\n  {error.next_step}".rstrip(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("llmos: stopped; a pull goes on from here the next time", file=sys.stderr)
+        kept = "; a pull goes on from here the next time" if options.verb == "pull" else ""
+        print(f"llmos: stopped{kept}", file=sys.stderr)
         return 5
     return 0
 

@@ -264,7 +264,7 @@ def test_an_interrupted_pull_says_so_and_leaves_no_process(shop: Shop) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)  # ends only when every child has closed its end
-    assert process.returncode == 5 and "kept for the next try" in err
+    assert process.returncode == 5 and "goes on from here the next time" in err
     assert store.pull("toy").read_bytes() == DATA
 
 
