@@ -27,6 +27,7 @@ from llmos.console import listings, render, safetext, screen
 from llmos.console.completer import ShellCompleter
 from llmos.console.consent import SHELL_TOOL
 from llmos.console.jobs import Job, Jobs
+from llmos.console.names import listed
 from llmos.console.promptline import is_folder, key_bindings, open_history, tilde, toolbar, unquoted
 from llmos.console.words import tr
 from llmos.errors import LlmosError, UsageError
@@ -259,13 +260,21 @@ class Shell:
         names = [str(spec.get("name")) for spec in self._specs]
         return PromptSession(
             history=open_history(paths.state_dir() / "shell_history"),
-            completer=ShellCompleter(commands, names),
+            completer=ShellCompleter(commands, names, self._containers),
             complete_while_typing=False,
             enable_history_search=True,
             auto_suggest=AutoSuggestFromHistory(),
             key_bindings=key_bindings(),
             output=create_output(stdout=sys.stdout if sys.stdout.isatty() else sys.stderr),
         )
+
+    def _containers(self) -> list[str]:
+        """For Tab; none where no engine can be asked."""
+        params = {"tool": "docker.container.list", "args": {"all": True}, "cwd": str(Path.cwd())}
+        try:
+            return listed(self._actions.question("call", params))
+        except LlmosError:
+            return []
 
     def _complain(self, error: LlmosError) -> None:
         screen.write(sys.stderr, render.error(str(error), error.next_step, screen.look_of(sys.stderr)))

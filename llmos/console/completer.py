@@ -16,7 +16,7 @@ from pathlib import Path
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
-from llmos.console.names import Names
+from llmos.console.names import Names, Source
 
 _TAKES_TOOL = ("/tools", "/call")
 _TAKES_FOLDER = ("cd",)
@@ -25,10 +25,10 @@ _OPENED = re.compile(r"(?:^|\s)((['\"])(?:(?!\2).)*)$", re.DOTALL)
 
 
 class ShellCompleter(Completer):
-    def __init__(self, commands: Sequence[str], tools: Sequence[str]) -> None:
+    def __init__(self, commands: Sequence[str], tools: Sequence[str], containers: Source) -> None:
         self._commands = commands
         self._tools = tools
-        self._names = Names()
+        self._names = Names(containers)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         before = document.text_before_cursor

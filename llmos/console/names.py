@@ -1,18 +1,18 @@
 """Names of this machine for completion: processes, systemd's units, containers. Only read, soon given up.
 
-What the person may not see is not offered: files and the engine's socket are read with their own rights.
-Names that a terminal should not be shown are left out.
+What the person may not see is not offered: files are read with their own rights, and containers are asked
+of the daemon, which is the engine's only client. Names that a terminal should not be shown are left out.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+Source = Callable[[], Iterable[str]]
 _UNIT_FOLDERS = (
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -20,9 +20,6 @@ _UNIT_FOLDERS = (
     "/lib/systemd/system",
 )
 _UNIT_KINDS = (".service", ".timer", ".socket")
-_ENGINE = Path("/run/docker.sock")
-_ENGINE_TIMEOUT_S = 0.5
-_MAX_REPLY_BYTES = 4 << 20
 _FRESH_S = 5.0  # Tab is pressed several times in a row
 
 # The words of a sentence or command after which such a name may follow.
@@ -37,7 +34,8 @@ _PATTERNS = {kind: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for kind, word
 class Names:
     """The names of each kind, kept for a few seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, containers: Source) -> None:
+        self._sources = {**_OWN_SOURCES, "containers": containers}
         self._kept: dict[str, tuple[float, list[str]]] = {}
 
     def after(self, text: str) -> list[str]:
@@ -48,7 +46,7 @@ class Names:
     def _of(self, kind: str) -> list[str]:
         looked, names = self._kept.get(kind, (-_FRESH_S, []))
         if time.monotonic() - looked >= _FRESH_S:
-            names = sorted({name for name in _SOURCES[kind]() if name.isprintable() and " " not in name})
+            names = sorted({name for name in self._sources[kind]() if name.isprintable() and " " not in name})
             self._kept[kind] = (time.monotonic(), names)
         return names
 
@@ -71,29 +69,10 @@ def units() -> Iterable[str]:
             continue
 
 
-def containers() -> Iterable[str]:
-    """Those of the engine; none where it does not answer at once."""
-    try:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(_ENGINE_TIMEOUT_S)
-            link.connect(str(_ENGINE))
-            link.sendall(b"GET /containers/json?all=1 HTTP/1.0\r\nHost: docker\r\n\r\n")
-            reply = _read(link)
-        found = json.loads(reply.partition(b"\r\n\r\n")[2])
-        return [name.lstrip("/") for one in found for name in one["Names"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+_OWN_SOURCES: Mapping[str, Source] = {"processes": processes, "units": units}
 
 
-def _read(link: socket.socket) -> bytes:
-    reply = b""
-    while (chunk := link.recv(1 << 16)) and len(reply) < _MAX_REPLY_BYTES:
-        reply += chunk
-    return reply
-
-
-_SOURCES: dict[str, Callable[[], Iterable[str]]] = {
-    "processes": processes,
-    "units": units,
-    "containers": containers,
-}
+def listed(result: dict[str, Any]) -> list[str]:
+    """The first column of what a list tool printed, without its heading."""
+    lines = "".join(call["stdout"] for call in result["calls"]).splitlines()
+    return [line.split()[0] for line in lines[1:] if line.strip()]

@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def completions(text: str) -> list[str]:
     completer = ShellCompleter(
-        ["/help", "/history", "/tools", "/call"], ["file.find", "file.list", "text.count"]
+        ["/help", "/history", "/tools", "/call"], ["file.find", "file.list", "text.count"], lambda: ["web-1"]
     )
     return [found.text for found in completer.get_completions(Document(text), CompleteEvent())]
 
@@ -47,6 +47,11 @@ def test_hidden_names_only_when_asked_and_unprintable_ones_never(folder: Path) -
     assert path_candidates("bell") == []
     assert path_candidates("~nobody-at-all/") == []
     assert path_candidates("missing/x") == []
+
+
+def test_containers_where_a_sentence_speaks_of_one() -> None:
+    assert completions("restart the container we") == ["web-1"]
+    assert completions("list the files of we") == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llmos.console import names
 from llmos.toolbox import groups
 from tests import dockerd
 
@@ -56,6 +57,7 @@ def test_a_container_is_run_looked_at_and_taken_away_by_undo_and_made_again(at: 
     assert config["State"]["Running"] and config["HostConfig"]["Memory"] == 64 << 20
     assert "MODE=test" in config["Config"]["Env"] and not config["HostConfig"]["Privileged"]
     assert "web" in at.done("container.list")["stdout"]
+    assert names.listed(at.call("container.list", all=True)) == ["web"]  # what the shell offers on Tab
     told = at.done("container.inspect", name="web")
     assert '"MODE=(set; values are not shown)"' in told["stdout"] and told["verdict"] == "allow"
     at.undo(made["undo_id"])
