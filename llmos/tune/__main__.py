@@ -10,7 +10,6 @@ manifests in force and from the foreign ones that rows name.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -28,21 +27,20 @@ from llmos.paths import tool_dirs
 from llmos.planner.prompt import PromptForm
 from llmos.toolbox import catalog
 from llmos.tune import folders
+from llmos.tune import options as tune_options
 from llmos.tune.chats import Composer, Sample, single
 from llmos.tune.data import foreign
 from llmos.tune.lora import Trainee
 from llmos.tune.network import Whole
 from llmos.tune.pools import Pools
 from llmos.tune.prepare import Preparer, read_rows
-from llmos.tune.train import Run, Settings
+from llmos.tune.train import Run
 
 _POSITIONS = 1 << 15
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="llmos tune train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tune_options.parser("train", __doc__)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--valid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
@@ -56,9 +54,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--alpha", type=float, default=64)
     parser.add_argument("--judged", type=int, default=300, help="validation rows of each kind")
-    for field in dataclasses.fields(Settings):
-        name = "--" + field.name.replace("_", "-")
-        parser.add_argument(name, type=type(field.default), default=field.default)
+    tune_options.add_settings(parser)
     return parser.parse_args(argv)
 
 
@@ -97,13 +93,11 @@ def _write(folder: Path, trainee: Trainee, sha256: str, title: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
-    settings = Settings(
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)}
-    )
+    settings = tune_options.settings(options)
     if not (settings.max_seconds or settings.max_steps):
         sys.exit("give --max-seconds or --max-steps")
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = tune_options.device()
     info = store.show(options.model)
     if options.mode == "lora" and not info.card.sha256:
         raise UsageError(
@@ -137,8 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write(options.out, trainee, info.card.sha256, info.card.title)
     else:
         folders.save_like(options.out, trainee.config, trainee.tensors(), source.tokenizer)
-    curve.write(options.out / "curve.json")
-    (options.out / "curve.svg").write_text(curve.svg())
+    curve.write(options.out)
     return 0
 
 

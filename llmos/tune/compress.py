@@ -33,9 +33,10 @@ from llmos.engine.groups import GROUP, rounded
 from llmos.engine.model import ModelConfig
 from llmos.errors import UsageError
 from llmos.tune import corpus, folders
+from llmos.tune import options as tune_options
 from llmos.tune.network import Batch, Network, Whole, collate
 from llmos.tune.pretrain import say, shuffled, start
-from llmos.tune.train import Run, Settings
+from llmos.tune.train import Run
 
 _OF_TEACHER = 0.7  # of the loss; the rest is the text's
 _BYTES = {16: 2.0, 7: 8.5 / 8, 5: 5.5 / 8, 4: 4.5 / 8}  # a weight of a matrix, its scale's share included
@@ -166,12 +167,7 @@ _WAYS: dict[str, _Way] = {"prune": pruned, "quantize": coarser, "distill": child
 
 
 def _options(way: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"llmos tune {way}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tune_options.parser(way, __doc__)
     parser.add_argument("--model", default="default", help="the model it comes from")
     parser.add_argument(
         "--text", type=Path, nargs="+", required=True, help="files of text, or folders of them"
@@ -188,18 +184,16 @@ def _options(way: str, argv: Sequence[str] | None) -> argparse.Namespace:
             parser.add_argument("--layers", type=int, required=True)
             parser.add_argument("--width", type=int, required=True)
             parser.add_argument("--heads", type=int, default=0, help="(default: width / 64)")
-    learn = {"learning_rate": 1e-3 if way == "distill" else 5e-5, "batch_tokens": 2048, "accumulate": 1}
-    for field in dataclasses.fields(Settings):
-        default = learn.get(field.name, field.default)
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=default)
+    rate = 1e-3 if way == "distill" else 5e-5
+    tune_options.add_settings(parser, learning_rate=rate, batch_tokens=2048, accumulate=1)
     return parser.parse_args(argv)
 
 
 def main(way: str, argv: Sequence[str] | None = None) -> int:
     given = _options(way, argv)
-    settings = Settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Settings)})
+    settings = tune_options.settings(given)
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = tune_options.device()
     source = weights.open_source(store.resolve(given.model))
     tokenizer = source.tokenizer
     text = corpus.read_texts(given.text)
@@ -227,7 +221,7 @@ def main(way: str, argv: Sequence[str] | None = None) -> int:
         curve = run.go()
         table.append(_row("after learning", student, valid, device))
         given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "curve.svg").write_text(curve.svg())
+        curve.write(given.out)
     folders.save_like(given.out, student.config, student.tensors(), tokenizer)
     (given.out / "report.json").write_text(json.dumps({"way": way, "table": table}, indent=1) + "\n")
     say(_text(table))

@@ -165,9 +165,8 @@ def _sample(ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Sample:
     return Sample(ids, learnt, np.zeros(len(ids), np.int32))
 
 
-def pairs(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, longest: int) -> list[Pair]:
+def pairs(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, longest: int, end: int) -> list[Pair]:
     """Both sides with the end mark behind them; a target starts with it too. Longer ones are cut."""
-    end = mark_id(tokenizer, END)
     made = []
     for source, target in documents:
         ids = np.array([end, *tokenizer.encode(target).ids[: longest - 2], end], np.int32)

@@ -34,6 +34,7 @@ from llmos.paths import tool_dirs
 from llmos.planner.loop import Loop
 from llmos.planner.retrieval import Retriever
 from llmos.toolbox import catalog
+from llmos.tune import options as tune_options
 from llmos.tune.prepare import read_rows
 from llmos.tune.pretrain import say
 
@@ -66,12 +67,7 @@ def _tools(calls: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="llmos tune evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tune_options.parser("evaluate", __doc__)
     parser.add_argument("--rows", type=Path, required=True, help="of `llmos tune data --valid`")
     parser.add_argument("--model", default="default")
     which = parser.add_mutually_exclusive_group()

@@ -61,8 +61,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`last` are the places of each text's last token among all tokens, N of them; `order` puts losses of
-    tokens and then of texts into the order of the samples."""
+    """`last` are the places of each text's last token among all tokens, N of them; `kinds` is -1 where none
+    is known; `order` puts losses of tokens and then of texts with a kind into the order of the samples."""
 
     features: Tensor | None
     ids: Tensor
@@ -88,8 +88,6 @@ class Learning(nn.Module):
             [torch.from_numpy(sample.ids) for sample in samples], batch_first=True
         )
         fixed = samples[0].features is not None
-        last = torch.tensor(counts).cumsum(0) - 1
-        judged = torch.tensor([sample.kind >= 0 for sample in samples])
         order: list[int] = []
         token, text = 0, sum(counts)
         for sample in samples:
@@ -104,8 +102,8 @@ class Learning(nn.Module):
             torch.repeat_interleave(torch.arange(len(samples)), torch.tensor(counts)),
             torch.from_numpy(np.concatenate([sample.read.places for sample in samples])),
             torch.from_numpy(np.concatenate([sample.tags for sample in samples])),
-            last[judged],
-            torch.tensor([sample.kind for sample in samples])[judged],
+            torch.tensor(counts).cumsum(0) - 1,
+            torch.tensor([sample.kind for sample in samples]),
             torch.tensor(order),
         )
         moved = [getattr(parts, name) for name in parts.__slots__]
@@ -113,7 +111,7 @@ class Learning(nn.Module):
         return Batch(features, *(part.to(device) for part in moved[1:]))
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of tags [N, 1 + 2 tags], and of kinds [texts with one, kinds]."""
+        """Of tags [N, 1 + 2 tags], and of kinds [texts, kinds]."""
         if batch.features is not None:
             features = batch.features
         else:
@@ -124,7 +122,8 @@ class Learning(nn.Module):
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         tags, kinds = self.logits(batch)
-        parts = ((tags, batch.tags), (kinds, batch.kinds))
+        known = batch.kinds >= 0
+        parts = ((tags, batch.tags), (kinds[known], batch.kinds[known]))
         losses = torch.cat([F.cross_entropy(logits, wanted, reduction="none") for logits, wanted in parts])
         hits = torch.cat([logits.argmax(-1) == wanted for logits, wanted in parts])
         return losses[batch.order], hits[batch.order]
@@ -166,7 +165,7 @@ def predict(
     learning.trained.eval()
     found = []
     for start in range(0, len(texts), 64):
-        some = [replaced(sample) for sample in texts[start : start + 64]]
+        some = texts[start : start + 64]
         tags, kinds = learning.logits(learning.collate(some, device))
         chances, numbers = kinds.softmax(-1).max(-1)
         per_text = torch.split(tags.argmax(-1), [len(sample.tags) for sample in some])
@@ -175,11 +174,6 @@ def predict(
             for number, chance, part in zip(numbers, chances, per_text, strict=True)
         ]
     return found
-
-
-def replaced(sample: Sample) -> Sample:
-    """With a kind to be judged, whatever it is."""
-    return Sample(sample.read, sample.tags, 0, sample.ids, sample.learnt, sample.reply, sample.features)
 
 
 def figures(

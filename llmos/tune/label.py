@@ -24,6 +24,7 @@ from llmos.engine import store, weights
 from llmos.errors import UsageError
 from llmos.paths import tool_dirs
 from llmos.toolbox import catalog
+from llmos.tune import options as tune_options
 from llmos.tune import plain_heads
 from llmos.tune.data import foreign
 from llmos.tune.echo import spans_of
@@ -32,7 +33,7 @@ from llmos.tune.labelled import TAGS, Labelled, arguments, from_rows, planted
 from llmos.tune.network import Network, Whole
 from llmos.tune.prepare import read_rows
 from llmos.tune.pretrain import say, shuffled
-from llmos.tune.train import Run, Settings
+from llmos.tune.train import Run
 
 _FILE, _CARD = "heads.safetensors", "heads.json"
 _RAREST = 5  # requests of a kind that is worth a class of its own
@@ -41,28 +42,16 @@ _POSITIONS = 512
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="llmos tune heads",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tune_options.parser("heads", __doc__)
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--valid", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the heads")
     parser.add_argument("--model", default="tiny", help="the backbone")
     parser.add_argument("--full", action="store_true", help="the backbone learns too")
     parser.add_argument("--try", dest="text", metavar="TEXT", help="say what the heads in --out make of it")
-    learn = {
-        "learning_rate": 2e-3,
-        "batch_tokens": 4096,
-        "accumulate": 1,
-        "weight_decay": 0.01,
-        "max_steps": 1500,
-    }
-    for field in dataclasses.fields(Settings):
-        default = learn.get(field.name, field.default)
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=default)
+    tune_options.add_settings(
+        parser, learning_rate=2e-3, batch_tokens=4096, accumulate=1, weight_decay=0.01, max_steps=1500
+    )
     found = parser.parse_args(argv)
     if found.text is None and not (found.rows and found.valid):
         parser.error("give --rows and --valid, or --try")
@@ -75,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _learn(given: argparse.Namespace) -> int:
-    settings = Settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Settings)})
+    settings = tune_options.settings(given)
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = tune_options.device()
     texts, held = _labelled(given.rows, settings.seed), _labelled(given.valid, settings.seed + 1)
     kinds = _kinds(texts)
     source = weights.open_source(store.resolve(given.model))
@@ -109,8 +98,7 @@ def _learn(given: argparse.Namespace) -> int:
         "words_and_rules": _plainly(texts, held, kinds),
     }
     _save(given, learning, kinds, store.show(given.model).card.sha256, report)
-    curve.write(given.out / "curve.json")
-    (given.out / "curve.svg").write_text(curve.svg())
+    curve.write(given.out)
     say(json.dumps(report))
     return 0
 

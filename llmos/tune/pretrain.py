@@ -12,11 +12,10 @@ and report.json with the perplexity on text that was kept aside.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ from tokenizers import Tokenizer
 from llmos.engine.model import ModelConfig
 from llmos.errors import UsageError
 from llmos.tune import corpus, folders
+from llmos.tune import options as tune_options
 from llmos.tune.network import Learner, Whole
-from llmos.tune.train import Curve, Run, Settings
+from llmos.tune.train import Curve, Run
 from llmos.tune.vaswani import Shape, Transformer2017
 
 KINDS = ("decoder", "decoder-2017", "encoder-decoder")
@@ -41,12 +41,7 @@ _TEMPLATE = (
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="llmos tune pretrain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tune_options.parser("pretrain", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", type=Path, nargs="+", help="files of text, or folders of them")
     what.add_argument("--pairs", type=Path, help="encoder-decoder: source and target a line")
@@ -63,10 +58,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--context", type=int, default=256, help="tokens of a block, or of a source or target"
     )
     parser.add_argument("--dropout", type=float, default=0.1, help="of the transformers of 2017")
-    train = {"learning_rate": 1e-3, "batch_tokens": 4096, "accumulate": 1, "weight_decay": 0.1}
-    for field in dataclasses.fields(Settings):
-        default = train.get(field.name, field.default)
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=default)
+    tune_options.add_settings(parser, learning_rate=1e-3, batch_tokens=4096, accumulate=1, weight_decay=0.1)
     found = parser.parse_args(argv)
     if not (found.max_seconds or found.max_steps):
         parser.error("give --max-seconds or --max-steps")
@@ -78,17 +70,18 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     given = options(argv)
     given.out.mkdir(parents=True, exist_ok=True)
-    settings = Settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Settings)})
+    settings = tune_options.settings(given)
     text = corpus.read_pairs(given.pairs) if given.pairs else corpus.read_texts(given.text)
     tokenizer = _tokenizer(given, text)
-    cut = _blocks if given.text else _pairs
-    train, valid = (cut(part, tokenizer, given.context) for part in (text.train, text.valid))
+    cut: Callable[..., list[Any]] = corpus.blocks if given.text else corpus.pairs
+    end = corpus.mark_id(tokenizer, corpus.END)
+    train, valid = (cut(part, tokenizer, given.context, end) for part in (text.train, text.valid))
     say(
         f"{len(text.train)} documents to learn from, {len(text.valid)} kept aside, {text.left_out} left out;"
         f" {sum(len(sample.ids) for sample in train)} tokens of {tokenizer.get_vocab_size()} kinds"
     )
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = tune_options.device()
     learner = _fresh(given, tokenizer.get_vocab_size(), device)
     run = Run(
         learner,
@@ -103,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _save(given.out, learner, tokenizer, given)
     report = _report(curve, text, learner)
     (given.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    curve.write(given.out / "curve.json")
-    (given.out / "curve.svg").write_text(curve.svg())
+    curve.write(given.out)
     say(json.dumps(report))
     return 0
 
@@ -137,14 +129,6 @@ def _tokenizer(given: argparse.Namespace, text: corpus.Corpus) -> Tokenizer:
     made.save(str(file))
     of.write_text(f"{digest} {given.vocab_size}")
     return made
-
-
-def _blocks(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, context: int) -> list[Any]:
-    return list(corpus.blocks(documents, tokenizer, context, corpus.mark_id(tokenizer, corpus.END)))
-
-
-def _pairs(documents: Sequence[tuple[str, ...]], tokenizer: Tokenizer, context: int) -> list[Any]:
-    return list(corpus.pairs(documents, tokenizer, context))
 
 
 def _fresh(given: argparse.Namespace, vocab_size: int, device: torch.device) -> Learner:

@@ -59,11 +59,12 @@ class Curve:
     steps: list[dict[str, float]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
 
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+    def write(self, folder: Path) -> None:
+        """As curve.json, and as a picture: the loss over the steps, and where it was judged."""
+        (folder / "curve.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+        (folder / "curve.svg").write_text(self._svg())
 
-    def svg(self) -> str:
-        """The loss over the steps, and where it was judged, as a picture any browser shows."""
+    def _svg(self) -> str:
         judged = [
             (found["step"], part["loss"])
             for found in self.validations

@@ -1,0 +1,34 @@
+"""What every training verb's command line has: the parser, the run's settings, where it computes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import torch
+
+from llmos.tune.train import Settings
+
+
+def parser(verb: str, about: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"llmos tune {verb}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_settings(made: argparse.ArgumentParser, **defaults: float) -> None:
+    """An option for each field of `Settings`; `defaults` in place of those fields' own."""
+    for field in dataclasses.fields(Settings):
+        default = defaults.get(field.name, field.default)
+        made.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=default)
+
+
+def settings(given: argparse.Namespace) -> Settings:
+    return Settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Settings)})
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
