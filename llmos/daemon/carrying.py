@@ -21,10 +21,10 @@ from llmos.daemon.clock import Clock
 from llmos.daemon.hands import Hands, Judged, failure
 from llmos.daemon.rehearsal import Rehearsal
 from llmos.daemon.request import Job
-from llmos.daemon.waiting import done_or_set
 from llmos.errors import CallFailed, Cancelled, Denied, LlmosError, NeedsApproval, NoPreview, UsageError
 from llmos.guard.slots import Conflict
 from llmos.messages import Decision, Event, JsonObject, Outcome, Status, ToolCall
+from llmos.waiting import done_or_set
 
 _EXDEV = "nvalid cross-device link"  # programs differ in the first letter
 _ENGINE = re.compile(r"(?:connect to the Docker daemon|docker\.sock|podman\.sock|containerd\.sock)")

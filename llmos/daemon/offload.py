@@ -27,10 +27,10 @@ from llmos.config import BackendSettings, Settings
 from llmos.daemon import supervisor
 from llmos.daemon.consents import Consents, destination
 from llmos.daemon.request import Job
-from llmos.daemon.waiting import done_or_set
 from llmos.errors import CallFailed, Cancelled, CloudError, Denied, LlmosError, UsageError
 from llmos.guard.audit import Audit
 from llmos.messages import Caller, JsonObject, Stop, Teach, Think, Thought, ToolSpec
+from llmos.waiting import done_or_set
 
 if TYPE_CHECKING:
     from llmos.cloud.frames import Attempted, Offer, Prepared, Taken

@@ -19,9 +19,9 @@ from llmos.config import ModelSettings
 from llmos.daemon import supervisor
 from llmos.daemon.fairness import Turns, serving
 from llmos.daemon.link import Link, LinkLost
-from llmos.daemon.waiting import done_or_set
 from llmos.errors import Cancelled, PlannerDied
 from llmos.messages import JsonObject, Stop, Teach, Think, Thought, ToolSpec
+from llmos.waiting import done_or_set
 
 log = logging.getLogger(__name__)
 

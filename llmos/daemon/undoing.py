@@ -18,7 +18,6 @@ from llmos.daemon import rehearsal, reversals, telling
 from llmos.daemon.clock import Clock
 from llmos.daemon.hands import Hands, Judged, failure
 from llmos.daemon.request import Job
-from llmos.daemon.waiting import done_or_set
 from llmos.errors import CallFailed, Cancelled, Denied, NeedsApproval, UsageError
 from llmos.guard.slots import Conflict
 from llmos.messages import (
@@ -32,6 +31,7 @@ from llmos.messages import (
     Status,
     ToolCall,
 )
+from llmos.waiting import done_or_set
 
 if TYPE_CHECKING:
     from llmos.daemon.reversals import Turning

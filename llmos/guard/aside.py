@@ -11,9 +11,10 @@ import contextvars
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llmos import stopping
+from llmos.waiting import done_or_set
 
 _T = TypeVar("_T")
 
@@ -35,14 +36,10 @@ async def aside(work: Callable[[], str], cancel: asyncio.Event) -> str | None:
         return work()
 
     _start(listening, done, daemon=True)
-    cancelled = asyncio.ensure_future(cancel.wait())
-    either: set[asyncio.Future[Any]] = {done, cancelled}
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        return done.result() if done.done() else None
+        return done.result() if await done_or_set(done, cancel) else None
     finally:
         stop.set()
-        cancelled.cancel()
 
 
 def _start(work: Callable[[], _T], done: asyncio.Future[_T], *, daemon: bool) -> None:

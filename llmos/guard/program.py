@@ -23,6 +23,7 @@ from typing import Any
 
 from llmos.errors import SandboxUnavailable
 from llmos.guard import layers
+from llmos.waiting import done_or_set
 
 OnOutput = Callable[[str, str], None]
 
@@ -213,16 +214,13 @@ class Program:
         Raises SandboxUnavailable (or UsageError) when a layer failed before the program began.
         """
         ended = asyncio.ensure_future(self._all_ended())
-        cancelled = asyncio.ensure_future(cancel.wait())
         try:
-            await asyncio.wait({ended, cancelled}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            early = not ended.done()
+            early = not await done_or_set(ended, cancel, timeout_s=timeout_s)
             if early:
                 self.status.kill()
                 await self._dead(ended)
             return self._result(timed_out=early and not cancel.is_set(), cancelled=early and cancel.is_set())
         finally:
-            cancelled.cancel()
             ended.cancel()
 
     async def settle(self, check_s: float) -> int:

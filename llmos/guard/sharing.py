@@ -18,6 +18,7 @@ from llmos.errors import Cancelled
 from llmos.guard.identity import identity
 from llmos.guard.sandbox import Limits, UserLimits
 from llmos.messages import Caller
+from llmos.waiting import done_or_set
 
 UNBOUNDED = QuotaSettings(running=0)
 
@@ -68,14 +69,12 @@ class Quotas:
 
 
 async def _taken(places: asyncio.Semaphore, cancel: asyncio.Event) -> None:
-    waiting, cancelled = asyncio.ensure_future(places.acquire()), asyncio.ensure_future(cancel.wait())
+    waiting = asyncio.ensure_future(places.acquire())
     try:
-        await asyncio.wait({waiting, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
+        if not await done_or_set(waiting, cancel):
             raise Cancelled(
                 "the request was cancelled while it waited for others of yours", "Nothing was run."
             )
     finally:
-        cancelled.cancel()
         if not waiting.done():
             waiting.cancel()
