@@ -28,6 +28,7 @@ error object: code -32000 - exit_code, data {"kind", "next_step"}.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -135,6 +136,12 @@ def _walk(cls: type[LlmosError]) -> dict[str, type[LlmosError]]:
     for sub in cls.__subclasses__():
         found |= _walk(sub)
     return found
+
+
+def unwritten(error: OSError, message: str, next_step: str) -> CallFailed:
+    """What to raise where a file of ours cannot be written: a full disk or quota is told apart."""
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else CallFailed
+    return kind(message, next_step)
 
 
 def kinds() -> dict[str, type[LlmosError]]:

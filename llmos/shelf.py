@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 
 from llmos import paths
-from llmos.errors import CallFailed, DiskFull, Overloaded
+from llmos.errors import Overloaded, unwritten
 from llmos.messages import Message
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class Shelf(Generic[_M]):
                 os.fsync(handle.fileno())
             fresh.replace(file)
         except OSError as error:
-            kind = DiskFull if error.errno == 28 else CallFailed
-            raise kind(f"{file} cannot be written: {error.strerror}", "Mend that and try again.") from error
+            message = f"{file} cannot be written: {error.strerror}"
+            raise unwritten(error, message, "Mend that and try again.") from error
 
     def remove(self, key: str) -> None:
         (self._folder / f"{key}.json").unlink(missing_ok=True)

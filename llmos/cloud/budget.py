@@ -10,7 +10,6 @@ a line cut off by a crash is passed over. One process, the broker, writes it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import threading
@@ -22,7 +21,7 @@ from typing import Any
 
 from llmos import paths
 from llmos.config import BudgetSettings
-from llmos.errors import CallFailed, DiskFull, OverBudget
+from llmos.errors import CallFailed, OverBudget, unwritten
 
 DAY_S = 86_400
 _ROUNDING = 1e-9  # three times 0.1 is a little more than 0.3
@@ -210,8 +209,8 @@ class Ledger:
             finally:
                 os.close(fd)
         except OSError as error:
-            kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else CallFailed
-            raise kind(
+            raise unwritten(
+                error,
                 f"the ledger {self.file} cannot be written ({error.strerror}), so nothing is sent",
                 f"Make room and check the permissions of {self.file.parent}.",
             ) from error

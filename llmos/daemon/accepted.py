@@ -19,7 +19,7 @@ from pathlib import Path
 
 from llmos import paths
 from llmos.daemon.request import Job
-from llmos.errors import CallFailed, DiskFull, LlmosError
+from llmos.errors import LlmosError, unwritten
 from llmos.guard.audit import Audit
 from llmos.guard.cgroups import started
 
@@ -60,10 +60,8 @@ class Accepted:
                 paths.ensure_private(self._own)
             self._file(job).write_text(json.dumps(told), encoding="ascii")
         except OSError as error:
-            kind = DiskFull if error.errno == 28 else CallFailed
-            raise kind(
-                f"{self._own} cannot be written: {error.strerror}", "Mend that and try again."
-            ) from error
+            message = f"{self._own} cannot be written: {error.strerror}"
+            raise unwritten(error, message, "Mend that and try again.") from error
 
     def leave(self, job: Job) -> None:
         self._file(job).unlink(missing_ok=True)

@@ -9,7 +9,6 @@ allowed so.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmos import paths
-from llmos.errors import CallFailed, ConfigError, DiskFull, UsageError
+from llmos.errors import ConfigError, UsageError, unwritten
 from llmos.guard import places, shelltext
 from llmos.guard.characters import Opaque
 from llmos.guard.sandbox import is_within
@@ -133,9 +132,9 @@ class Remembered:
                 os.fsync(fd)
             Path(name).replace(self.file)
         except OSError as error:
-            kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else CallFailed
             message = f"{self.file} cannot be written: {error.strerror}"
-            raise kind(message, f"Check the space and permissions of {self.file.parent}.") from error
+            step = f"Check the space and permissions of {self.file.parent}."
+            raise unwritten(error, message, step) from error
 
 
 def shape(plan: Plan, cwd: str) -> str:
