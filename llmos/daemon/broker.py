@@ -3,7 +3,8 @@
 Parts that are slow to import or read (policy engine, grammars, manifests) are loaded in a thread after
 the socket answers; requests wait for them, `status` does not. A manifest or policy that breaks while
 we run leaves the last good parts in force and its error in `status`; one that is broken from the
-start refuses requests with that error until it is mended.
+start refuses requests with that error until it is mended. The examples of the rules that came with us
+are tried once requests are served: one that fails, which is a damaged installation, ends the serving.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _TOLD_CHARS = 200
+_PROVE_AFTER_S = 2.0  # who started us, or waited for us, goes first
 
 
 class Client(Protocol):
@@ -72,6 +74,7 @@ class Broker:
         self._hands: Hands | None = None
         self._recovered = False
         self._broken: LlmosError | None = None  # why the newest manifests or policies are not in force
+        self._unfit: LlmosError | None = None  # why even those in force may not be used
         self._loaded = asyncio.Event()
         self._loading = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -116,6 +119,8 @@ class Broker:
     async def hands(self) -> Hands:
         """The parts in force; raises what kept the first ones from loading."""
         await self._loaded.wait()
+        if self._unfit is not None:
+            raise self._unfit
         if self._hands is None:
             raise self._broken or CallFailed("tools and policy could not be loaded", "Read the daemon's log.")
         return self._hands
@@ -171,10 +176,21 @@ class Broker:
             log.error("not in force: %s %s", error, error.next_step)
             self._broken = error
         else:
-            self._hands, self._broken = fresh, None
+            if self._hands is None:
+                self._spawn(self._prove(fresh))
+            self._hands, self._broken, self._unfit = fresh, None, None
             self._teach(fresh.catalog.specs)
         finally:
             self._loaded.set()
+
+    async def _prove(self, fresh: Hands) -> None:
+        await asyncio.sleep(_PROVE_AFTER_S)
+        try:
+            await asyncio.to_thread(hands.prove, fresh)
+        except LlmosError as error:
+            log.error("nothing is served: %s %s", error, error.next_step)
+            if self._hands is fresh:  # and not mended meanwhile
+                self._broken = self._unfit = error
 
     def _write_down(self, hands: Hands) -> int:
         return self._accepted.write_down(hands.gate.audit)
@@ -298,7 +314,7 @@ class Broker:
     def _state(self) -> str:
         if self._draining:
             return "stopping"
-        if self._hands is not None:
+        if self._hands is not None and self._unfit is None:
             return "ready"
         return "broken" if self._loaded.is_set() else "loading"
 

@@ -96,12 +96,19 @@ class Policy:
         return self.sheet.rules
 
     @classmethod
-    def load(cls, set_name: str, dirs: Sequence[Path]) -> Policy:
+    def load(cls, set_name: str, dirs: Sequence[Path], *, shipped_later: bool = False) -> Policy:
         """Read the shipped set from the first of `dirs`, and every file of the others (system, user).
 
-        All rules are compiled and their examples run. Raises ConfigError naming file, line and key.
+        All rules are compiled and their examples run; of the shipped ones with `prove`, if that is to be
+        `later`. Raises ConfigError naming file, line and key.
         """
-        return cls.of(rulefile.load(set_name, dirs))
+        sheet = rulefile.load(set_name, dirs)
+        known = [rule for rule in sheet.rules if shipped_later and rule.tier is Tier.BUILTIN]
+        return cls.of(sheet, known)
+
+    def prove(self) -> None:
+        """Check every rule and run its examples. Raises ConfigError."""
+        Policy.of(self.sheet)
 
     @classmethod
     def of(cls, sheet: Sheet, known: Sequence[Rule] = ()) -> Policy:

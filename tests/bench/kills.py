@@ -5,7 +5,8 @@
 Clients make requests of several kinds (questions, commands, changes, requests to a scripted planner, some of
 them queued). The daemon is killed, started again on the same state, and asked for its history: a request of
 which an event or an answer had come must stand there with an outcome, an answer that had come must be told as
-it was, and nothing may be left running or half changed. Printed is how long the new one took to greet.
+it was, and nothing may be left running or half changed. Printed is how long the new one took to greet, and to
+answer what needs policy, tools and journal.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Round:
     asked: list[Asked] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     restart_ms: float = 0.0
+    served_ms: float = 0.0
     interrupted: int = 0
 
 
@@ -142,6 +144,8 @@ def campaign(folder: Path, env: dict[str, str], chance: random.Random, kills: in
             daemon = support.start(folder, SCRIPT, env=env)
             found.restart_ms = (time.perf_counter() - began) * 1000
             with daemon.connect() as client:
+                client.result("history", limit=1)
+                found.served_ms = (time.perf_counter() - began) * 1000
                 check(found, client)
                 if running := client.result("status")["requests"]:
                     found.problems.append(f"still running: {running}")
@@ -184,7 +188,9 @@ def main() -> None:
         env = environment(folder)
         rounds = campaign(folder, env, chance, options.kills)
         left = leftovers(folder)
-    restarts = sorted(found.restart_ms for found in rounds)
+    restarts, served = (
+        sorted(times) for times in zip(*((r.restart_ms, r.served_ms) for r in rounds), strict=True)
+    )
     problems = [problem for found in rounds for problem in found.problems]
     summary = {
         "kills": options.kills,
@@ -195,6 +201,8 @@ def main() -> None:
         "left": left,
         "restart_p50_ms": round(statistics.median(restarts), 1),
         "restart_max_ms": round(restarts[-1], 1),
+        "served_p50_ms": round(statistics.median(served), 1),
+        "served_max_ms": round(served[-1], 1),
     }
     report(
         "kills",

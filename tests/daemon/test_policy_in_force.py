@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llmos import paths
 
 from . import support
 
@@ -65,6 +69,27 @@ def test_a_broken_policy_leaves_the_last_good_and_is_told_loudly(
         wait_until(lambda: rule("head notes.txt") == "no-head")
         assert rule("cat notes.txt") == "look"
         assert client.result("status")["error"] is None
+
+
+def test_damaged_rules_of_the_installation_end_the_serving(
+    short_dir: Path, isolated_home: Path, work: Path
+) -> None:
+    """The examples of the shipped rules are tried once requests are served, so that a start is quick."""
+    for name in ("tools", "policies"):
+        shutil.copytree(paths.builtin_policy_dir().parent / name, short_dir / name)
+    skip = shutil.ignore_patterns("__pycache__", "tune", "engine", "*.po")
+    shutil.copytree(paths.PACKAGE_DIR, short_dir / "llmos", ignore=skip)
+    rules = short_dir / "policies/default.toml"
+    rules.write_text(rules.read_text().replace('not_match = ["touch x", ', 'not_match = ["ls", '))
+    daemon = support.start(short_dir, env={**os.environ, "PYTHONPATH": str(short_dir)})
+    try:
+        with daemon.connect() as client:
+            assert client.result("tools")
+            wait_until(lambda: client.result("status")["state"] == "broken")
+            told = client.error("policy.check", command="ls", cwd=str(work))["message"]
+            assert "'ls' is matched by the rule look" in told and "default.toml" in told
+    finally:
+        daemon.stop()
 
 
 def test_a_verdict_is_explained(daemon: support.Daemon, work: Path) -> None:
