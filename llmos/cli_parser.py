@@ -6,11 +6,9 @@ The parser is argparse whose errors are sentences with a suggestion. Nothing her
 from __future__ import annotations
 
 import argparse
-import difflib
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from llmos.errors import UsageError
 
@@ -33,6 +31,8 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def _refuse(self, extra: Sequence[str], words: Sequence[str]) -> NoReturn:
+        import difflib
+
         flag = next((word for word in extra if word.startswith("-")), "")
         near = difflib.get_close_matches(flag.split("=")[0], list(self._option_string_actions), 1, 0.6)
         if near:
@@ -47,8 +47,7 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     summary: str
     example: str
     build: Callable[[Parser], None]

@@ -175,10 +175,10 @@ def with_model(
         return run()
 
 
-def connected(*, start: bool = True) -> client.Client:
-    """A client of the daemon that answers, started first if need be and `start` allows it."""
+def connected(*, start: bool = True, say: Callable[[str], None] = screen.say) -> client.Client:
+    """A client of the daemon that answers, started first if need be and `start` allows it; `say` tells so."""
     autostart = start and os.environ.get("LLMOS_AUTOSTART", "1") != "0"
-    return dial.open_client(_start_daemon if autostart else None, screen.say)
+    return dial.open_client(_start_daemon if autostart else None, say)
 
 
 def _start_daemon(path: Path) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from llmos import cli_input, cli_requests
-from llmos.console import client, consent
+from llmos.console import client, consent, screen, welcome
+from llmos.errors import UsageError
 
 JsonObject = dict[str, Any]
 BACKGROUND_TIMEOUT_S = 86_400.0
@@ -40,16 +42,20 @@ class _Actions:
         with cli_requests.connected() as daemon:
             return daemon.call("inbox.ask", {**params, "origin": "shell"}, timeout_s=BACKGROUND_TIMEOUT_S)
 
-    def question(self, method: str, params: JsonObject) -> JsonObject:
-        with cli_requests.connected() as daemon:
+    def question(
+        self, method: str, params: JsonObject, say: Callable[[str], None] = screen.say
+    ) -> JsonObject:
+        with cli_requests.connected(say=say) as daemon:
             return daemon.call(method, params)
 
 
 def shell() -> int:
     """Run the shell until the person leaves; returns 0. Without an answer channel it is a usage error."""
-    from llmos.console.app import Shell
-    from llmos.errors import UsageError
-
-    if consent.open_terminal() is None:
+    terminal = consent.open_terminal()
+    if terminal is None:
         raise UsageError("the shell needs a terminal", 'For a script: llmos --json "TEXT"')
-    return Shell(_Actions()).run()
+    with welcome.shown(terminal):
+        from llmos.console.app import Shell
+
+        made = Shell(_Actions())
+    return made.run()

@@ -13,22 +13,24 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.output import create_output
 
-from llmos import __version__, paths
-from llmos.console import listings, render, safetext, screen
+from llmos import paths
+from llmos.console import listings, render, safetext, screen, welcome
 from llmos.console.completer import ShellCompleter
 from llmos.console.consent import SHELL_TOOL
 from llmos.console.jobs import Job, Jobs
 from llmos.console.names import listed
-from llmos.console.promptline import is_folder, key_bindings, open_history, tilde, toolbar, unquoted
+from llmos.console.promptline import is_folder, key_bindings, open_history, toolbar, unquoted
 from llmos.console.words import tr
 from llmos.errors import LlmosError, UsageError
 
@@ -55,10 +57,6 @@ _ASSIGNMENT = {
     "export": re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL),
     "unset": re.compile(r"[A-Za-z_]\w*"),
 }
-INTRO = (
-    "llmos {version}: say what you want done here. Each step is judged by the policy, runs in a sandbox and "
-    "is recorded. /help lists more, Tab completes, Ctrl-C cancels a request, Ctrl-D leaves."
-)
 
 
 class Actions(Protocol):
@@ -66,7 +64,7 @@ class Actions(Protocol):
 
     def request(self, method: str, params: JsonObject) -> None: ...
 
-    def question(self, method: str, params: JsonObject) -> JsonObject: ...
+    def question(self, method: str, params: JsonObject, say: Callable[[str], None] = ...) -> JsonObject: ...
 
     def unattended(self, text: str) -> JsonObject: ...
 
@@ -78,7 +76,9 @@ class Shell:
         self._specs: list[JsonObject] = []
         self._toolbar = ""
         self._variables: dict[str, str] = {}
-        self._jobs = Jobs(actions.unattended)
+        self._jobs = Jobs(actions.unattended, self._wake)
+        self._news: list[str] = []  # lines to be shown when nothing else is
+        self._session = self._new_session()
         self._slash: dict[str, Callable[[str], None]] = {
             "/help": self._help,
             "/plan": lambda text: self._words("plan", text),
@@ -94,14 +94,11 @@ class Shell:
 
     def run(self) -> int:
         """Read and do lines until the person leaves."""
-        intro = safetext.wrap(tr(INTRO).format(version=__version__), screen.width(sys.stderr) or 100)
-        screen.write(sys.stderr, "\n".join(intro) + "\n")
-        self._learn()
-        session = self._session()
+        threading.Thread(target=self._learn_aside, daemon=True).start()
         while True:
             try:
                 self._tell_news()
-                line = session.prompt(self._prompt, bottom_toolbar=self._status_bar)
+                line = self._session.prompt(self._prompt, bottom_toolbar=self._status_bar)
             except KeyboardInterrupt:
                 continue  # the line is given up, the shell is not
             except EOFError:
@@ -157,8 +154,6 @@ class Shell:
         )
 
     def _command_argument(self) -> str:
-        if not self._specs:
-            self._learn()
         spec = next((spec for spec in self._specs if spec.get("name") == SHELL_TOOL), {})
         return str(spec.get("raw") or "command")
 
@@ -198,8 +193,16 @@ class Shell:
         if job.item:
             self._show(tr("It needs your word: /approve {item}").format(item=job.item) + "\n")
 
+    def _wake(self) -> None:
+        """From another thread: there is news. Told above the line that is being typed, else before it."""
+        app = self._session.app
+        if app.is_running and app.loop is not None:
+            app.loop.call_soon_threadsafe(lambda: run_in_terminal(self._tell_news), context=app.context)
+
     def _tell_news(self) -> None:
-        """What has ended in the background, before the next prompt, as shells do."""
+        """What has ended in the background, and what came of asking the daemon."""
+        while self._news:
+            screen.write(sys.stderr, self._news.pop(0))
         for job in self._jobs.news():
             self._show(f"[{job.number}] {tr(job.state)}: {safetext.one_line(job.text)}\n")
             self._show_job(job)
@@ -214,7 +217,7 @@ class Shell:
         self._previous = here
 
     def _tools(self, name: str) -> None:
-        self._learn()
+        self._learn()  # anew: what has been added is shown
         found = [spec for spec in self._specs if spec.get("name") == name]
         if name and not found:
             raise UsageError(f"there is no tool {name!r}", "See: /tools")
@@ -234,20 +237,24 @@ class Shell:
 
     # --- around the prompt ---
 
-    def _learn(self) -> None:
-        """What the daemon has: tools for completion, model and policy for the toolbar."""
+    def _learn(self, say: Callable[[str], None] = screen.say) -> None:
+        """What the daemon has: tools for completion, model and policy for the toolbar. Raises LlmosError."""
+        self._toolbar = toolbar(self._actions.question("status", {}, say))
+        self._session.app.invalidate()  # drawn anew, from whichever thread
+        found = self._actions.question("tools", {}, say)
+        self._specs = found.get("tools") or found.get("value") or []
+
+    def _learn_aside(self) -> None:
+        """While the person types already: a daemon that has to be started takes a moment."""
+        look = screen.look_of(sys.stderr)
         try:
-            found = self._actions.question("tools", {})
-            self._specs = found.get("tools") or found.get("value") or []
-            self._toolbar = toolbar(self._actions.question("status", {}))
+            self._learn(lambda text: self._news.append(screen.said(text)))
         except LlmosError as error:
-            self._complain(error)
+            self._news.append(render.error(str(error), error.next_step, look))
+        self._wake()
 
     def _prompt(self) -> FormattedText:
-        folder = safetext.one_line(tilde(str(Path.cwd())))
-        if safetext.columns(folder) * 2 > (screen.width(sys.stderr) or 80):  # the line is for what is typed
-            folder = safetext.one_line(f"…/{Path.cwd().name}")
-        return FormattedText([("bold", f"{folder} "), ("ansicyan bold", "» ")])
+        return FormattedText([("bold", f"{welcome.folder()} "), ("ansicyan", welcome.MARK)])
 
     def _status_bar(self) -> str:
         running = self._jobs.running()
@@ -255,18 +262,20 @@ class Shell:
             f" · {tr('{count} in the background').format(count=running)}" if running else ""
         )
 
-    def _session(self) -> PromptSession[str]:
+    def _new_session(self) -> PromptSession[str]:
         commands = [name.split()[0] for name in HELP if name.startswith("/")]
-        names = [str(spec.get("name")) for spec in self._specs]
         return PromptSession(
             history=open_history(paths.state_dir() / "shell_history"),
-            completer=ShellCompleter(commands, names, self._containers),
+            completer=ShellCompleter(commands, self._tool_names, self._containers),
             complete_while_typing=False,
             enable_history_search=True,
             auto_suggest=AutoSuggestFromHistory(),
             key_bindings=key_bindings(),
-            output=create_output(stdout=sys.stdout if sys.stdout.isatty() else sys.stderr),
+            output=create_output(stdout=welcome.stream()),
         )
+
+    def _tool_names(self) -> list[str]:
+        return [str(spec.get("name")) for spec in self._specs]
 
     def _containers(self) -> list[str]:
         """For Tab; none where no engine can be asked."""

@@ -25,7 +25,7 @@ _OPENED = re.compile(r"(?:^|\s)((['\"])(?:(?!\2).)*)$", re.DOTALL)
 
 
 class ShellCompleter(Completer):
-    def __init__(self, commands: Sequence[str], tools: Sequence[str], containers: Source) -> None:
+    def __init__(self, commands: Sequence[str], tools: Source, containers: Source) -> None:
         self._commands = commands
         self._tools = tools
         self._names = Names(containers)
@@ -37,7 +37,7 @@ class ShellCompleter(Completer):
         if before.lstrip() == word and word.startswith("/") and "/" not in word[1:]:
             yield from _matching(self._commands, word)
         if first in _TAKES_TOOL and " " not in rest.strip():
-            yield from _matching(self._tools, word)
+            yield from _matching(self._tools(), word)
             return
         for path in path_candidates(word, folders_only=first in _TAKES_FOLDER):
             yield Completion(quoted(path), start_position=-len(word), display=path)
@@ -45,7 +45,7 @@ class ShellCompleter(Completer):
             yield from _matching(self._names.after(before[: len(before) - len(word)]), word)
 
 
-def _matching(names: Sequence[str], word: str) -> Iterable[Completion]:
+def _matching(names: Iterable[str], word: str) -> Iterable[Completion]:
     return (Completion(name, start_position=-len(word)) for name in names if name.startswith(word))
 
 

@@ -49,9 +49,12 @@ class Job:
 
 
 class Jobs:
-    def __init__(self, work: Callable[[str], JsonObject]) -> None:
-        """`work` makes one request unattended and returns `{"result", "item"}`, or raises LlmosError."""
-        self._work = work
+    def __init__(self, work: Callable[[str], JsonObject], ended: Callable[[], None]) -> None:
+        """`work` makes one request unattended and returns `{"result", "item"}`, or raises LlmosError.
+
+        `ended` is called, in a thread, when one has.
+        """
+        self._work, self._ended = work, ended
         self.all: list[Job] = []
 
     def start(self, text: str) -> Job:
@@ -71,6 +74,12 @@ class Jobs:
         return found
 
     def _run(self, job: Job) -> None:
+        try:
+            self._do(job)
+        finally:
+            self._ended()
+
+    def _do(self, job: Job) -> None:
         try:
             found = self._work(job.text)
         except LlmosError as error:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmos.console import safetext
 
 _STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """How a stream is to be written to: `terminal` makes text harmless, `colour` adds SGR codes."""
 
     terminal: bool = False

@@ -58,11 +58,6 @@ def toolbar(status: JsonObject) -> str:
     return safetext.one_line(" " + " · ".join(parts) + " · /help")
 
 
-def tilde(path: str) -> str:
-    home = str(Path.home())
-    return "~" + path[len(home) :] if path == home or path.startswith(home + "/") else path
-
-
 def unquoted(text: str) -> str:
     quotes = ("'", '"')
     return text[1:-1] if len(text) > 1 and text[0] in quotes and text[-1] == text[0] else text

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmos.console import changes, safetext, words
 from llmos.console.look import Look
@@ -46,8 +45,7 @@ _MAX_SHOWN = 12  # paths of one effect in a prompt; the rest is counted, and `x`
 _VERDICT_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """Text for stdout and for stderr, each empty or ending with a newline."""
 
     out: str = ""

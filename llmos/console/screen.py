@@ -46,8 +46,13 @@ def write(stream: TextIO, text: str) -> None:
 
 def say(text: str) -> None:
     """One dim line for the person, on stderr."""
+    write(sys.stderr, said(text))
+
+
+def said(text: str) -> str:
+    """The line that `say` writes."""
     look = look_of(sys.stderr)
-    write(sys.stderr, look.style("dim", f"llmos: {look.text(told(text))}") + "\n")
+    return look.style("dim", f"llmos: {look.text(told(text))}") + "\n"
 
 
 def _write_all(descriptor: int, raw: bytes) -> None:

@@ -11,8 +11,8 @@ import functools
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from llmos import paths
 
@@ -22,8 +22,7 @@ _HOLE = re.compile(r"\\\{([a-z_0-9]+)\\\}")
 _REASON = re.compile(r"(.*?)((?: \(.*\))?)\.", re.DOTALL)  # `It writes a file (/tmp/x).`
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(NamedTuple):
     """Translations by the English text, and patterns of sentences with names and numbers in them."""
 
     messages: Mapping[str, str]

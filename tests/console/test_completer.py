@@ -22,7 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def completions(text: str) -> list[str]:
     completer = ShellCompleter(
-        ["/help", "/history", "/tools", "/call"], ["file.find", "file.list", "text.count"], lambda: ["web-1"]
+        ["/help", "/history", "/tools", "/call"],
+        lambda: ["file.find", "file.list", "text.count"],
+        lambda: ["web-1"],
     )
     return [found.text for found in completer.get_completions(Document(text), CompleteEvent())]
 

@@ -12,7 +12,7 @@ import polib
 import pytest
 
 from llmos import paths
-from llmos.console import app, changes, cloud, jobs, render, safetext, turn, words
+from llmos.console import app, changes, cloud, jobs, render, safetext, turn, welcome, words
 from llmos.console.look import Look
 
 REPO = Path(__file__).resolve().parents[2]
@@ -37,7 +37,10 @@ def asked_for() -> set[str]:
         for argument in node.args
         if isinstance(argument, ast.Constant)
     }
-    tables = {meaning for _, meaning in (*render.CHOICES, *cloud.CHOICES)} | {*app.HELP.values(), app.INTRO}
+    tables = {meaning for _, meaning in (*render.CHOICES, *cloud.CHOICES)} | {
+        *app.HELP.values(),
+        welcome.INTRO,
+    }
     tables |= {*render.NOTES.values(), *turn.LABELS.values(), *changes.COUNTED.values(), *render.EFFECT_NAMES}
     tables |= set(jobs.STATES)
     return (literal | tables) - {"opaque"}
