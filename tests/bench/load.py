@@ -1,11 +1,12 @@
 """A thousand clients at once: how many cheap calls a second, how fairly, in how much memory, nothing lost.
 
-    python -m tests.bench.load [--clients N] [--seconds S] [--calls N]
+    python -m tests.bench.load [--clients N] [--seconds S] [--calls N [--cheap N]]
 
 All clients stay connected. Each sends its next call when the last one is answered; a tenth of them asks for
 verdicts (`policy.check`), the others for `status`. Lost is one without an answer, refused one with an error.
 Fair is the slowest client's number of answers beside the median's. With `--calls` a soak follows: so many
-sandboxed calls, after which the daemon's files, threads and children, and the machine's control groups and
+sandboxed calls and, with `--cheap`, so many more that the broker answers itself (judged and written down like
+all others), after which the daemon's files, threads and processes, and the machine's control groups and
 mounts, are counted again; memory is printed for each tenth of it, so that a leak can be told from a plateau.
 """
 
@@ -23,6 +24,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from llmos.guard import cgroups
 from tests.bench.daemon import ask, running, wait_for_parts
@@ -114,30 +117,38 @@ def held(pid: int) -> dict[str, int]:
     kinds = Counter(os.path.basename(os.path.dirname(str(place))) for place in process.glob("task/*/comm"))
     folders = set(cgroups.find(prepare=False).folders.values())
     groups = sum(name.startswith("llmos-") for folder in folders for name in os.listdir(folder))
-    children = (process / f"task/{pid}/children").read_text(encoding="ascii").split()
     return {
         "files": len(list((process / "fd").iterdir())),
         "threads": sum(kinds.values()),
-        "children": len(children),
+        "processes": len(psutil.Process(pid).children(recursive=True)),
         "groups": groups,
         "mounts": len((process / "mountinfo").read_text().splitlines()),
     }
 
 
-async def soak(path: str, folder: str, calls: int, pid: int) -> tuple[list[float], int]:
-    """So many sandboxed calls; the memory after each tenth, and how many failed."""
-    left, failed, sizes = calls, 0, []
+SANDBOXED = ("shell.run", {"command": "echo soaked"})
+CHEAP = ("system.memory", {})
+
+
+def _evenly(number: int, chosen: int, of: int) -> bool:
+    """Whether this one is among the `chosen`, which are spread over all."""
+    return (number + 1) * chosen // of != number * chosen // of
+
+
+async def soak(path: str, folder: str, calls: int, cheap: int, pid: int) -> tuple[list[float], int]:
+    """So many calls, the cheap ones evenly among them; the memory after each tenth, and how many failed."""
+    left, failed, sizes = calls + cheap, 0, []
 
     async def worker() -> None:
         nonlocal left, failed
         reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
         await reader.readline()
-        params = {"tool": "shell.run", "args": {"command": "echo soaked"}, "cwd": folder}
         while left > 0:
             left -= 1
-            if left % max(1, calls // 10) == 0:
+            if left % max(1, (calls + cheap) // 10) == 0:
                 sizes.append(round(resident_mb(pid), 1))
-            writer.write(request(1, "call", params))
+            tool, args = SANDBOXED if _evenly(left, calls, calls + cheap) else CHEAP
+            writer.write(request(1, "call", {"tool": tool, "args": args, "cwd": folder}))
             reply: dict[str, Any] = {}
             while reply.get("id") != 1:
                 reply = json.loads(await reader.readline())
@@ -148,16 +159,17 @@ async def soak(path: str, folder: str, calls: int, pid: int) -> tuple[list[float
     return sizes, failed
 
 
-def soaked(path: str, folder: str, calls: int, pid: int) -> dict[str, Any]:
-    asyncio.run(soak(path, folder, 20, pid))  # what is made once is made now
+def soaked(path: str, folder: str, calls: int, cheap: int, pid: int) -> dict[str, Any]:
+    asyncio.run(soak(path, folder, 20, 20, pid))  # what is made once is made now
     before, began = settled(pid), time.perf_counter()
-    sizes, failed = asyncio.run(soak(path, folder, calls, pid))
+    sizes, failed = asyncio.run(soak(path, folder, calls, cheap, pid))
     seconds = time.perf_counter() - began
     after = settled(pid)
     return {
         "soak_calls": calls,
+        "soak_cheap": cheap,
         "soak_failed": failed,
-        "soak_calls_per_s": round(calls / seconds, 1),
+        "soak_calls_per_s": round((calls + cheap) / seconds, 1),
         "soak_resident_mb": sizes,
         "soak_more": {name: after[name] - count for name, count in before.items()},
     }
@@ -174,6 +186,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--calls", type=int, default=0)
+    parser.add_argument("--cheap", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="of the load, to tell a leak from a plateau")
     options = parser.parse_args()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -193,7 +206,7 @@ def main() -> None:
             "resident_mb_after_each_round": sizes,
         }
         if options.calls:
-            summary |= soaked(path, folder, options.calls, daemon.pid)
+            summary |= soaked(path, folder, options.calls, options.cheap, daemon.pid)
     report("load", rows, summary)
 
 
