@@ -116,9 +116,13 @@ class Broker:
 
     # --- parts: load once, reload on change ---
 
+    async def loaded(self) -> None:
+        """Return once the first parts are in force, or known to be broken."""
+        await self._loaded.wait()
+
     async def hands(self) -> Hands:
         """The parts in force; raises what kept the first ones from loading."""
-        await self._loaded.wait()
+        await self.loaded()
         if self._unfit is not None:
             raise self._unfit
         if self._hands is None:

@@ -81,6 +81,7 @@ class Server:
         server = await asyncio.start_unix_server(self._accept, sock=sock, backlog=listening.BACKLOG)
         systemd.notify(f"READY=1\nSTATUS={self._broker.sentence()}")
         self._beating = asyncio.create_task(self._beat(systemd.watchdog_interval_s()))
+        self._settling = asyncio.create_task(self._tell_loaded())
         log.info("llmos %s serves (pid %d)", llmos.__version__, os.getpid())
         return server
 
@@ -92,6 +93,10 @@ class Server:
         systemd.notify_reloading()
         await self._broker.reconfigure(self._reread)
         systemd.notify(f"READY=1\nSTATUS={self._broker.sentence()}")
+
+    async def _tell_loaded(self) -> None:
+        await self._broker.loaded()
+        systemd.notify(f"STATUS={self._broker.sentence()}")
 
     async def _beat(self, interval_s: float) -> None:
         """Tell the watchdog that this loop turns: one that hangs is replaced."""
@@ -115,6 +120,7 @@ class Server:
     async def _shut_down(self) -> None:
         self._starting.cancel()
         self._beating.cancel()
+        self._settling.cancel()
         await self._automating.stop()
         await self._broker.stop()
         for connection in self._connections:
