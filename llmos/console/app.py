@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from llmos.console.completer import ShellCompleter
 from llmos.console.consent import SHELL_TOOL
 from llmos.console.jobs import Job, Jobs
 from llmos.console.names import listed
-from llmos.console.promptline import is_folder, key_bindings, open_history, toolbar, unquoted
+from llmos.console.promptline import exported, is_folder, key_bindings, open_history, toolbar, unquoted
 from llmos.console.words import tr
 from llmos.errors import LlmosError, UsageError
 
@@ -148,10 +147,8 @@ class Shell:
     def _run_command(self, command: str) -> None:
         if not command:
             raise UsageError("! needs a command after it", "For instance: !ls -l")
-        settings = "".join(f"{name}={shlex.quote(value)} " for name, value in self._variables.items())
-        self._actions.request(
-            "call", {"tool": SHELL_TOOL, "args": {self._command_argument(): settings + command}}
-        )
+        command = exported(self._variables) + command
+        self._actions.request("call", {"tool": SHELL_TOOL, "args": {self._command_argument(): command}})
 
     def _command_argument(self) -> str:
         spec = next((spec for spec in self._specs if spec.get("name") == SHELL_TOOL), {})

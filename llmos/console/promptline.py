@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,12 @@ def toolbar(status: JsonObject) -> str:
 def unquoted(text: str) -> str:
     quotes = ("'", '"')
     return text[1:-1] if len(text) > 1 and text[0] in quotes and text[-1] == text[0] else text
+
+
+def exported(variables: Mapping[str, str]) -> str:
+    """What stands before a command, so that the policy sees what it is given; it knows people's own ones."""
+    given = "".join(f" {name}={shlex.quote(value)}" for name, value in variables.items())
+    return f"export{given}; " if given else ""
 
 
 def is_folder(text: str) -> bool:

@@ -171,7 +171,7 @@ def _command_shape(command: Command, blank: Any) -> list[Any]:
         if fresh != _PATH or words[-1:] != [_PATH]:
             words.append(fresh)
     redirects = [[redirect.fd, redirect.op, blank(redirect.target.text)] for redirect in command.redirects]
-    return [list(command.locale), program, words, redirects]
+    return [list(command.variables), program, words, redirects]
 
 
 def _may_be_remembered(plan: Plan) -> bool:

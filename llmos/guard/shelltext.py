@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from llmos.guard import variables
 from llmos.guard.characters import Opaque, check_characters
 from llmos.guard.words import Word, WordReader
 
@@ -32,7 +33,6 @@ _CONTINUED = re.compile(r"\\\n")
 _RESERVED = re.compile(
     r"if|then|else|elif|fi|case|esac|for|select|while|until|do|done|in|function|coproc|[{}!]|\[\[|\]\]|[%-].*"
 )
-_LOCALE = re.compile(r"(?:LC_[A-Z]+|LANG|LANGUAGE)=[A-Za-z0-9_.@-]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Redirect:
 class Command:
     words: tuple[Word, ...]
     redirects: tuple[Redirect, ...] = ()
-    locale: tuple[str, ...] = ()  # LC_ALL=C and the like in front
+    variables: tuple[str, ...] = ()  # LC_ALL=C and the like in front, NAME=VALUE without quotes
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -78,7 +78,16 @@ def parse(text: str, *, cwd: str, home: str) -> tuple[Pipeline, ...]:
         raise Opaque("there is no command in it")
     if sum(len(pipeline.commands) for pipeline in pipelines) > MAX_COMMANDS:
         raise Opaque(f"it has more than {MAX_COMMANDS} commands")
-    return (replace(pipelines[0], joiner=""), *pipelines[1:])
+    pipelines = (replace(pipelines[0], joiner=""), *pipelines[1:])
+    return tuple(_given(pipeline, reader.exported) for pipeline in pipelines)
+
+
+def _given(pipeline: Pipeline, exported: tuple[str, ...]) -> Pipeline:
+    """Each command with the variables that were exported before it."""
+    if not exported:
+        return pipeline
+    commands = (replace(one, variables=(*exported, *one.variables)) for one in pipeline.commands)
+    return replace(pipeline, commands=tuple(commands))
 
 
 @functools.cache
@@ -94,6 +103,8 @@ class _Reader:
 
     def __init__(self, words: WordReader) -> None:
         self._words = words
+        self.exported: tuple[str, ...] = ()
+        self._in_commands = False  # what is exported from here on would not hold for all of them
         self._starts: set[int] = set()  # where statements start: a line may end before them
         self._read: list[tuple[int, int, str]] = []  # start, end, and its kind
 
@@ -136,8 +147,29 @@ class _Reader:
                 self._take(child, "operator")
                 continue
             self._starts.add(child.start_byte)
+            if child.type == "declaration_command":
+                self._export(child)
+                continue
+            if joiner == "||" and not self._in_commands:
+                raise Opaque("it goes on if setting a variable fails")
             for number, pipeline in enumerate(self._statement(child, depth + 1)):
+                self._in_commands = True
                 yield replace(pipeline, joiner=joiner) if number == 0 else pipeline
+
+    def _export(self, node: Node) -> None:
+        """`export NAME=VALUE` before all commands: the same as in front of each of them."""
+        if self._in_commands or node.children[0].type != "export":
+            raise Opaque(f"it uses {_named(node.type)}")
+        self._take(node.children[0], "word")
+        for child in node.children[1:]:
+            if child.type != "variable_assignment":
+                raise Opaque(f"it uses {_named(node.type)}")
+            name, value = _assigned(self._take(child, "word"), locale=False)
+            self.exported += (f"{name}={value}",)
+            if variables.is_one_word(value):
+                self._words.known[name] = value
+            else:
+                self._words.known.pop(name, None)
 
     def _statement(self, node: Node, depth: int) -> list[Pipeline]:
         match node.type:
@@ -192,7 +224,8 @@ class _Reader:
         command = Command(())
         for child in node.children:
             if child.type == "variable_assignment":
-                command = replace(command, locale=(*command.locale, _locale(self._take(child, "word"))))
+                given = "=".join(_assigned(self._take(child, "word")))
+                command = replace(command, variables=(*command.variables, given))
             elif child.type in ("file_redirect", "herestring_redirect"):
                 command = self._with_redirect(command, child)
             elif child.is_named:
@@ -216,7 +249,7 @@ class _Reader:
             f"test{text[1:-1]}", cwd=self._words.known["PWD"], home=self._words.known["HOME"]
         )
         (command, *others) = pipeline.commands
-        if more or others or command.redirects or command.locale:
+        if more or others or command.redirects or command.variables:
             raise Opaque("it uses a test command")
         return Command((Word("["), *command.words[1:], Word("]")))
 
@@ -253,10 +286,12 @@ def _joiner(node: Node) -> str:
     return ";" if node.type == "\n" else node.type
 
 
-def _locale(text: str) -> str:
-    if not _LOCALE.match(text):
-        raise Opaque("it sets a variable for a program")
-    return text
+def _assigned(text: str, *, locale: bool = True) -> tuple[str, str]:
+    """(name, value) of an assignment that changes nothing of what a program does."""
+    found = variables.assignment(text)
+    if found is None or not variables.harmless(*found) or (not locale and variables.is_locale(*found)):
+        raise Opaque(f"it sets a variable that programs may obey ({text.partition('=')[0][:40]})")
+    return found
 
 
 def _redirects(fd: int, op: str, target: Word) -> tuple[Redirect, ...]:
@@ -301,7 +336,9 @@ def render(pipelines: tuple[Pipeline, ...]) -> str:
 
 
 def render_command(command: Command) -> str:
-    words = [*command.locale, *(shlex.quote(word.text) for word in command.words)]
+    given = (one.partition("=") for one in command.variables)
+    words = [f"{name}={shlex.quote(value) if value else ''}" for name, _, value in given]
+    words += [shlex.quote(word.text) for word in command.words]
     return " ".join([*words, *map(_render_redirect, command.redirects)])
 
 

@@ -49,7 +49,7 @@ def executed(command: shelltext.Command, cwd: str) -> Exec:
         argv=command.argv,
         program=programs.locate(command.argv[0], cwd),
         redirects=tuple(map(_redirect, command.redirects)),
-        env=command.locale,
+        env=command.variables,
     )
 
 

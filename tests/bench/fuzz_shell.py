@@ -122,7 +122,7 @@ def expected(text: str, folder: Path) -> list[Executed] | None:
 def _expanded(pipeline: Pipeline, found: Found) -> Pipeline:
     return Pipeline(
         tuple(
-            Command(commandline.expand(command.words, found), command.redirects, command.locale)
+            Command(commandline.expand(command.words, found), command.redirects, command.variables)
             for command in pipeline.commands
         ),
         pipeline.joiner,
@@ -141,7 +141,7 @@ def _run(pipeline: Pipeline, executed: list[Executed], folder: Path) -> bool:
         if "/" in program:
             streams = None  # bash looks for no other way to start a path: there is nothing to see
         if streams is not None:
-            locale = [word[7:] for word in command.locale if word.startswith("LC_ALL=")]
+            locale = [word[7:] for word in command.variables if word.startswith("LC_ALL=")]
             executed.append(Executed(",".join(streams), locale[-1] if locale else "unset", command.argv))
         good = streams is not None and program != "n"
     return good

@@ -354,7 +354,7 @@ def test_background_variables_undo_and_names_in_a_narrow_shell(open_terminal: Op
         terminal.wait("approved 0badcafe")
         terminal.type("export GREETING='good day'")
         terminal.type("!printenv GREETING")
-        terminal.wait("\"GREETING='good day' printenv")
+        terminal.wait("\"export GREETING='good day'; printenv GREETING")
         terminal.type("unset GREETING")
         terminal.type("!printenv")
         terminal.wait("<shell.run {'command': 'printenv'}>")
