@@ -1,6 +1,6 @@
 """One request from its words to its result; the order of this file is the order of the work.
 
-    think -> judge every call -> show -> rehearse -> consent -> (judge again) -> run or commit
+    look up -> think -> judge every call -> show -> rehearse -> consent -> (judge again) -> run or commit
 
 It stops at the first failure. All calls are judged before the first one runs: a request with one denied
 call runs nothing. A call that changes files and would be asked about runs first on a copy-on-write view,
@@ -18,6 +18,7 @@ from typing import Literal
 
 from llmos.daemon import pinning, progress, rehearsal, request, stepping, telling
 from llmos.daemon.carrying import LEAVING, Answer, Carrying, Ended, Item, Question
+from llmos.daemon.grounding import Grounding
 from llmos.daemon.hands import Hands, Judged
 from llmos.daemon.leaving import Word
 from llmos.daemon.request import Job
@@ -34,6 +35,7 @@ class Session(Carrying):
     def __init__(self, job: Job, hands: Hands, minds: Minds, emit: Callable[[Event], None]) -> None:
         super().__init__(job, hands, emit)
         self._routing = Routing(job, hands, minds, ask=self._ask_to_leave, tell=self._on_route)
+        self._grounding = Grounding(job, hands, self._cancelled)
         self._route = "local"
         self._thought: Thought | None = None
         self._heard = False  # a model has read what came of earlier calls
@@ -110,10 +112,12 @@ class Session(Carrying):
             self._items.append(Item(await self._judge_first(call)))
 
     async def _work(self) -> str | None:
+        if (known := await self._grounding.look_up()) is not None:
+            return known
         await self._judge_all()
         await asyncio.to_thread(self._check_pins)
         if (reply := self._reply()) is not None:
-            return reply
+            return await self._grounding.reply(reply)
         for index in range(len(self._items)):
             self._show(index)
         if self.job.plan_only:
@@ -244,7 +248,8 @@ class Session(Carrying):
         self._send("thinking", detail=f"asking {backend}")
 
     def _on_delta(self, text: str) -> None:
-        self._send("text", text=text)
+        if not self._grounding.of_data:  # lines of it may be quoted in their place
+            self._send("text", text=text)
 
     # --- judge ---
 

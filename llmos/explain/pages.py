@@ -67,7 +67,7 @@ def _find(name: str) -> tuple[str, str] | None:
     for section in SECTIONS:
         for folder in MAN_FOLDERS:
             for file in sorted((folder / f"man{section}").glob(f"{_literal(name)}.{section}*")):
-                if (text := _read(file)) is not None:
+                if (text := read(file)) is not None:
                     return section, text
     return None
 
@@ -84,16 +84,17 @@ def _opened(file: Path) -> IO[bytes]:
     return cast(IO[bytes], lzma.open(file)) if file.suffix == ".xz" else file.open("rb")
 
 
-def _read(file: Path, depth: int = 0) -> str | None:
+def read(file: Path, most: int = MAX_PAGE_BYTES, depth: int = 0) -> str | None:
+    """A page's source (or that of the page it stands for), None where it cannot be read."""
     try:
         with _opened(file) as handle:
-            text = handle.read(MAX_PAGE_BYTES).decode("utf-8", "replace")
+            text = handle.read(most).decode("utf-8", "replace")
     except (OSError, EOFError, lzma.LZMAError):
         return None
     if (other := re.match(r"\s*\.so (\S+)", text)) and depth < 3:
         target = file.parents[1] / other[1]
         candidates = (target, *target.parent.glob(f"{_literal(target.name)}.*"))
-        return next((found for one in candidates if (found := _read(one, depth + 1)) is not None), None)
+        return next((found for one in candidates if (found := read(one, most, depth + 1)) is not None), None)
     return text
 
 
@@ -102,17 +103,17 @@ def _page(name: str, section: str, text: str) -> Page:
     options: dict[str, tuple[str, str]] = {}
     for tag, about in entries(text):
         for option in OPTION.findall(tag) if tag.startswith("-") else [tag.split()[0].rstrip(",")]:
-            options.setdefault(option, (tag, _clipped(about)))
+            options.setdefault(option, (tag, clipped(about)))
     if found := re.search(
         r"^\.(?:SH|Sh) \"?NAME\"?[^\n]*\n(.*?)(?=^\.S[Hh] )", text, re.MULTILINE | re.DOTALL
     ):
         body = " ".join(plain(macro_text(line)) for line in found[1].splitlines())
         cut = re.split(r"\s+(?:-|–|—|\\-)\s+", body, maxsplit=1)
         summary = cut[-1].strip() if len(cut) > 1 else body.strip().removeprefix(f"{name} ")
-    return Page(f"{name}({section})", _clipped(summary), options)
+    return Page(f"{name}({section})", clipped(summary), options)
 
 
-def _clipped(text: str) -> str:
+def clipped(text: str) -> str:
     """The first sentence or two."""
     text = " ".join(text.split())
     if len(text) <= MAX_ABOUT:
@@ -133,7 +134,7 @@ def from_help(source: str, text: str) -> Page:
 
     def keep() -> None:
         for option in OPTION.findall(tag) if about else ():
-            options.setdefault(option, (tag, _clipped(about)))
+            options.setdefault(option, (tag, clipped(about)))
 
     for line in text.splitlines():
         found = _HELP_LINE.match(line)
@@ -148,4 +149,4 @@ def from_help(source: str, text: str) -> Page:
     keep()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     summary = next((line for line in lines[:6] if not re.match(r"(?i)usage|or:|-|\[|try ", line)), "")
-    return Page(source, _clipped(summary), options)
+    return Page(source, clipped(summary), options)

@@ -528,3 +528,40 @@ def test_a_planner_that_keeps_dying_is_a_clear_error_and_the_daemon_serves_on(
         assert error["data"]["kind"] == "PlannerDied"
         assert "SIGKILL" in error["message"]
         assert ask(client, "capital", folder)["answer"] == "Paris."
+
+
+# --- answers that stand on something -----------------------------------------------------------
+
+
+def test_a_question_about_a_command_is_answered_from_its_documentation(
+    start_daemon: Start, folder: Path
+) -> None:
+    client = start_daemon({"*": {"calls": [call("answer", text="from memory")]}}).connect()
+    result = ask(client, "what does ls -a do?", folder)
+    assert result["status"] == "done" and "from memory" not in result["answer"]
+    assert "entries starting with ." in result["answer"]
+    assert "[ls(1)]" in result["answer"] or "[ls --help]" in result["answer"]
+    assert result["timing"]["generated_tokens"] == 0  # no model was asked
+
+
+def test_piped_data_answers_with_its_lines_and_words_of_a_model_are_marked(
+    start_daemon: Start, folder: Path
+) -> None:
+    client = start_daemon(
+        {
+            "*": {
+                "calls": [
+                    call("answer", text="It was Bob."),
+                ],
+                "text": "It was Bob.",
+            }
+        }
+    ).connect()
+    data = base64.b64encode(b"started\nERROR no space left\nbye\n").decode()
+    events: list[dict[str, Any]] = []
+    number = client.send("ask", text="why did it fail?", cwd=str(folder), data_b64=data)
+    result = client.reply(number, events)["result"]
+    assert result["answer"] == "From what was piped in:\nline 2: ERROR no space left"
+    assert "text" not in [event["kind"] for event in events]
+    result = ask(client, "who did it?", folder, data_b64=base64.b64encode(b"nobody\n").decode())
+    assert result["answer"].startswith("It was Bob.\n(No line of what was piped in")

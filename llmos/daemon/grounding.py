@@ -1,0 +1,109 @@
+"""Answers in words that stand on something: manual pages, a program's own --help, piped lines.
+
+A question about commands is looked up before any model is asked, and what is found is quoted with its source.
+Where nothing is found the model may answer, and what it says is marked as its own. What is quoted is others'
+text: it is shown, and nothing in it is carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import re
+import shlex
+from concurrent.futures import CancelledError
+
+from llmos.daemon import request
+from llmos.daemon.hands import Hands
+from llmos.daemon.request import Job
+from llmos.errors import LlmosError
+from llmos.messages import Decision, Outcome, ToolCall
+
+log = logging.getLogger(__name__)
+
+HELP_TIMEOUT_S = 15.0
+NOT_IN_THE_MANUAL = "(Not found in the manual pages of this machine: these are the model's own words.)"
+NOT_IN_THE_DATA = "(No line of what was piped in says so: these are the model's own words.)"
+FROM_THE_DATA = "From what was piped in:"
+
+
+# Before anything is imported for it: most requests are no questions.
+_MAYBE = re.compile(r"(?i)\b(?:how|what|which|explain|describe|man|manual|command)\b|怎|如何|什么|有什么用")
+
+
+class Grounding:
+    """One request's."""
+
+    def __init__(self, job: Job, hands: Hands, cancel: asyncio.Event) -> None:
+        self._job, self._hands, self._cancel = job, hands, cancel
+        self._looked_in_vain = False
+
+    @property
+    def of_data(self) -> bool:
+        """Whether it asks what the piped data says."""
+        if self._job.data is None:
+            return False
+        from llmos.explain import quoting
+
+        return quoting.asks(self._job.text)
+
+    async def look_up(self) -> str | None:
+        """What the manual says, with sources; None where it is no such question, or nothing is found."""
+        from llmos.explain import questions
+
+        job = self._job
+        if job.calls or job.data is not None or job.route == "cloud" or job.backend:
+            return None  # a person who names who is to think wants to hear them
+        if questions.read(job.text) is None:
+            return None
+        entries = await asyncio.to_thread(request.entries, job.cwd, job.caller)
+        from llmos.explain import answers  # sqlite and three ways to unpack, for questions alone
+
+        help_of = functools.partial(self._wait_for_help, asyncio.get_running_loop())
+        try:
+            quotes = await asyncio.to_thread(answers.answer, job.text, help_of, entries=entries)
+        except LlmosError as error:  # a command line that cannot be taken apart is the model's to read
+            log.info("not looked up: %s", error)
+            return None
+        self._looked_in_vain = quotes == ()
+        return answers.told(quotes) if quotes else None
+
+    async def reply(self, said: str) -> str:
+        """The model's answer in words, or what stands where it should have looked."""
+        if self._looked_in_vain:
+            return f"{said}\n{NOT_IN_THE_MANUAL}"
+        if self._job.data is None or not self.of_data:
+            return said
+        from llmos.explain import quoting
+
+        text = self._job.data.decode("utf-8", "replace")
+        found = await asyncio.to_thread(quoting.lines, self._job.text, text)
+        return f"{FROM_THE_DATA}\n{quoting.told(found)}" if found else f"{said}\n{NOT_IN_THE_DATA}"
+
+    # --- --help, in the sandbox ---
+
+    def _wait_for_help(self, loop: asyncio.AbstractEventLoop, words: tuple[str, ...]) -> str:
+        """Called in a thread of its own."""
+        running = asyncio.run_coroutine_threadsafe(self._help(words), loop)
+        try:
+            return running.result(HELP_TIMEOUT_S)
+        except (TimeoutError, CancelledError, LlmosError):
+            running.cancel()
+            return ""
+
+    async def _help(self, words: tuple[str, ...]) -> str:
+        """What `--help` says, where the policy lets that run unasked; else nothing."""
+        flag = "-h" if words[0] == "git" and len(words) > 1 else "--help"
+        call = ToolCall(tool="shell.run", args={"command": shlex.join((*words, flag))})
+        judged = await asyncio.to_thread(self._hands.judge, call, self._job)
+        if judged.verdict.decision is not Decision.ALLOW:
+            return ""
+        ran = await self._hands.run(
+            judged, self._job, approved=False, on_output=lambda stream, text: None, cancel=self._cancel
+        )
+        return _text(ran.outcome)
+
+
+def _text(outcome: Outcome) -> str:
+    return outcome.stdout or outcome.stderr if outcome.exit_code not in (None, 126, 127) else ""
