@@ -19,9 +19,10 @@ from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
 from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
 from llmos.errors import Cancelled, NotUnderstood, TooLong, UsageError
-from llmos.messages import Think, Thought, Timing, ToolSpec
+from llmos.messages import Think, Thought, Timing, ToolCall, ToolSpec
 from llmos.planner import prompt
 from llmos.planner.choosing import Chooser
+from llmos.planner.copying import Copies
 from llmos.planner.retrieval import Retriever, Shot
 
 log = logging.getLogger(__name__)
@@ -79,11 +80,17 @@ class Loop:
         generation = self._translate(think, cancel) if translate else self._call(think, cancel, on_text)
         return Thought(
             id=think.id,
-            calls=() if translate else parse_calls(generation.text, self._specs),
+            calls=() if translate else self._read(generation.text, think),
             command=generation.text if translate else None,
             confidence=confidence(generation.logprobs),
             timing=_timing(generation, total_ms=1000 * (time.perf_counter() - started)),
         )
+
+    def _read(self, text: str, think: Think) -> tuple[ToolCall, ...]:
+        """The calls of a reply, with what was copied wrongly from the request put right."""
+        tokenizer = self._engine.tokenizer
+        copies = Copies(think.text, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
+        return copies.mended(parse_calls(text, self._specs), {spec.name: spec for spec in self._specs})
 
     def _call(self, think: Think, cancel: threading.Event, on_text: OnText) -> Generation:
         if self._calls is None:

@@ -1,0 +1,91 @@
+"""Names that the model copied wrongly, put right from the words of the request.
+
+A name is written token by token, and a rare one is cut differently behind a blank than behind a quotation
+mark: of ` napper` the model may leave off the first letter, of `flihuxyan.md` a syllable in the middle. At
+best such a name would be found nowhere, at worst it would be another's. So an argument that stands nowhere in
+the request is compared with the words there that no argument holds, and becomes the one it must have been.
+
+Words that people use are left alone: the model may put an error of typing right, or shorten a plural. What
+the folder has under the name as written is left alone, too. Nothing is repaired in a raw command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import SequenceMatcher
+
+from llmos.messages import JsonObject, ToolCall, ToolSpec
+
+# Text of the person's own, which is composed and not copied; and expressions, which are made.
+_COMPOSED = frozenset({"content", "question", "text", "where", "select", "replace"})
+_WORD = re.compile(r"[\w.@%+~/-]+", re.ASCII)
+_SHORTEST = 3  # characters of a value and of a word
+_LOST = 2  # characters that may have been lost at the beginning, whatever the word
+_RARE = 3  # tokens: words of fewer are used often, or nearly
+_ALIKE = 0.6  # of difflib's ratio (Ratcliff & Obershelp 1988); with the same ending of a file's name, less
+_ALIKE_WITH_ENDING = 0.5
+_INFLECTED = ("s", "es", "ed", "ing")
+
+CountTokens = Callable[[str], int]  # of a word behind a blank
+
+
+class Copies:
+    """The words of one request."""
+
+    def __init__(self, text: str, entries: Collection[str], count_tokens: CountTokens) -> None:
+        self._text = text.casefold()
+        self._entries = {entry.rstrip("/") for entry in entries}
+        self._words = tuple(dict.fromkeys(word.strip("./") for word in _WORD.findall(text)))
+        self._count_tokens = count_tokens
+
+    def mended(self, calls: Sequence[ToolCall], specs: Mapping[str, ToolSpec]) -> tuple[ToolCall, ...]:
+        """The same calls, with each wrongly copied argument replaced."""
+        values = [value for call in calls for value in call.args.values() if isinstance(value, str)]
+        left = [word for word in self._words if not any(word.casefold() in v.casefold() for v in values)]
+        return tuple(self._mended(call, specs[call.tool], left) for call in calls)
+
+    def _mended(self, call: ToolCall, spec: ToolSpec, left: list[str]) -> ToolCall:
+        if spec.raw is not None or call.args.get("regex"):
+            return call
+        names = {name for name, schema in spec.parameters.get("properties", {}).items() if _is_name(schema)}
+        args: JsonObject = {}
+        for name, value in call.args.items():
+            args[name] = value
+            if name in names - _COMPOSED and isinstance(value, str) and (word := self._meant(value, left)):
+                left.remove(word)
+                args[name] = word + ("/" if value.endswith("/") else "")
+        return call if args == call.args else call.model_copy(update={"args": args})
+
+    def _meant(self, value: str, left: Sequence[str]) -> str | None:
+        name = value.rstrip("/")
+        if len(name) < _SHORTEST or "*" in name or name in self._entries or self._stands_there(name):
+            return None
+        alike = [(_ratio(name, word), word) for word in left if self._may_be(name, word)]
+        return max(alike)[1] if alike else None
+
+    def _stands_there(self, value: str) -> bool:
+        """As a word, or as several: part of a word is none."""
+        return bool(re.search(rf"(?<![a-z0-9_]){re.escape(value.casefold())}(?![a-z0-9_])", self._text))
+
+    def _may_be(self, value: str, word: str) -> bool:
+        if len(word) < _SHORTEST or any(word.casefold() == value.casefold() + end for end in _INFLECTED):
+            return False
+        if word.endswith(value) and len(word) - len(value) <= _LOST:
+            return True
+        if self._count_tokens(word) < _RARE or self._count_tokens(value) < 2:
+            return False
+        return _ratio(value, word) >= (_ALIKE_WITH_ENDING if _ending(value, word) else _ALIKE)
+
+
+def _is_name(schema: JsonObject) -> bool:
+    return schema.get("type") == "string" and "enum" not in schema
+
+
+def _ratio(value: str, word: str) -> float:
+    return SequenceMatcher(None, value, word, autojunk=False).ratio()
+
+
+def _ending(value: str, word: str) -> bool:
+    head, dot, ending = word.rpartition(".")
+    return bool(head and dot) and value.endswith(f".{ending}")

@@ -1,0 +1,76 @@
+"""Names that were copied wrongly, as the default model did with the default adapter, and what must stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmos import paths
+from llmos.messages import ToolCall
+from llmos.planner.copying import Copies
+from llmos.toolbox import catalog
+
+SPECS = {spec.name: spec for spec in catalog.load(paths.tool_dirs()[:1]).specs}
+
+
+def count_tokens(word: str) -> int:
+    """About as a BPE vocabulary cuts: a frequent word is one token, another is cut every three letters."""
+    frequent = {"photos", "python", "pythons", "firefox", "errors", "error", "install", "reinstall", "apper"}
+    return 1 if word in frequent else -(-len(word) // 3)
+
+
+ZIPPED = {"action": "create", "archive": "huxlanqui.zip", "path": "huxlanqui"}
+
+
+def mended(text: str, tool: str, *, entries: tuple[str, ...] = (), **args: object) -> dict[str, object]:
+    copies = Copies(text, entries, count_tokens)
+    (call,) = copies.mended((ToolCall(tool=tool, args=args),), SPECS)
+    return dict(call.args)
+
+
+@pytest.mark.parametrize(
+    ("text", "tool", "wrong", "right"),
+    [
+        ("kill the process napper please", "process.stop", {"name": "apper"}, {"name": "napper"}),
+        ("结束napper进程", "process.stop", {"name": "apper"}, {"name": "napper"}),
+        ("is torhux running?", "process.find", {"name": "tor"}, {"name": "tor"}),
+        ("delete flilan.txt", "file.delete", {"path": "filename.txt"}, {"path": "flilan.txt"}),
+        (
+            "rename wobjalfli.md to flihuxyan.md",
+            "file.move",
+            {"path": "wobjalfli.md", "to": "flixyan.md"},
+            {"path": "wobjalfli.md", "to": "flihuxyan.md"},
+        ),
+        ("open ./nodyan.db", "process.holders", {"path": "nodayan.db"}, {"path": "nodyan.db"}),
+        ("mkdir zuvexdo", "file.mkdir", {"path": "zuvdo/"}, {"path": "zuvexdo/"}),
+    ],
+)  # fmt: skip
+def test_a_name_that_stands_nowhere_becomes_the_word_it_was_copied_from(
+    text: str, tool: str, wrong: dict[str, str], right: dict[str, str]
+) -> None:
+    assert mended(text, tool, **wrong) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "tool", "args"),
+    [
+        ("delete old.log", "file.delete", {"path": "old.log"}),
+        ("kill all pythons", "process.stop", {"name": "python"}),
+        ("stop frefox", "process.stop", {"name": "firefox"}),  # an error of typing
+        ("find the python files", "file.find", {"name": "*.py"}),
+        ("what is in my home directory", "file.list", {"path": "~"}),
+        ("zip the huxlanqui folder", "file.archive", ZIPPED),
+        ("make a backup of wobdata.csv", "file.copy", {"path": "wobdata.csv", "to": "wobdata.csv.bak"}),
+        ("count the errors in app.log", "text.count", {"path": "app.log", "pattern": "error"}),
+        ("write flizubadabu into a.txt", "file.write", {"path": "a.txt", "content": "flizubada"}),
+        ("run jalfliquix", "shell.run", {"command": "jalfliqui"}),
+    ],
+)  # fmt: skip
+def test_what_was_meant_so_stays(text: str, tool: str, args: dict[str, str]) -> None:
+    assert mended(text, tool, **args) == args
+
+
+def test_what_the_folder_has_under_that_name_stays() -> None:
+    assert mended("show wobjalflix.md", "file.read", path="wobjalfli.md") == {"path": "wobjalflix.md"}
+    assert mended("show wobjalflix.md", "file.read", path="wobjalfli.md", entries=("wobjalfli.md",)) == {
+        "path": "wobjalfli.md"
+    }
