@@ -79,6 +79,8 @@ def _module(name: str) -> ModuleType:  # noqa: PLR0912, PLR0915 - a case for eac
             from llmos.toolbox import servicechanges as found
         case "services":
             from llmos.toolbox import services as found
+        case "settings":
+            from llmos.toolbox import settings as found
         case "several":
             from llmos.toolbox import several as found
         case "system":
@@ -105,7 +107,7 @@ PAIRS: Mapping[str, Pair] = Table(
     advising="advise",
     goals="goal.add goal.remove goal.list",
     commands="commands.shell commands.reply",
-    listing="files.list files.find files.usage files.read",
+    listing="files.list files.find files.tree files.usage files.read",
     files="files.write files.move files.copy",
     trash="trash.trash trash.restore files.delete",
     archives="files.archive",
@@ -114,6 +116,7 @@ PAIRS: Mapping[str, Pair] = Table(
     several="files.rename files.duplicates files.checksum files.mkdir",
     tables="tables.columns tables.query",
     lines="lines.tail lines.compare",
+    settings="settings.set",
     text="text.search text.count text.replace",
     processes="processes.list processes.stop processes.start processes.suspend processes.resume",
     system="system.info system.memory system.disk system.load system.ports",

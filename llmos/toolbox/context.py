@@ -5,6 +5,7 @@ Everything here is pure. A `Draft` becomes a `messages.Plan` in the catalogue, w
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shlex
 import shutil
@@ -72,6 +73,15 @@ def _machine() -> Machine:
     return system.size()
 
 
+def _has_match(folder: str, pattern: str) -> bool:
+    """Looked up with the caller's rights; what he may not read has no match."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(fnmatch.fnmatchcase(entry.name, pattern) for entry in entries)
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Where a call is made from. A planner's only looks: `find_processes(name or pid)`, `machine()`, and
@@ -88,6 +98,15 @@ class Context:
     machine: Callable[[], Machine] = _machine
     find_unit: Callable[[str, int], Literal["system", "user"]] = _find_unit
     find_container: Callable[[str, int], ContainerInfo] = _find_container
+    has_match: Callable[[str, str], bool] = _has_match
+
+    def depth(self, folder: str, pattern: str) -> tuple[str, ...]:
+        """find(1)'s words that keep a pattern to the folder it names; none where only folders below match.
+
+        "all .conf files" means those there are, and a shell's pattern would silently mean none.
+        """
+        here = self.has_match(self.absolute(folder), pattern.replace(r"\[", "[").replace("[", "[[]"))
+        return ("-maxdepth", "1") if here else ()
 
     def absolute(self, path: str) -> str:
         """`path` from the root, `~` expanded, `..` folded; links are the gate's business."""

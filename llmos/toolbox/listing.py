@@ -109,6 +109,41 @@ def empty(outcome: Outcome, sentence: str) -> Outcome:
     return outcome.model_copy(update={"stdout": sentence, "exit_code": 0})
 
 
+# --- tree --------------------------------------------------------------------------------------
+
+
+def plan_tree(args: Args, context: Context) -> Draft:
+    find = ["find", "-H", context.word(args["path"]), "-mindepth", "1", "-maxdepth", str(args["depth"])]
+    find += [] if args["hidden"] else ["-name", ".*", "-prune", "-o"]
+    find += [*(("-type", "d") if args["folders"] else ()), "-printf", r"%y %P\0"]
+    # The names alone in order, and what is in a folder straight behind it: `a/b` before `a.b`.
+    order = ("sort", "-z", "-k2")
+    argvs = [find, ("tr", "/", r"\001"), order, ("head", "-z", "-n", str(args["limit"] + 1))]
+    effects = Effects(reads=(context.absolute(args["path"]),), programs=programs(*argvs))
+    return Draft((pipeline(argvs, ok_codes=(0, 1)),), effects)
+
+
+def read_tree(outcome: Outcome, args: Args) -> Outcome:
+    """As tree(1) draws it; folders end in `/`."""
+    records = [record.split(" ", 1) for record in outcome.stdout.split("\0") if " " in record]
+    if not records:
+        return empty(outcome, "Nothing found.\n")
+    limit = args["limit"]
+    entries = [(path.split("\1"), "/" if kind == "d" else "") for kind, path in records[:limit]]
+    lines: list[str] = []
+    open_below: set[int] = set()  # depths at which the folder above has more to come
+    for path, mark in reversed(entries):
+        depth = len(path)
+        open_below = {level for level in open_below if level <= depth}
+        stems = "".join("│   " if level in open_below else "    " for level in range(1, depth))
+        corner = "├── " if depth in open_below else "└── "
+        lines.append(f"{stems}{corner}{shown(path[-1])}{mark}\n")
+        open_below.add(depth)
+    more = f"… and more; the first {limit} are shown.\n" if len(records) > limit else ""
+    text = f"{shown(args['path'])}\n" + "".join(reversed(lines)) + more
+    return outcome.model_copy(update={"stdout": text, "exit_code": 0})
+
+
 # --- usage -------------------------------------------------------------------------------------
 
 
@@ -170,6 +205,7 @@ def read_text(outcome: Outcome, args: Args) -> Outcome:
 PAIRS = {
     "files.list": Pair(plan_list, read_found),
     "files.find": Pair(plan_find, read_find),
+    "files.tree": Pair(plan_tree, read_tree),
     "files.usage": Pair(plan_usage, read_usage),
     "files.read": Pair(plan_read, read_text),
 }

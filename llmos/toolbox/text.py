@@ -129,7 +129,8 @@ def _operands(args: Args, context: Context, counter: str) -> list[str]:
 
 
 def _each(folder: str, pattern: str, counter: list[str], context: Context) -> list[str]:
-    names = ["find", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-type", "f", "-name", pattern]
+    names = ["find", context.word(folder), "-mindepth", "1", *context.depth(folder, pattern)]
+    names += ["-type", "f", "-name", pattern]
     named = ["-H"] if counter[:2] == ["grep", "-c"] else []
     return [*names, "-exec", *counter, *named, "--", "{}", "+"]
 
@@ -164,7 +165,8 @@ def plan_replace(args: Args, context: Context) -> Draft:
     kind = "-E" if args["regex"] else "-F"
     sed = ["sed", "--sandbox", "-i", *(["-E"] if args["regex"] else []), "-e", expression(args)]
     names = [x for name in (pattern, args["name"]) if name for x in ("-name", name)]
-    argv = ["find", "-H", context.word(path), *(["-maxdepth", "1"] if pattern else []), "-type", "f", *names]
+    argv = ["find", "-H", context.word(path), *(context.depth(path, pattern) if pattern else ())]
+    argv += ["-type", "f", *names]
     argv += ["-not", "-path", "*/.git/*", "-exec", "grep", "-lIZ", kind, "-e", args["find"], "--", "{}", "+"]
     # First their names, which are what a person is told; then all of them at once, not one by one.
     named = Run(argv=tuple(argv), ok_codes=(0, 1), timeout_s=_REPLACE_S)

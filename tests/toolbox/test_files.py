@@ -253,3 +253,24 @@ def test_effects_are_absolute_and_complete(tools: Catalog, here: Context) -> Non
     assert delete.deletes == (f"{here.cwd}/sub/*.x",) and delete.programs == ("/usr/bin/find", "/usr/bin/rm")
     trashed = effects("file.delete", path="sub/*.x")
     assert trashed.deletes == delete.deletes and trashed.writes == (f"{here.home}/.local/share/Trash",)
+
+
+def test_a_folder_as_a_tree(call: Call, here: Context) -> None:
+    root = Path(here.cwd)
+    for name in ("src/net/a.py", "src/b.py", "src.txt", ".git/config", "docs/x\ny.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+    assert call("file.tree").stdout.splitlines() == [
+        ".",
+        "├── docs/",
+        "│   └── x\\ny.md",
+        "├── src/",
+        "│   ├── b.py",
+        "│   └── net/",
+        "│       └── a.py",
+        "└── src.txt",
+    ]
+    assert call("file.tree", path="src", depth=1).stdout.splitlines() == ["src", "├── b.py", "└── net/"]
+    assert call("file.tree", folders=True, hidden=True).stdout.count("─ ") == 4
+    assert call("file.tree", limit=2).stdout.endswith("… and more; the first 2 are shown.\n")
+    assert call("file.tree", path="none").exit_code != 0

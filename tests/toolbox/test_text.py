@@ -148,3 +148,11 @@ def test_differences_of_files_and_folders(call: Call, folder: Path) -> None:
     assert call("text.compare", a="a", b="c").stdout == "a and c are the same.\n"
     assert "-two" in call("text.compare", a="a", b="b").stdout
     assert call("text.compare", a="a/f", b="missing").exit_code == 2
+
+
+def test_a_pattern_that_only_folders_below_match_means_those(call: Call, folder: Path) -> None:
+    assert call("text.count", path="*.txt", pattern="ERROR").stdout.strip() == "./sub/b c.txt:1"
+    assert call("text.replace", path="*.txt", find="deep", replace="low").stdout == "changed sub/b c.txt\n"
+    (folder / "top.txt").write_text("low\n")
+    assert call("text.replace", path="*.txt", find="low", replace="high").stdout == "changed top.txt\n"
+    assert (folder / "sub/b c.txt").read_text() == "ERROR low\n"
