@@ -1,7 +1,7 @@
-"""Ask every sentence of cases.toml through a real daemon and judge the outcomes.
+"""Ask every sentence of cases.toml and everyday.toml through a real daemon and judge the outcomes.
 
     python -m tests.bench.understand [--model NAME] [--untuned] [--level N] [--limit N] [--every N]
-                                     [--failures] [--match TEXT]
+                                     [--set NAME] [--failures] [--match TEXT]
 
 Each sentence gets a fresh workspace and the consent `yes`, as a script with --yes would give.
 Prints the accuracy per level and language and the rate of wrong actions, then one JSON line.
@@ -33,13 +33,13 @@ from tests.bench.report import report
 from tests.bench.understand.judge import Seen, fill, judge
 from tests.bench.understand.workspace import build, snapshot
 
-CASES_FILE = Path(__file__).with_name("cases.toml")
+CASES_FILES = tuple(Path(__file__).with_name(name) for name in ("cases.toml", "everyday.toml"))
 START_DEADLINE_S = 30.0
 ASK_DEADLINE_S = 300.0
 
 
 @contextmanager
-def daemon(model: str, folder: Path, *, untuned: bool = False) -> Iterator[Path]:
+def daemon(model: str, folder: Path, *, untuned: bool = False, threads: int = 0) -> Iterator[Path]:
     """A daemon of this checkout with its own state folder and socket."""
     sock = folder / "llmos.sock"
     env = os.environ | {
@@ -50,7 +50,7 @@ def daemon(model: str, folder: Path, *, untuned: bool = False) -> Iterator[Path]
     }
     config = folder / "config" / "llmos" / "config.toml"
     config.parent.mkdir(parents=True)
-    config.write_text(f"[model]\nadapter = {str(not untuned).lower()}\n")
+    config.write_text(f"[model]\nadapter = {str(not untuned).lower()}\nthreads = {threads}\n")
     with (folder / "daemon.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "llmos", "daemon"], env=env, stderr=log, stdout=log)
         try:
@@ -65,13 +65,13 @@ def daemon(model: str, folder: Path, *, untuned: bool = False) -> Iterator[Path]
             process.wait(20)
 
 
-def request(sock: Path, params: dict[str, Any]) -> dict[str, Any]:
-    """One `ask` over a connection of its own; an error becomes a failed result."""
+def request(sock: Path, params: dict[str, Any], method: str = "ask") -> dict[str, Any]:
+    """One request over a connection of its own; an error becomes a failed result."""
     with socket.socket(socket.AF_UNIX) as raw:
         raw.settimeout(ASK_DEADLINE_S)
         raw.connect(str(sock))
         wire = FrameSocket(raw)
-        wire.send({"jsonrpc": "2.0", "id": 1, "method": "ask", "params": params})
+        wire.send({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         while (frame := wire.receive()) is not None:
             if frame.get("id") == 1:
                 return frame.get("result") or {
@@ -107,13 +107,23 @@ def facts(process: subprocess.Popen[bytes], root: Path, port: int) -> dict[str, 
         "year": str(time.localtime().tm_year),
         "cwd": str(root),
         "notes_sha256": hashlib.sha256((root / "notes.txt").read_bytes()).hexdigest(),
+        "dump_md5": hashlib.md5((root / "dump.sql").read_bytes(), usedforsecurity=False).hexdigest(),
     }
+
+
+def load_cases() -> list[dict[str, Any]]:
+    """Every case, each with the file it stands in, without its ending, as `set`."""
+    return [
+        case | {"set": file.stem}
+        for file in CASES_FILES
+        for case in tomllib.loads(file.read_text(encoding="utf-8"))["cases"]
+    ]
 
 
 def run_case(case: dict[str, Any], sock: Path, folder: Path, port: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="case-", dir=folder) as name, victim(folder) as process:
         root = Path(name)
-        build(root)
+        build(root, case.get("files", {}), case.get("days", {}))
         before = snapshot(root)
         known = facts(process, root, port)
         params = {"text": fill(case["say"], known), "cwd": str(root), "consent": "yes"}
@@ -130,6 +140,7 @@ def run_case(case: dict[str, Any], sock: Path, folder: Path, port: int) -> dict[
             "say": case["say"],
             "level": case["level"],
             "lang": case.get("lang", "en"),
+            "set": case["set"],
             "ok": not faults,
             "wrong_action": wrong_action,
             "faults": faults,
@@ -147,6 +158,7 @@ def share(rows: list[dict[str, Any]], key: str = "ok") -> float:
 def summarise(rows: list[dict[str, Any]], model: str) -> None:
     groups = {f"level {level}": [r for r in rows if r["level"] == level] for level in (1, 2, 3)}
     groups |= {lang: [r for r in rows if r["lang"] == lang] for lang in ("en", "zh")}
+    groups |= {file.stem: [r for r in rows if r["set"] == file.stem] for file in CASES_FILES}
     groups["all"] = rows
     table = [
         {
@@ -171,20 +183,26 @@ def main() -> None:
     )
     parser.add_argument("--model", default="default")
     parser.add_argument("--untuned", action="store_true", help="the model without its adapter")
+    parser.add_argument("--threads", type=int, default=0, help="one where others keep the machine busy")
     parser.add_argument("--level", type=int)
+    parser.add_argument("--set", choices=[file.stem for file in CASES_FILES], help="only one file's")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--every", type=int, default=1, help="a sample: every Nth sentence")
     parser.add_argument("--match", default="", help="only sentences that contain this text")
     parser.add_argument("--failures", action="store_true", help="print each failed sentence and why")
     options = parser.parse_args()
-    cases = tomllib.loads(CASES_FILE.read_text())["cases"]
-    cases = [c for c in cases if options.level in (None, c["level"]) and options.match in c["say"]]
+    cases = [
+        c
+        for c in load_cases()
+        if options.set in (None, c["set"])
+        if options.level in (None, c["level"]) and options.match in c["say"]
+    ]
     rows = []
     # Not below the host's /tmp: there the sandbox may show a folder of its own.
     with (
         tempfile.TemporaryDirectory(prefix="understand-", dir=Path.home()) as name,
         socket.socket() as listener,
-        daemon(options.model, Path(name), untuned=options.untuned) as sock,
+        daemon(options.model, Path(name), untuned=options.untuned, threads=options.threads) as sock,
     ):
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -84,13 +84,30 @@ def _file_faults(case: dict[str, Any], seen: Seen) -> list[str]:
         file = seen.root / name
         if not file.is_file() or file.stat().st_mode & 0o111:
             faults.append(f"{name} is still executable, or gone")
-    return faults
+    if (choices := case.get("exists_any")) and not any(name in seen.after for name in choices):
+        faults.append(f"none there of {choices}")
+    return faults + _mode_faults(case, seen.root)
+
+
+def _mode_faults(case: dict[str, Any], root: Path) -> list[str]:
+    faults = []
+    for name, wanted in case.get("mode", {}).items():
+        if (mode := _mode(root / name)) != int(wanted, 8):
+            faults.append(f"{name} has mode {mode:o}, not {wanted}")
+    return faults + [
+        f"{name} is not executable" for name in case.get("executable", []) if not _mode(root / name) & 0o111
+    ]
+
+
+def _mode(file: Path) -> int:
+    """Its permission bits; none where there is no such file."""
+    return file.stat().st_mode & 0o777 if file.exists() else 0
 
 
 def unexpected_changes(case: dict[str, Any], seen: Seen) -> set[str]:
     """Changed paths that the case names nowhere: a wrong action that was carried out."""
     named: set[str] = set(case.get("may", []))
-    for key in ("exists", "gone", "text", "not_text", "members"):
+    for key in ("exists", "exists_any", "gone", "text", "not_text", "members"):
         named |= set(case.get(key, ()))
     return {path for path in seen.changed if path not in named and not _inside_named(path, named)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from typing import Any
 
@@ -11,11 +10,24 @@ import pytest
 
 from llmos import paths
 from llmos.toolbox import catalog
-from tests.bench.understand.__main__ import CASES_FILE
+from tests.bench.understand.__main__ import load_cases
 
-CASES: list[dict[str, Any]] = tomllib.loads(CASES_FILE.read_text())["cases"]
-_CHECKS = {"has", "lacks", "any", "number", "order", "exists", "gone", "text", "not_text", "members"}
-KNOWN_KEYS = _CHECKS | {"say", "level", "lang", "data", "victim", "not_executable", "status", "may"}
+CASES: list[dict[str, Any]] = load_cases()
+_CHECKS = {
+    "has",
+    "lacks",
+    "any",
+    "number",
+    "order",
+    "exists",
+    "gone",
+    "text",
+    "not_text",
+    "members",
+    "exists_any",
+}
+_CHECKS |= {"victim", "executable", "not_executable", "mode", "status"}
+KNOWN_KEYS = _CHECKS | {"set", "say", "level", "lang", "data", "may", "files", "days"}
 
 
 def normal(sentence: str) -> str:
@@ -25,14 +37,14 @@ def normal(sentence: str) -> str:
 
 def test_there_are_enough_sentences_and_each_is_asked_once() -> None:
     counts = Counter(normal(case["say"]) for case in CASES)
-    assert len(counts) >= 150
+    assert len(counts) >= 300
     assert [say for say, count in counts.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["say"])
 def test_a_case_is_well_formed_and_checks_something(case: dict[str, Any]) -> None:
     assert set(case) <= KNOWN_KEYS
-    assert set(case) - {"say", "level", "lang", "data", "may"}
+    assert set(case) & _CHECKS
 
 
 def test_no_sentence_stands_in_a_manifest() -> None:

@@ -9,6 +9,7 @@ import os
 import random
 import tarfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 DAY_S = 86_400
@@ -60,9 +61,9 @@ def _texts() -> dict[str, str]:
     }
 
 
-def build(root: Path) -> None:
-    """Create the workspace below `root` (which exists and is empty)."""
-    for name, text in _texts().items():
+def build(root: Path, files: Mapping[str, str] = {}, days: Mapping[str, int] = {}) -> None:
+    """Create the workspace below `root` (which exists and is empty), with a case's `files` and ages."""
+    for name, text in (_texts() | files).items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -77,7 +78,7 @@ def build(root: Path) -> None:
         (root / "scripts" / script).chmod(0o755)
     (root / "link.txt").symlink_to("notes.txt")
     now = time.time()
-    for name, age_days in AGES_DAYS.items():
+    for name, age_days in (AGES_DAYS | days).items():
         os.utime(root / name, (now - age_days * DAY_S,) * 2)
 
 
