@@ -219,7 +219,7 @@ VERBS: dict[str, Verb] = {
     "daemon": Verb("run the daemon in the foreground, or stop it", "llmos daemon stop", _daemon),
 }
 
-_OPTIONS_HELP = """\
+OPTIONS_HELP = """\
 options of a request:
   --json            print exactly one JSON object on stdout
   -y, --yes         approve what the policy asks about (never what it denies)
@@ -238,15 +238,17 @@ exit codes: 0 done, 2 usage, 3 denied by policy, 4 needs approval, 5 failed, 6 n
 
 def overview() -> str:
     """The text of `llmos --help`."""
-    lines = [f"  {name:<10} {verb.summary}\n" for name, verb in VERBS.items()]
+    from llmos.console.words import tr
+
+    lines = [f"  {name:<10} {tr(verb.summary)}\n" for name, verb in VERBS.items()]
     return (
-        "Say what you want done on this machine; see it judged, sandboxed and recorded.\n\n"
-        'usage: llmos                 the shell\n       llmos [OPTIONS] "TEXT"  do one request here\n'
-        "       llmos VERB …          (llmos VERB --help has an example)\n\nverbs:\n"
+        tr("Say what you want done on this machine; see it judged, sandboxed and recorded.")
+        + f"\n\n{tr('usage: ')}llmos                 {tr('the shell')}\n"
+        + f'       llmos [OPTIONS] "TEXT"  {tr("do one request here")}\n'
+        + f"       llmos VERB …          {tr('(llmos VERB --help has an example)')}\n\n{tr('verbs:')}\n"
         + "".join(lines)
-        + "\n"
-        + _OPTIONS_HELP
-        + '\nexamples:\n  llmos "what are the three largest files in this folder?"\n'
+        + f"\n{tr(OPTIONS_HELP)}\n{tr('examples:')}\n"
+        + '  llmos "what are the three largest files in this folder?"\n'
         + '  journalctl -b | llmos "which errors are in this log?"\n'
     )
 

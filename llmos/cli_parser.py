@@ -20,6 +20,20 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def format_help(self) -> str:
+        """In the person's language. The parser is done with: its texts are replaced."""
+        from llmos.console.words import tr
+
+        for group in (self._positionals, self._optionals):
+            group.title = tr(group.title or "")
+        for action in self._actions:
+            if action.help and action.help != argparse.SUPPRESS:
+                action.help = tr(action.help)
+        summary = tr((self.description or "").removesuffix("."))
+        self.description = f"{summary}。" if not summary.isascii() else self.description
+        self.epilog = (self.epilog or "").replace("example:", tr("example:"), 1)
+        return super().format_help().replace("usage: ", tr("usage: "), 1)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", f"See: {self.prog} --help")
 

@@ -86,10 +86,9 @@ def _added(options: argparse.Namespace, trigger: JsonObject, more: str) -> int:
         cli_requests.print_json(trigger)
     else:
         screen.write(sys.stdout, _line(trigger) + "\n")
-        screen.say(
-            f"{more}{'. ' if more else ''}Unattended, only what is allowed without asking is done; "
-            "the rest waits in llmos inbox."
-        )
+        if more:
+            screen.say(more)
+        screen.say("Unattended, only what is allowed without asking is done; the rest waits in llmos inbox.")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from llmos.console import safetext
 from llmos.console.look import Look
 from llmos.console.render import table
+from llmos.console.words import tr
 
 JsonObject = dict[str, Any]
 
@@ -56,7 +57,7 @@ def history(found: JsonObject, look: Look, columns: int) -> str:
     """Newest last, as a shell's history: time, status, what was asked or called."""
     entries = found.get("entries") or found.get("history") or found.get("value") or []
     if not entries:
-        return "nothing has been done yet\n"
+        return tr("nothing has been done yet") + "\n"
     return table([_history_row(entry, look) for entry in entries], clip_last=columns)
 
 
@@ -67,8 +68,8 @@ def _history_row(entry: JsonObject, look: Look) -> list[str]:
     return [
         moment(when),
         safetext.one_line(str(entry.get("id", ""))),
-        look.style(_STATUS_STYLE.get(status, "dim"), safetext.one_line(status)),
-        {"committed": "undoable", "undone": "undone"}.get(str(entry.get("undo")), ""),
+        look.style(_STATUS_STYLE.get(status, "dim"), safetext.one_line(tr(status))),
+        {"committed": tr("undoable"), "undone": tr("undone")}.get(str(entry.get("undo")), ""),
         safetext.one_line(what),
     ]
 
@@ -76,13 +77,16 @@ def _history_row(entry: JsonObject, look: Look) -> list[str]:
 def remembered(rules: Sequence[JsonObject], columns: int) -> str:
     """Answers given for good: id, until when, below which folder, for what."""
     if not rules:
-        return "nothing is remembered; at a question, `a` (always) and `v` (never) remember the answer\n"
+        return (
+            tr("nothing is remembered; at a question, `a` (always) and `v` (never) remember the answer")
+            + "\n"
+        )
     rows = [
         [
             safetext.one_line(str(rule["id"])),
-            f"until {moment(rule['expires'])[:10]}",
-            "never" if rule.get("never") else "always",
-            safetext.one_line(f"below {rule['prefix']}"),
+            tr("until {day}").format(day=moment(rule["expires"])[:10]),
+            tr("never") if rule.get("never") else tr("always"),
+            safetext.one_line(tr("below {folder}").format(folder=rule["prefix"])),
             safetext.one_line(str(rule["command"])),
         ]
         for rule in rules
@@ -136,5 +140,6 @@ def checks(found: Sequence[JsonObject], look: Look) -> str:
         name = str(check["name"]).ljust(width)
         text += f"{look.style(style, mark.ljust(4))}  {name}  {safetext.one_line(str(check['detail']))}\n"
         if check["state"] != "ok" and check.get("mend"):
-            text += f"      {'':{width}}  mend it: {safetext.one_line(str(check['mend']))}\n"
+            mend = tr("mend it: {how}").format(how=safetext.one_line(str(check["mend"])))
+            text += f"      {'':{width}}  {mend}\n"
     return text

@@ -34,13 +34,16 @@ def read(file: Path) -> Catalogue:
     import polib
 
     entries = [entry for entry in polib.pofile(str(file)) if entry.translated()]
-    sentences = [(pattern(entry.msgid), entry.msgstr) for entry in entries if entry.msgctxt == SAID]
+    said = [entry for entry in entries if entry.msgctxt == SAID]
+    said.sort(key=lambda entry: -len(entry.msgid))  # what says more fits less by accident
+    sentences = [(pattern(entry.msgid), entry.msgstr) for entry in said]
     return Catalogue({entry.msgid: entry.msgstr for entry in entries}, tuple(sentences))
 
 
 def pattern(template: str) -> re.Pattern[str]:
-    """`no tool {name}` as an expression that finds the name."""
-    return re.compile(_HOLE.sub(r"(?P<\1>.+?)", re.escape(template)), re.DOTALL)
+    """`no tool {name}` as an expression that finds the name; braces of the text itself are doubled."""
+    found = _HOLE.sub(r"(?P<\1>.+?)", re.escape(template))
+    return re.compile(found.replace(r"\{\{", r"\{").replace(r"\}\}", r"\}"), re.DOTALL)
 
 
 def languages(environment: Mapping[str, str], configured: str = "") -> list[str]:

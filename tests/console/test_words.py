@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import functools
 import string
@@ -11,7 +12,7 @@ from pathlib import Path
 import polib
 import pytest
 
-from llmos import paths
+from llmos import cli_args, errors, paths
 from llmos.console import app, changes, cloud, jobs, render, safetext, turn, welcome, words
 from llmos.console.look import Look
 
@@ -42,8 +43,24 @@ def asked_for() -> set[str]:
         welcome.INTRO,
     }
     tables |= {*render.NOTES.values(), *turn.LABELS.values(), *changes.COUNTED.values(), *render.EFFECT_NAMES}
-    tables |= set(jobs.STATES)
+    tables |= set(jobs.STATES) | helps()
     return (literal | tables) - {"opaque"}
+
+
+def helps() -> set[str]:
+    """What `--help` says, of every verb a person types."""
+    found = {
+        cli_args.OPTIONS_HELP,
+        "show this help message and exit",
+        "usage: ",
+        "options",
+        "positional arguments",
+    }
+    for name, verb in cli_args.VERBS.items():
+        parser = cli_args.parser(name, f"llmos {name}")
+        told = {action.help for action in parser._actions if action.help and action.help != argparse.SUPPRESS}
+        found |= {verb.summary} | told
+    return found
 
 
 def whys() -> set[str]:
@@ -93,6 +110,41 @@ def test_sentences_of_a_catalogue_are_really_said(file: Path) -> None:
     assert gone == []
 
 
+# Where a person is told of what they typed, or of the daemon that does not answer.
+FACES = (
+    "app",
+    "client",
+    "dial",
+    "../cli_shell",
+    "../cli_input",
+    "../cli_parser",
+    "../cli_args",
+    "../cli_unit",
+)
+
+
+@pytest.mark.parametrize("file", CATALOGUES, ids=lambda file: file.stem)
+def test_what_the_client_itself_complains_of_is_all_translated(file: Path) -> None:
+    """Errors, what to do about them, and the lines that `say` prints, with `1` for what is filled in."""
+    catalogue, english = words.read(file), []
+    raised = {name for name in vars(errors) if name[0].isupper()} | {"say"}
+    for face in FACES:
+        module = ast.parse((REPO / f"llmos/console/{face}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(module):
+            name = getattr(node, "func", None)
+            if isinstance(node, ast.Call) and getattr(name, "id", getattr(name, "attr", "")) in raised:
+                english += [
+                    text for text in map(filled, node.args) if words.sentence(text, catalogue) == text
+                ]
+    assert [text for text in english if text not in ("1: 1", "")] == []
+
+
+def filled(node: ast.AST) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "1" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
 @pytest.mark.parametrize(
     ("environment", "configured", "expected"),
     [
@@ -133,6 +185,9 @@ def test_the_configured_language_is_read_and_a_broken_file_is_not_ours_to_report
         ("It only looks.", "只是查看。"),
         ("Nobody answered within 900 seconds.", "900 秒内无人回答。"),
         ("llmos knows no --frob", "llmos 没有 --frob 这个选项"),
+        ("there is no verb 'histroy'", "没有 'histroy' 这个命令"),
+        ("--args is not a JSON object", "--args 不是 JSON 对象"),
+        ("""Write it so: --args '{"path": "."}'""", """请这样写：--args '{"path": "."}'"""),
         ("something that nobody translated", "something that nobody translated"),
     ],
 )
