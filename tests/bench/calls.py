@@ -51,7 +51,12 @@ def gbnf(tools: Sequence[ToolSpec]) -> str:
     for index, spec in enumerate(tools):
         rest = "line" if spec.raw else converter.visit(_closed(spec.parameters), f"tool{index}")
         lines.append(f'call{index} ::= "{spec.name} " {rest}')
-    rules = [rule for rule in converter.format_grammar().splitlines() if not rule.startswith("root ")]
+    # The converter writes a pattern's `\.` as it is, which its own parser takes for no escape.
+    rules = [
+        rule.replace("\\.", ".")
+        for rule in converter.format_grammar().splitlines()
+        if not rule.startswith("root ")
+    ]
     return "\n".join([*lines, r"line ::= [^\x00-\x1f ] [^\x00-\x1f]*", *rules, ""])
 
 
