@@ -64,6 +64,23 @@ class KVCache:
         """Count the positions that every layer has appended."""
         self.length += num_tokens
 
+    def held(self, length: int) -> torch.Tensor:
+        """A copy of the first positions: [layers, 2, batch, kv_heads, length, head_dim]."""
+        assert length <= self.length
+        pairs = zip(self._keys, self._values, strict=True)
+        return torch.stack([torch.stack([part[:, :, :length] for part in pair]) for pair in pairs])
+
+    def restore(self, held: torch.Tensor) -> None:
+        """Begin with what `held` gave; raises RuntimeError for another model's."""
+        assert self.length == 0
+        layers, length = len(held), held.shape[-2]
+        if layers != self._layers or held.dtype != self._dtype:
+            raise RuntimeError("kept for another model")
+        self.reserve(length)
+        for keys, values, pair in zip(self._keys, self._values, held, strict=True):
+            keys[:, :, :length], values[:, :, :length] = pair[0], pair[1]
+        self.length = length
+
     def truncate(self, length: int) -> None:
         """Forget everything from position `length` on."""
         assert 0 <= length <= self.length

@@ -24,6 +24,7 @@ from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output, Sampling
 from llmos.engine.loading import AnyModel, Numbers
 from llmos.engine.lookup import Lookup
+from llmos.engine.prefix import FEWEST, Prefix
 from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import UsageError
 
@@ -44,12 +45,20 @@ class _Slot:
 class Engine:
     """Load with `Engine.load`; `generate` is the only thing that takes time."""
 
-    def __init__(self, name: str, model: AnyModel, tokenizer: Tokenizer, context_tokens: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: AnyModel,
+        tokenizer: Tokenizer,
+        context_tokens: int,
+        prefix: Prefix | None = None,
+    ) -> None:
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
         self.guessing = True
+        self._prefix = prefix
         self._slots: list[_Slot] = []  # most recently used last
 
     @classmethod
@@ -72,7 +81,9 @@ class Engine:
         torch.set_num_threads(threads)
         model, tokenizer = loading.load(path, dtype, context_tokens, on_progress, adapter)
         native.start(threads)
-        engine = cls(path.stem, model, tokenizer, min(context_tokens, model.config.max_positions))
+        kept_at = loading.kept_at(path, loading.numbers_of(model), adapter)
+        prefix = Prefix(kept_at, native.identity() if model.exact else f"torch {torch.__version__}")
+        engine = cls(path.stem, model, tokenizer, min(context_tokens, model.config.max_positions), prefix)
         log.info("%s: %s weights, %d threads", path.name, engine.form, threads)
         return engine
 
@@ -91,6 +102,7 @@ class Engine:
         prompt_ids: Sequence[int],
         *,
         max_tokens: int,
+        fixed_tokens: int = 0,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         stop: tuple[str, ...] = (),
         constraint: Constraint | None = None,
@@ -99,6 +111,7 @@ class Engine:
     ) -> Generation:
         """Continue `prompt_ids` by at most `max_tokens`.
 
+        The prompt's first `fixed_tokens` are kept on disk for the next process; they must not be a secret.
         Ends at an end-of-turn token, a stop string, the constraint's end, `max_tokens`, or `cancel` (looked
         at before every token). Raises UsageError when prompt and `max_tokens` exceed the context.
         """
@@ -127,9 +140,14 @@ class Engine:
             return decoder.run(prompt_ids)
         finally:
             slot.ids = [*prompt_ids, *decoder.tokens][: slot.cache.length]
+            if self._prefix is not None and fixed_tokens <= slot.cache.length:
+                self._prefix.keep(slot.cache, prompt_ids[:fixed_tokens])
 
     def _slot_for(self, prompt: Sequence[int]) -> _Slot:
         """The kept cache that shares the longest prefix, cut to it; the last token is always read anew."""
+        if not self._slots and (slot := self._from_disk(prompt)) is not None:
+            self._slots.append(slot)
+            return slot
         shared = [common_prefix(slot.ids, prompt[:-1]) for slot in self._slots]
         best = max(range(len(shared)), key=shared.__getitem__, default=-1)
         if best >= 0 and shared[best] * 4 >= min(len(prompt), len(self._slots[best].ids)):
@@ -142,6 +160,13 @@ class Engine:
             slot = _Slot(self.model.new_cache(1, self.context_tokens))
         self._slots.append(slot)
         return slot
+
+    def _from_disk(self, prompt: Sequence[int]) -> _Slot | None:
+        """A cache with what an earlier process has read of this prompt."""
+        if self._prefix is None or (length := common_prefix(self._prefix.ids, prompt[:-1])) < FEWEST:
+            return None
+        slot = _Slot(self.model.new_cache(1, self.context_tokens), list(prompt[:length]))
+        return slot if self._prefix.fill(slot.cache, length) else None
 
 
 def default_threads() -> int:

@@ -52,6 +52,17 @@ def load(
         raise ModelError(f"{path} does not fit its own description: {error}", "Fetch it again.") from error
 
 
+def kept_at(path: Path, numbers: Numbers, adapter: Adapter | None) -> Path:
+    """The folder of all that is kept of this model in this form."""
+    return prepared.place(path, f"{numbers}-{adapter.sha256[:8]}" if adapter else numbers)
+
+
+def numbers_of(model: AnyModel) -> Numbers:
+    if model.exact:
+        return "packed"
+    return "float32" if model.dtype is torch.float32 else "bfloat16"
+
+
 def _plain(config: ModelConfig, tensors: dict[str, Tensor], positions: int) -> Transformer:
     with torch.device("meta"):
         model = Transformer(config, positions=positions)
@@ -77,8 +88,7 @@ def _read(
     chosen = _first_choice(numbers)
     # Folders of safetensors are in a good form already, and float32 is not for every day.
     keep = path.is_file() and chosen != "float32"
-    form = f"{chosen}-{adapter.sha256[:8]}" if adapter else chosen
-    if keep and (found := prepared.load(prepared.place(path, form))) is not None:
+    if keep and (found := prepared.load(kept_at(path, chosen, adapter))) is not None:
         return chosen, *found
     source = weights.open_source(path)
     if chosen == "packed" and not packed.fits(source.config):
@@ -87,7 +97,7 @@ def _read(
         raise ModelError(f"{path} does not divide into blocks of 8 by 32", 'Use dtype = "bfloat16".')
     config, tensors = _tensors(source, chosen, on_progress, adapters.change(adapter) if adapter else None)
     if keep:
-        prepared.save(prepared.place(path, form), config, tensors, source.tokenizer)
+        prepared.save(kept_at(path, chosen, adapter), config, tensors, source.tokenizer)
     return chosen, config, tensors, source.tokenizer
 
 

@@ -165,6 +165,12 @@ def _try_out(kernels: ctypes.CDLL) -> None:
         raise OSError("the kernels compute something else than they should")
 
 
+def identity() -> str:
+    """Of the kernels in use: their source, compiler flags and processor; empty where there are none."""
+    kernels = library()
+    return Path(kernels._name).stem if kernels else ""
+
+
 def start(threads: int) -> None:
     """Have `threads` threads share each product; the helpers live as long as the process."""
     if library.cache_info().currsize and (kernels := library()) is not None:

@@ -76,6 +76,7 @@ def save(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], token
         _clear(folder)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="new-") as name:
             write(Path(name) / "form", config, tensors, tokenizer)
+            shutil.rmtree(folder, ignore_errors=True)  # what was damaged, or holds a prefix alone
             (Path(name) / "form").replace(folder)
 
 

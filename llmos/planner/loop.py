@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from llmos.engine.adapter import Adapter
+from llmos.engine.cache import common_prefix
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
 from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
@@ -62,6 +63,13 @@ class Loop:
         self._commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
         self._chooser = Chooser(self._specs, self._retriever)
         self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
+        self._fixed = self._fixed_ids()
+
+    def _fixed_ids(self) -> list[int]:
+        """How every prompt begins; the last few may be cut otherwise where the text goes on."""
+        tokenizer, system = self._engine.tokenizer, prompt.system_text(self._chooser.common, self._form)
+        chat = tokenizer.render_chat([{"role": "system", "content": system}], add_generation_prompt=False)
+        return tokenizer.encode(chat, special=True)
 
     def _usable(self, spec: ToolSpec) -> bool:
         try:
@@ -128,7 +136,12 @@ class Loop:
     ) -> Generation:
         constraint.restart()
         generation = self._engine.generate(
-            ids, max_tokens=self._max_reply_tokens, constraint=constraint, cancel=cancel, on_text=on_text
+            ids,
+            max_tokens=self._max_reply_tokens,
+            fixed_tokens=common_prefix(self._fixed, ids),
+            constraint=constraint,
+            cancel=cancel,
+            on_text=on_text,
         )
         if generation.stop_reason == "cancelled":
             raise Cancelled("the request was cancelled")
