@@ -18,6 +18,7 @@ ACTIONS = {
     ),
     "train": ("an adapter for a model, or all of its weights, from such rows", "llmos.tune.__main__:main"),
     "evaluate": ("how often a model's calls are right, on rows kept aside", "llmos.tune.evaluate:main"),
+    "personal": ("your own phrases, learnt from calls that you approved: on, off", "llmos.cli_personal:main"),
     "heads": (
         "what kind of thing a request asks for, and what its words are",
         "llmos.tune.label:main",

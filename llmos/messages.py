@@ -392,6 +392,13 @@ class Event(Message):
 # --- Frames between broker and planner -------------------------------------------------------
 
 
+class Worked(Message):
+    """What a sentence of this person came to mean: an example for the prompt."""
+
+    say: str
+    calls: tuple[ToolCall, ...]
+
+
 class Think(Message):
     """Broker to planner: turn this request into calls."""
 
@@ -403,6 +410,7 @@ class Think(Message):
     entries: tuple[str, ...] = ()  # some names in cwd, so that the model can copy them
     data_head: str | None = None  # the first lines of piped data, as data
     locale: str = ""
+    examples: tuple[Worked, ...] = ()  # of the person who asks, nearest first; they leave no machine
 
 
 class Teach(Message):

@@ -24,6 +24,7 @@ from llmos.daemon.accepted import Accepted
 from llmos.daemon.counting import Counts
 from llmos.daemon.hands import Hands
 from llmos.daemon.offload import Offload
+from llmos.daemon.personal import Personal
 from llmos.daemon.routing import Minds
 from llmos.daemon.session import Session
 from llmos.daemon.shares import too_many
@@ -66,7 +67,9 @@ class Broker:
         self._shared = shared  # several users are served, each within their share
         argv = worker_argv or supervisor.WORKER_ARGV
         self.planner = Planner(settings.model, worker_argv=argv)
-        self.minds = Minds(self.planner, Offload(settings), Tokens(settings.quota), _larger(settings, argv))
+        self.minds = Minds(
+            self.planner, Offload(settings), Tokens(settings.quota), Personal(), _larger(settings, argv)
+        )
         self._accepted = Accepted()
         self._counts = Counts()
         self.running: dict[tuple[int, str], Running] = {}  # by user and id

@@ -70,6 +70,7 @@ class Carrying:
         self.job = job
         self._hands, self._emit = hands, emit
         self._cancelled = asyncio.Event()
+        self._said_no = False
         self._question: Question | None = None
         self._items: list[Item] = []
         self._clock = Clock()
@@ -129,6 +130,7 @@ class Carrying:
             await self._refuse(item, "needs_approval", f"Nobody answered within {timeout_s:g} seconds.")
         finally:
             self._question = None
+        self._said_no = self._said_no or decision in ("no", "never")
         if decision == "never":
             await self._refuse(item, "denied", "You said never, so it is not run, now and from now on.")
         if decision == "no":

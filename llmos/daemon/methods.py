@@ -143,8 +143,10 @@ class Methods:
             "subscribe": self.subscribe,
         }
         from llmos.daemon.clouding import Clouding
+        from llmos.daemon.personalising import Personalising
 
         work |= self.automating.table() | Clouding(self._broker, self).table()
+        work |= Personalising(self._broker).table()
         return Table(work | control, frozenset(control), self._broker.left)
 
     # --- requests ---
@@ -291,6 +293,8 @@ class Methods:
             raise self._broker.instead(error) from error
         finally:
             self._broker.release(undoing)
+        for request_id, undone in undoing.turned:
+            self._broker.minds.personal.turned(client.caller.uid, request_id, undone=undone)
         return result.model_dump(mode="json")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from llmos.daemon.hands import Hands
 from llmos.daemon.leaving import AskPerson, Leaving
 from llmos.daemon.offload import Offload
+from llmos.daemon.personal import Personal
 from llmos.daemon.request import Job
 from llmos.daemon.thinking import Planner
 from llmos.daemon.tokens import Tokens
@@ -51,6 +52,7 @@ class Minds:
     planner: Planner
     offload: Offload
     tokens: Tokens
+    personal: Personal
     larger: Planner | None = None
 
 
@@ -194,6 +196,8 @@ class Routing:
         on_start: Callable[[], None],
         taken: tuple[Taken, ...] = (),
     ) -> Thought:
+        think = think.model_copy(update={"examples": ()})  # a person's own examples stay here
+
         def started(backend: str) -> None:
             self._tell(backend)
             on_start()

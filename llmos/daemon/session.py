@@ -35,6 +35,7 @@ class Session(Carrying):
     def __init__(self, job: Job, hands: Hands, minds: Minds, emit: Callable[[Event], None]) -> None:
         super().__init__(job, hands, emit)
         self._routing = Routing(job, hands, minds, ask=self._ask_to_leave, tell=self._on_route)
+        self._personal = minds.personal
         self._grounding = Grounding(job, hands, self._cancelled)
         self._route = "local"
         self._thought: Thought | None = None
@@ -47,8 +48,21 @@ class Session(Carrying):
         except LlmosError:
             self._send("finished", status="failed")
             raise
+        self._remember(result)
         self._send("finished", status=result.status)
         return result
+
+    def _remember(self, result: Result) -> None:
+        """What the person's word on the calls says about their sentence, where they want that kept."""
+        if self.job.calls or self.job.plan_only or self._thought is None:
+            return
+        if self._said_no:
+            self._personal.refused(self.job.caller.uid, self.job.text)
+        elif result.status == "done":
+            calls = tuple(item.judged.plan.call for item in self._items)
+            approved = any(item.approved for item in self._items)
+            proposed = calls if self._heard else self._thought.calls  # later ones came in several thoughts
+            self._personal.done(self.job, proposed, calls, approved=approved)
 
     async def _to_the_end(self) -> Result:
         try:
@@ -222,6 +236,7 @@ class Session(Carrying):
             cwd=self.job.cwd,
             entries=await asyncio.to_thread(self._hands.may_leave, names, self.job),
             data_head=request.data_head(self.job.data),
+            examples=self._personal.near(self.job.caller.uid, self.job.text) if mode == "ask" else (),
         )
 
     async def _ask_to_leave(self, data: JsonObject) -> Word:

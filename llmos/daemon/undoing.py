@@ -52,6 +52,7 @@ class Undoing:
         self._answer: asyncio.Future[str] | None = None
         self._calls: list[CallResult] = []
         self._clock = Clock()
+        self.turned: list[tuple[str, bool]] = []  # (request, whether it is undone now)
 
     async def run(self) -> Result:
         status: Status = "failed"
@@ -172,6 +173,7 @@ class Undoing:
 
     def _note(self, planned: Turning) -> None:
         kind = "undone" if planned.direction == "back" else "redone"
+        self.turned.append((planned.entry.header.request_id, kind == "undone"))
         facts = {"uid": self.job.caller.uid, "undo_id": planned.entry.header.id}
         try:
             self._hands.gate.audit.note(kind, self.job.id, facts)

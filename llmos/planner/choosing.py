@@ -10,7 +10,7 @@ A request whose words are near to no example of the tool it needs is answered wi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llmos.messages import ToolSpec
 from llmos.planner.retrieval import Retriever
@@ -31,15 +31,17 @@ class Chooser:
         self.common = tuple(spec for spec in specs if spec.common or len(specs) <= FEW)
         self._common_names = frozenset(spec.name for spec in self.common)
 
-    def listed(self, say: str) -> tuple[ToolSpec, ...]:
-        """The common tools, then what the sentence is near to, nearest first."""
+    def listed(self, say: str, *, also: Collection[str] = ()) -> tuple[ToolSpec, ...]:
+        """The common tools, then what the sentence is near to, nearest first, and those of these names."""
         if len(self.common) == len(self._specs):
             return self.common
         parts = [part for part in _PARTS.split(say) if len(part.strip()) >= _SHORT]
         found = {spec.name: spec for spec in self._near(say, CHOSEN)}
         for part in parts if len(parts) > 1 else ():
             found |= {spec.name: spec for spec in self._near(part, PART)}
-        return (*self.common, *list(found.values())[:MOST])
+        near = list(found.values())[:MOST]
+        named = [spec for spec in self._specs if spec.name in also and spec not in (*self.common, *near)]
+        return (*self.common, *near, *named)
 
     def _near(self, say: str, limit: int) -> list[ToolSpec]:
         tools = self._retriever.tools(say)

@@ -104,9 +104,23 @@ class Loop:
         if self._calls is None:
             raise NotUnderstood("no tools are loaded", "Run: llmos doctor")
         shots = self._retriever.nearest(think.text, self._num_shots)
-        listed = self._chooser.listed(think.text)
-        ids = self._encode(prompt.call_chat(listed, shots, think, self._form), shots)
+        own = self._own(think)
+        named = {call.tool for worked in think.examples for call in worked.calls} if own else set()
+        listed = self._chooser.listed(think.text, also=named)
+        ids = self._encode(prompt.call_chat(listed, shots, think, self._form, own=own), shots)
         return self._generate(ids, self._calls, cancel, AnswerText(on_text))
+
+    def _own(self, think: Think) -> list[tuple[str, str]]:
+        """The person's own examples as turns, those that the tools in force can still write."""
+        specs = {spec.name: spec for spec in self._specs}
+        found = []
+        for worked in think.examples:
+            try:
+                lines = [render_call(specs[call.tool], call.args) for call in worked.calls]
+            except (KeyError, UsageError):
+                continue
+            found.append((worked.say, "\n".join(lines)))
+        return found
 
     def _translate(self, think: Think, cancel: threading.Event) -> Generation:
         limit = self._num_command_shots

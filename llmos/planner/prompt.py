@@ -47,11 +47,18 @@ def call_chat(
     shots: Sequence[Shot],
     think: Think,
     form: PromptForm = PromptForm.EXAMPLES,
+    *,
+    own: Sequence[tuple[str, str]] = (),
 ) -> Chat:
-    """The chat whose next turn is the calls for `think`; the most similar shot stands last."""
+    """The chat whose next turn is the calls for `think`; the most similar shot stands last.
+
+    `own` are sentences of the person with the replies they came to mean: they stand after all other shots.
+    """
     chat = [{"role": "system", "content": system_text(specs, form)}]
     for shot in reversed(shots):
         chat += _turn(shot.say, render_call(shot.spec, shot.args))
+    for say, reply in reversed(own):
+        chat += _turn(plain(say), reply)
     return [*chat, {"role": "user", "content": request_text(think)}]
 
 

@@ -1,8 +1,8 @@
 """A planner without a model: it answers from a script, over the same frames as the real worker.
 
 For tests, demonstrations and the replay of fixed sentences. `python -m llmos.planner.scripted --script
-FILE --fd N`; the script is JSON: {"SENTENCE": ACTION, …}, "*" for every other sentence. An action is an
-object with any of
+FILE --fd N`; the script is JSON: {"SENTENCE": ACTION, …}, "*" for every other sentence that no example of the
+person's own is near to. An action is an object with any of
 
     calls       [{"tool": …, "args": {…}}, …]      what is understood; none: not understood
     confidence  how sure it says it is (1.0)
@@ -56,7 +56,7 @@ class Scripted:
                 self._stops[frame.id].set()
 
     def _think(self, think: Think, stop: threading.Event) -> None:
-        action = self._script.get(think.text) or self._script.get("*") or {}
+        action = self._script.get(think.text) or _as_shown(think) or self._script.get("*") or {}
         for word in str(action.get("text", "")).split():
             self._send(Delta(id=think.id, text=word + " "))
         waiting = threading.Event() if action.get("deaf") else stop
@@ -77,6 +77,12 @@ class Scripted:
 
     def _send(self, message: Message) -> None:
         self._frames.send(message.model_dump(mode="json"))
+
+
+def _as_shown(think: Think) -> Action:
+    """What a person's own nearest example means, as a model would copy it."""
+    calls = think.examples[0].calls if think.examples else ()
+    return {"calls": [call.model_dump(mode="json") for call in calls]} if calls else {}
 
 
 def _thought(think: Think, action: Action) -> Thought:

@@ -13,7 +13,7 @@ from llmos.engine.engine import Engine
 from llmos.engine.grammar import CallConstraint, render_call
 from llmos.engine.weights import open_source
 from llmos.errors import Cancelled, NotUnderstood, UsageError
-from llmos.messages import Example, Think, ToolSpec
+from llmos.messages import Example, Think, ToolCall, ToolSpec, Worked
 from llmos.planner.loop import AnswerText, Loop, confidence
 from llmos.toolbox import catalog
 
@@ -114,3 +114,23 @@ def test_a_cancelled_request_and_one_too_long_are_told_apart(loop: Loop) -> None
         loop.think(Think(id="a", text="show the date"), cancel=cancelled, on_text=lambda text: None)
     with pytest.raises(UsageError, match=r"the request has \d+ tokens and \d+ fit"):
         loop.think(Think(id="b", text="word " * 2000), cancel=threading.Event(), on_text=lambda text: None)
+
+
+def test_a_persons_own_example_decides_what_the_model_proposes_for_their_phrase(tiny_model: Path) -> None:
+    """Undone by leaving it out: nothing of it stays in the model."""
+    loop = Loop(Engine.load(tiny_model), context_tokens=2048, max_reply_tokens=48)
+    loop.teach(
+        tuple(catalog.load(paths.tool_dirs()[:1]).tools[name].spec for name in ("file.copy", "shell.run"))
+    )
+    usual = Worked(
+        say="the usual backup", calls=(ToolCall(tool="file.copy", args={"path": "docs", "to": "/srv/b"}),)
+    )
+
+    def proposed(*examples: Worked) -> tuple[ToolCall, ...]:
+        think = Think(id="1", text="the usual backup", examples=examples)
+        return loop.think(think, cancel=threading.Event(), on_text=lambda text: None).calls
+
+    before = proposed()
+    assert proposed(usual) == usual.calls != before
+    gone = Worked(say="the usual backup", calls=(ToolCall(tool="no.such", args={}),))
+    assert proposed(gone) == before
