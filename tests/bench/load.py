@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import resource
 import statistics
 import tempfile
@@ -111,17 +112,24 @@ def row(method: str, told: list[Told], seconds: float) -> dict[str, Any]:
 # --- soak ----------------------------------------------------------------------------------------
 
 
+def _is_left(group: str, own: set[int]) -> bool:
+    """Whether a control group is of a launcher of this daemon, or of one that is gone: others' are theirs."""
+    made_by = re.fullmatch(r"llmos-(\d+)\.\d+\.\d+", group)
+    return made_by is not None and (int(made_by[1]) in own or not psutil.pid_exists(int(made_by[1])))
+
+
 def held(pid: int) -> dict[str, int]:
     """What a daemon could leak: of its own, and of the machine."""
     process = Path(f"/proc/{pid}")
     kinds = Counter(os.path.basename(os.path.dirname(str(place))) for place in process.glob("task/*/comm"))
     folders = set(cgroups.find(prepare=False).folders.values())
-    groups = sum(name.startswith("llmos-") for folder in folders for name in os.listdir(folder))
+    processes = psutil.Process(pid).children(recursive=True)
+    names = [name for folder in folders for name in os.listdir(folder)]
     return {
         "files": len(list((process / "fd").iterdir())),
         "threads": sum(kinds.values()),
-        "processes": len(psutil.Process(pid).children(recursive=True)),
-        "groups": groups,
+        "processes": len(processes),
+        "groups": sum(_is_left(name, {process.pid for process in processes}) for name in names),
         "mounts": len((process / "mountinfo").read_text().splitlines()),
     }
 
