@@ -86,7 +86,7 @@ def approval(data: JsonObject, look: Look) -> str:
     text = look.style("bold", tr("{tool} wants to run:").format(tool=safetext.one_line(tool))) + "\n"
     text += _indent(look.style("cyan", line) for line in command.split("\n"))
     text += _indent(found_out(data, look), 2)
-    return text + _indent([look.style("dim", because(data))], 2)
+    return text + _indent((look.style("dim", line) for line in look.folded(because(data), by=2)), 2)
 
 
 def found_out(data: JsonObject, look: Look) -> list[str]:
@@ -131,8 +131,8 @@ def explanation(data: JsonObject, look: Look) -> str:
     called = safetext.one_line(invocation(str(call.get("tool", "?")), call.get("args") or {}))
     facts = [f"{safetext.pad(tr('call'), 9)} {called}"]
     why = [
-        f"{safetext.pad(tr('asked by'), 9)} {because(data)}",
-        tr("allowing it runs exactly this command in the sandbox, once"),
+        *look.folded(f"{safetext.pad(tr('asked by'), 9)} {because(data)}", by=4, hang=10),
+        *look.folded(tr("allowing it runs exactly this command in the sandbox, once"), by=4),
     ]
     return _indent(facts + lines) + _indent(look.style("dim", line) for line in why)
 
@@ -151,7 +151,8 @@ CHOICES = (
 def choices(look: Look, *, only_yes_or_no: bool = False) -> str:
     if only_yes_or_no:
         return look.style("bold", tr("[y]es  [n]o  e[x]plain  [?] "))
-    return look.style("bold", tr("[y]es  [n]o  [e]dit  e[x]plain  [a]lways  ne[v]er  [?] "))
+    asked = tr("[y]es  [n]o  [e]dit  e[x]plain  [a]lways  ne[v]er  [?] ")
+    return look.style("bold", "\n".join(look.folded(asked.rstrip())) + " ")
 
 
 def choices_help(columns: int = 0) -> str:

@@ -23,7 +23,7 @@ _APPEAR_S = 0.3  # quick answers need no status line
 def look_of(stream: TextIO) -> Look:
     terminal = stream.isatty()
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
-    return Look(terminal=terminal, colour=terminal and not plain)
+    return Look(terminal, terminal and not plain, width(stream) if terminal else 0)
 
 
 def write(stream: TextIO, text: str) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 class Terminal:
     """One detached tmux server of its own, on a socket in `folder`; use as a context manager."""
 
-    def __init__(self, folder: Path, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(
+        self, folder: Path, argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, columns: int = 110
+    ) -> None:
         self._server = ["tmux", "-f", "/dev/null", "-S", str(folder / "tmux")]
         settings = [f"{name}={value}" for name, value in env.items()]
         # The trap keeps the pane's own shell alive when Ctrl-C ends the program; children do not inherit it.
         command = "trap : INT; " + shlex.join(["env", *settings, *argv]) + "; echo exit:$?; sleep 600"
-        size = ["-x", "110", "-y", "40"]
+        size = ["-x", str(columns), "-y", "40"]
         self._tmux("new-session", "-d", *size, "-c", str(cwd), "/bin/sh", "-c", command)
 
     def __enter__(self) -> Terminal:
@@ -43,8 +45,17 @@ class Terminal:
         self._tmux("set-buffer", text)
         self._tmux("paste-buffer", "-p")
 
-    def screen(self) -> str:
-        return self._tmux("capture-pane", "-p", "-J")
+    def screen(self, *, styled: bool = False, joined: bool = True) -> str:
+        """What stands there; `styled` with the sequences of its colours, `joined`: wrapped lines whole."""
+        return self._tmux("capture-pane", "-p", *(["-e"] if styled else ["-J"] if joined else []))
+
+    def wait_still(self, for_s: float = 0.5) -> None:
+        """Until nothing has changed for so long."""
+        before, since = "", time.monotonic()
+        while time.monotonic() - since < for_s:
+            if (shown := self.screen()) != before:
+                before, since = shown, time.monotonic()
+            time.sleep(0.05)
 
     def wait(self, text: str, timeout_s: float = 20.0) -> str:
         """The screen, once `text` stands on it; AssertionError with the last screen otherwise."""
