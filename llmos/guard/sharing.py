@@ -75,6 +75,9 @@ async def _taken(places: asyncio.Semaphore, cancel: asyncio.Event) -> None:
             raise Cancelled(
                 "the request was cancelled while it waited for others of yours", "Nothing was run."
             )
-    finally:
-        if not waiting.done():
+    except BaseException:
+        if waiting.done() and not waiting.cancelled():
+            places.release()  # it came in the very moment in which we were given up
+        else:
             waiting.cancel()
+        raise
