@@ -19,7 +19,7 @@ from llmos.tune.data.agreement import agree
 from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.names import Filler
 
-CASES = Path(__file__).parents[1] / "bench" / "understand" / "cases.toml"
+HELD = [Path(__file__).parents[1] / "bench/understand" / name for name in ("cases.toml", "everyday.toml")]
 TOOLS = catalog.load(tool_dirs()[:1])
 SPECS = (*TOOLS.specs, *foreign.specs())
 
@@ -27,7 +27,8 @@ SPECS = (*TOOLS.specs, *foreign.specs())
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     out = tmp_path_factory.mktemp("data") / "train.jsonl"
-    data.main(["--out", str(out), "--held", str(CASES), "--seed", "3", "--count", "1500"])
+    held = [word for file in HELD for word in ("--held", str(file))]
+    data.main(["--out", str(out), *held, "--seed", "3", "--count", "1500"])
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -66,7 +67,7 @@ def test_every_tool_of_ours_and_every_foreign_one_is_spoken_of() -> None:
 
 
 def test_nothing_of_the_evaluation_is_in_it(rows: list[dict]) -> None:
-    sayings = overlap.cases(CASES)
+    sayings = [say for file in HELD for say in overlap.cases(file)]
     held = overlap.Held.of(sayings)
     assert all(held.too_near(say) for say in sayings)
     assert not any(held.too_near(row["say"]) for row in rows)
