@@ -1,8 +1,10 @@
 """Answers in words that stand on something: manual pages, a program's own --help, piped lines.
 
-A question about commands is looked up before any model is asked, and what is found is quoted with its source.
-Where nothing is found the model may answer, and what it says is marked as its own. What is quoted is others'
-text: it is shown, and nothing in it is carried out.
+"How do I …?" is answered with the command that the model would write, where it is sure of it and the manual
+knows the program: each part is quoted with its source, so that a wrong one is seen. What else is asked about
+commands is looked up, and so is that where the model is unsure: words found in pages alone name `sftp -a` for
+hidden files. Where nothing is found the model may answer, and what it says is marked as its own. What is
+quoted is others' text: it is shown, and nothing in it is carried out.
 """
 
 from __future__ import annotations
@@ -12,17 +14,23 @@ import functools
 import logging
 import re
 import shlex
+from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING
 
 from llmos.daemon import request
 from llmos.daemon.hands import Hands
 from llmos.daemon.request import Job
-from llmos.errors import LlmosError
-from llmos.messages import Decision, Outcome, ToolCall
+from llmos.errors import Cancelled, LlmosError
+from llmos.messages import Decision, Outcome, Thought, ToolCall
+
+if TYPE_CHECKING:
+    from llmos.explain.answers import HelpOf
 
 log = logging.getLogger(__name__)
 
 HELP_TIMEOUT_S = 15.0
+SURE = 0.7  # of a command that answers a question; nothing runs by it
 NOT_IN_THE_MANUAL = "(Not found in the manual pages of this machine: these are the model's own words.)"
 NOT_IN_THE_DATA = "(No line of what was piped in says so: these are the model's own words.)"
 FROM_THE_DATA = "From what was piped in:"
@@ -35,8 +43,11 @@ _MAYBE = re.compile(r"(?i)\b(?:how|what|which|explain|describe|man|manual|comman
 class Grounding:
     """One request's."""
 
-    def __init__(self, job: Job, hands: Hands, cancel: asyncio.Event) -> None:
-        self._job, self._hands, self._cancel = job, hands, cancel
+    def __init__(
+        self, job: Job, hands: Hands, cancel: asyncio.Event, translate: Callable[[], Awaitable[Thought]]
+    ) -> None:
+        """`translate` asks the model for the request as one command line."""
+        self._job, self._hands, self._cancel, self._translate = job, hands, cancel, translate
         self._looked_in_vain = False
 
     @property
@@ -55,12 +66,16 @@ class Grounding:
         job = self._job
         if job.calls or job.data is not None or job.route == "cloud" or job.backend:
             return None  # a person who names who is to think wants to hear them
-        if questions.read(job.text) is None:
+        if not _MAYBE.search(job.text) or questions.read(job.text) is None:
             return None
         entries = await asyncio.to_thread(request.entries, job.cwd, job.caller)
+        if (asked := questions.read(job.text, entries)) is None:
+            return None
         from llmos.explain import answers  # sqlite and three ways to unpack, for questions alone
 
         help_of = functools.partial(self._wait_for_help, asyncio.get_running_loop())
+        if asked.words and (how := await self._how(asked.program, help_of)) is not None:
+            return how
         try:
             quotes = await asyncio.to_thread(answers.answer, job.text, help_of, entries=entries)
         except LlmosError as error:  # a command line that cannot be taken apart is the model's to read
@@ -68,6 +83,23 @@ class Grounding:
             return None
         self._looked_in_vain = quotes == ()
         return answers.told(quotes) if quotes else None
+
+    async def _how(self, program: str, help_of: HelpOf) -> str | None:
+        """The model's command and what each of its parts does; None where it is unsure or not documented."""
+        from llmos.explain import answers
+
+        try:
+            thought = await self._translate()
+            command = thought.command or ""
+            if not command or thought.confidence < SURE or program not in command:
+                return None
+            quotes = await asyncio.to_thread(answers.taken_apart, command, help_of)
+        except Cancelled:
+            raise
+        except LlmosError as error:
+            log.info("no command for it: %s", error)
+            return None
+        return f"{command}\n{answers.told(quotes)}" if quotes else None
 
     async def reply(self, said: str) -> str:
         """The model's answer in words, or what stands where it should have looked."""

@@ -36,7 +36,7 @@ class Session(Carrying):
         super().__init__(job, hands, emit)
         self._routing = Routing(job, hands, minds, ask=self._ask_to_leave, tell=self._on_route)
         self._personal = minds.personal
-        self._grounding = Grounding(job, hands, self._cancelled)
+        self._grounding = Grounding(job, hands, self._cancelled, lambda: self._think("translate"))
         self._route = "local"
         self._thought: Thought | None = None
         self._heard = False  # a model has read what came of earlier calls

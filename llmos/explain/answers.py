@@ -66,7 +66,7 @@ def answer(
         found = [quote for name in asked.others if (quote := _summary(name, manual, help_of))]
         return tuple(found) if len(found) == len(asked.others) else ()
     if asked.command:
-        return _taken_apart(asked.command, help_of)
+        return taken_apart(asked.command, help_of)
     if asked.program and not asked.words:
         quote = _summary(asked.program, manual, help_of)
         return (quote,) if quote else None  # "what is running?" is no question about a program
@@ -122,7 +122,7 @@ def _in_page(weights: Mapping[str, float], tag: str, about: str) -> float:
     return score and score + 0.2 * covered(weights, tag) - len(about) / 2000
 
 
-def _taken_apart(text: str, help_of: HelpOf) -> tuple[Quote, ...]:
+def taken_apart(text: str, help_of: HelpOf) -> tuple[Quote, ...]:
     """Of a command line every part that something is known of; nothing unless the program itself is known."""
     parts = [part for part in command.explain(text, help_of) if part.about]
     if not any(part.kind == "program" and part.source for part in parts):

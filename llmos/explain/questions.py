@@ -56,8 +56,8 @@ _DOES = re.compile(
     r"(?:do|does|mean|means|stand\s+for|for|good for)" + _END
 )
 _IS = re.compile(
-    r"(?i)^(?:what(?:'s| is| are)|explain|describe|man|manual of|the manual page of)\s+(?:the\s+)?"
-    r"(?:command\s+|program\s+)?"
+    r"(?i)^(?:what(?:'s| is| are)|explain|describe|man|manual of|the manual page of)\s+"
+    r"(?:(?:the\s+)?(?:command|program)\s+)?"  # "what's the time?" is asked of a clock
     r"[`'\"]?(?P<name>[\w.+-]+)[`'\"]?(?:\s+command)?" + _END
 )
 _DIFFERENCE = re.compile(

@@ -544,6 +544,26 @@ def test_a_question_about_a_command_is_answered_from_its_documentation(
     assert result["timing"]["generated_tokens"] == 0  # no model was asked
 
 
+def test_how_to_do_something_is_answered_with_a_command_and_its_documentation(
+    start_daemon: Start, folder: Path
+) -> None:
+    spoken = [call("answer", text="from memory")]
+    client = start_daemon(
+        {
+            "how do I list hidden files?": {"command": "ls -a", "calls": spoken},
+            "how do I list entries swiftly?": {"command": "ls -a", "calls": spoken, "confidence": 0.5},
+            "what's the time?": {"calls": [call("answer", text="Late.")]},
+            "how do I frobnicate my gizmos?": {"command": "frobnicate --all", "calls": spoken},
+        }
+    ).connect()
+    answer = ask(client, "how do I list hidden files?", folder)["answer"]
+    assert answer.startswith("ls -a\nls: ") and "entries starting with ." in answer
+    assert "[ls(1)]" in answer or "[ls --help]" in answer
+    for unsure in ("how do I list entries swiftly?", "how do I frobnicate my gizmos?"):
+        assert not ask(client, unsure, folder)["answer"].startswith(("ls -a", "frobnicate --all"))
+    assert not (ask(client, "what's the time?", folder)["answer"] or "").startswith("time: ")
+
+
 def test_piped_data_answers_with_its_lines_and_words_of_a_model_are_marked(
     start_daemon: Start, folder: Path
 ) -> None:
