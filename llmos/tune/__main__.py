@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours = catalog.load(tool_dirs()[:1]).specs
     preparer = Preparer(source.tokenizer, (*ours, *foreign.specs()), len(ours))
     pools = preparer.pools(read_rows(options.rows), seed=settings.seed)
-    held = preparer.pools(read_rows(options.valid), shots_for=1.0)
+    held = preparer.pools(read_rows(options.valid), looked_up=1.0)
     tensors = weights.tensors(source, torch.bfloat16)
     trainee: Trainee | Whole
     if options.mode == "full":

@@ -1,8 +1,10 @@
 """Training chats put together from pools, seeded: a tool list, then turns, with the loss on the replies.
 
-The tools before each chat are another subset in another order, so that a model learns to read them and not
-to know them. Some chats are unrelated requests, some are requests about the same tools, and some carry the
-shots that a request meets when it is answered; those shots are read and not learnt.
+The tools before most chats are those that requests about them list when they are answered: the common ones,
+then what retrieval finds for each (`planner.choosing`). Before the others it is any subset in any order, with
+tools that the product does not have, so that a model learns to read the list and not to know it. Some chats
+are unrelated requests, some are requests about the same tools, and some carry the shots that a request meets
+when it is answered; those shots are read and not learnt.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from llmos.tune.pools import Ids, Pools
 
 MAX_TOKENS = 1600
 TRANSLATE_SHARE = 0.22  # of the chats; such a chat has twice the turns
-ALL_OURS = 0.6  # of the chats that list every tool of the product, as in use
+AS_IN_USE = 0.7  # of the chats, by their list of tools
+MOST_OTHERS = 24  # tools listed after the common ones, for all requests of a chat together
+MOST_ANY = 40  # of the product's, where the list is any
 SHOTS, RELATED = 0.35, 0.25  # of the chats about calls; the rest is unrelated requests
 
 
@@ -77,7 +81,7 @@ class Composer:
         wanted = int(self.rng.integers(5, 9) if kind == "shots" else self.rng.integers(10, 18))
         rows, needed, avoided = self._rows(kind, wanted)
         parts = _Parts()
-        listed = self._system(parts, needed, avoided)
+        listed = self._system(parts, rows, needed, avoided)
         for row in rows:
             if kind == "shots":
                 self._shots(parts, row, listed)
@@ -105,22 +109,34 @@ class Composer:
         order = self.rng.permutation(len(rows))
         return [rows[i] for i in order], needed, avoided
 
-    def _system(self, parts: _Parts, needed: set[int], avoided: set[int]) -> set[int]:
-        pools, rng = self.pools, self.rng
-        chosen = set(needed)
-        if rng.random() < ALL_OURS:
-            chosen |= set(range(pools.ours))
-        else:
-            chosen |= set(map(int, rng.choice(pools.ours, rng.integers(3, pools.ours), replace=False)))
-        foreign = pools.ours + rng.permutation(len(pools.line) - pools.ours)
-        more = rng.integers(0, 16) if rng.random() < 0.7 else rng.integers(16, 32)
-        chosen |= {int(tool) for tool in foreign[:more] if tool not in avoided}
-        parts.read_tools(pools, self._order(sorted(chosen)))
-        return chosen
+    def _system(self, parts: _Parts, rows: list[int], needed: set[int], avoided: set[int]) -> set[int]:
+        tools = self._as_in_use(rows, needed) if self.rng.random() < AS_IN_USE else self._any(needed)
+        foreign = [int(tool) for tool in self._foreign() if tool not in avoided and tool not in tools]
+        common = len(self.pools.common) if tools[: len(self.pools.common)] == list(self.pools.common) else 0
+        others = [*tools[common:], *foreign]
+        parts.read_tools(self.pools, [*tools[:common], *self._shuffled(others)])
+        return {*tools, *foreign}
 
-    def _order(self, tools: list[int]) -> list[int]:
-        """As in use (ours by name, then the others), or any."""
-        return tools if self.rng.random() < 0.3 else [int(t) for t in self.rng.permutation(tools)]
+    def _as_in_use(self, rows: list[int], needed: set[int]) -> list[int]:
+        """The common tools, then what requests for these rows would list, and what a row needs besides."""
+        common = list(map(int, self.pools.common))
+        near = [int(tool) for row in rows for tool in self.pools.listed[row]]
+        others = [tool for tool in dict.fromkeys([*sorted(needed), *near]) if tool not in common]
+        return [*common, *others[: max(MOST_OTHERS, len(needed))]]
+
+    def _any(self, needed: set[int]) -> list[int]:
+        ours, rng = self.pools.ours, self.rng
+        some = rng.choice(ours, rng.integers(min(3, ours), min(MOST_ANY, ours) + 1), replace=False)
+        return self._shuffled(sorted(needed | set(map(int, some))))
+
+    def _foreign(self) -> list[int]:
+        """Tools of somebody else's, among which the needed ones must be told."""
+        ours, rng = self.pools.ours, self.rng
+        most = rng.integers(0, 8) if rng.random() < 0.7 else rng.integers(8, 20)
+        return [int(tool) for tool in ours + rng.permutation(len(self.pools.line) - ours)[:most]]
+
+    def _shuffled(self, tools: list[int]) -> list[int]:
+        return [tools[int(number)] for number in self.rng.permutation(len(tools))]
 
     def _shots(self, parts: _Parts, row: int, listed: set[int]) -> None:
         near = [int(s) for s in self.pools.shots[row] if int(self.pools.shot_tool[s]) in listed]
@@ -132,12 +148,16 @@ class Composer:
 
 
 def single(pools: Pools, row: int, num_shots: int) -> Sample:
-    """A row by itself, as in use: the product's tools, those it needs, its nearest shots, the request."""
+    """A row by itself, as in use: the tools that its request lists, its nearest shots, the request.
+
+    What retrieval misses is missing, as it would be then. Tools of somebody else's are as if installed.
+    """
     parts = _Parts()
     if pools.translate[row]:
         parts.read(pools.translate_head)
     else:
-        parts.read_tools(pools, sorted({*range(pools.ours), *map(int, pools.needs[row])}))
+        foreign = [int(tool) for tool in pools.needs[row] if tool >= pools.ours]
+        parts.read_tools(pools, [*map(int, pools.common), *map(int, pools.listed[row]), *foreign])
         parts.read_shots(pools, [int(shot) for shot in pools.shots[row][:num_shots]])
     parts.read(pools.user[row])
     parts.learn(pools.reply[row])

@@ -42,7 +42,8 @@ class Pools:
     """`user[i]` and `reply[i]` are row i's turn, from the mark behind the turn before to its own end mark.
 
     `line` has each tool's line with what joins it to the next, `last` without. `needs` and `avoid` are
-    tool numbers; `shots` are worked examples near to the row, nearest first.
+    tool numbers; `shots` are worked examples near to the row, nearest first. `common` are the tools that
+    every prompt lists, `listed` those that a prompt for the row lists after them (none: not looked up).
     """
 
     head: Ids  # up to the first tool line
@@ -58,6 +59,8 @@ class Pools:
     needs: Ragged
     avoid: Ragged
     shots: Ragged
+    common: Ids
+    listed: Ragged
     translate: Ids  # 1 where the row is for `translate`
     weight: npt.NDArray[np.float32]
     ours: int  # the first so many tools are the product's own

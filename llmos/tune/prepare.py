@@ -15,11 +15,13 @@ from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import UsageError
 from llmos.messages import Think, ToolSpec
 from llmos.planner import prompt
+from llmos.planner.choosing import Chooser
 from llmos.planner.retrieval import Retriever
 from llmos.tune.pools import Ids, Pools, Ragged
 
 NUM_SHOTS = 4
-SHOTS_FOR = 0.4  # the share of rows that nearest examples are looked up for; it takes a millisecond each
+# The share of rows that is looked up as a request is (tools, nearest examples): some milliseconds each.
+LOOKED_UP = 0.25
 
 # How often a row is seen, by where it comes from: public pages name thousands of obscure programs, and
 # what was written by hand says most.
@@ -65,13 +67,14 @@ class Preparer:
         self._shot_number = {(spec.name, e.say): i for i, (spec, e) in enumerate(ranked)}
         self._examples = ranked
         self._retriever = retriever
+        self._chooser = Chooser(self.specs[:ours], retriever)
 
-    def pools(self, rows: Sequence[dict[str, Any]], *, shots_for: float = SHOTS_FOR, seed: int = 0) -> Pools:
+    def pools(self, rows: Sequence[dict[str, Any]], *, looked_up: float = LOOKED_UP, seed: int = 0) -> Pools:
         rng = np.random.default_rng(seed)
         joined = [prompt.tool_line(spec) for spec in self.specs]
-        shots = [
-            self._near(row) if row["kind"] == "call" and rng.random() < shots_for else [] for row in rows
-        ]
+        looked = [row["kind"] == "call" and rng.random() < looked_up for row in rows]
+        shots = [self._near(row) if look else [] for row, look in zip(rows, looked, strict=True)]
+        listed = [self._listed(row) if look else [] for row, look in zip(rows, looked, strict=True)]
         return Pools(
             head=self._ids(self.marks.start + prompt.SYSTEM),
             translate_head=self._ids(self.marks.start + prompt.TRANSLATE + self.marks.end_token),
@@ -86,6 +89,8 @@ class Preparer:
             needs=Ragged.of([self._needs(row) for row in rows]),
             avoid=Ragged.of([self._avoid(row) for row in rows]),
             shots=Ragged.of(shots),
+            common=np.array([self.by_name[spec.name] for spec in self._chooser.common], np.int32),
+            listed=Ragged.of(listed),
             translate=np.array([row["kind"] == "translate" for row in rows], np.int32),
             weight=np.array([WEIGHTS.get(row["source"], 1.0) for row in rows], np.float32),
             ours=self.ours,
@@ -105,6 +110,11 @@ class Preparer:
     def _near(self, row: dict[str, Any]) -> list[int]:
         found = self._retriever.nearest(row["say"], NUM_SHOTS)
         return [self._shot_number[shot.spec.name, shot.say] for shot in found]
+
+    def _listed(self, row: dict[str, Any]) -> list[int]:
+        """What a prompt for it lists after the common tools, by the code that lists them in use."""
+        chosen = self._chooser.listed(row["say"])[len(self._chooser.common) :]
+        return [self.by_name[spec.name] for spec in chosen]
 
     def _needs(self, row: dict[str, Any]) -> list[int]:
         return sorted({self.by_name[call["tool"]] for call in row.get("calls", ())})

@@ -23,7 +23,9 @@ from llmos.errors import ConfigError, ModelError
 from llmos.messages import Think, ToolSpec
 from llmos.paths import adapters_dir, tool_dirs
 from llmos.planner import prompt
+from llmos.planner.choosing import Chooser
 from llmos.planner.loop import Loop
+from llmos.planner.retrieval import Retriever
 from llmos.toolbox import catalog
 from llmos.tune.chats import Composer, Sample, single
 from llmos.tune.lora import Trainee
@@ -302,12 +304,16 @@ def test_chats_are_the_tokens_that_the_prompt_builder_makes(tiny_model: Path, tm
         name="elsewhere.go", summary="Go", parameters={"type": "object", "properties": {}}, examples=()
     )
     maker = Preparer(tokenizer, (*ours, foreign), len(ours))
-    maker.pools(ROWS, shots_for=1.0).save(tmp_path / "pools.npz")
+    maker.pools(ROWS, looked_up=1.0).save(tmp_path / "pools.npz")
     pools = Pools.load(tmp_path / "pools.npz")
     one = single(pools, 1, 2)
     shots = maker._retriever.nearest(ROWS[1]["say"], 2)
+    chooser = Chooser(ours, Retriever(ours))  # as the planner's loop has it
     chat = prompt.call_chat(
-        ours, shots, Think(id="", text=ROWS[1]["say"], data_head="x\ny\n"), prompt.PromptForm.SIGNATURES
+        chooser.listed(ROWS[1]["say"]),
+        shots,
+        Think(id="", text=ROWS[1]["say"], data_head="x\ny\n"),
+        prompt.PromptForm.SIGNATURES,
     )
     read = one.ids[~one.learnt].tolist()
     assert read == tokenizer.encode(tokenizer.render_chat(chat), special=True)
@@ -319,6 +325,7 @@ def test_chats_are_the_tokens_that_the_prompt_builder_makes(tiny_model: Path, tm
         assert set(chat_made.ids.tolist()) <= known
         assert not ("elsewhere.go" in text and "数一数" in text)
         assert chat_made.learnt.any() and chat_made.ids[0] == pools.head[0]
+        assert text.split("<|im_end|>")[0].count("\n") < 75, "not every tool is listed"
 
 
 @pytest.mark.weights
