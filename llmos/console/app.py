@@ -27,9 +27,18 @@ from llmos import paths
 from llmos.console import listings, render, safetext, screen, welcome
 from llmos.console.completer import ShellCompleter
 from llmos.console.consent import SHELL_TOOL
-from llmos.console.jobs import Job, Jobs
+from llmos.console.jobs import Job, Jobs, told
 from llmos.console.names import listed
-from llmos.console.promptline import exported, is_folder, key_bindings, open_history, toolbar, unquoted
+from llmos.console.promptline import (
+    check_needs_no_terminal,
+    exported,
+    is_folder,
+    key_bindings,
+    meant,
+    open_history,
+    toolbar,
+    unquoted,
+)
 from llmos.console.words import tr
 from llmos.errors import LlmosError, UsageError
 
@@ -130,8 +139,10 @@ class Shell:
             self._change_folder(rest.strip())
         elif name in self._slash:
             self._slash[name](rest.strip())
+        elif line in ("help", "?"):
+            self._help("")
         elif name.startswith("/") and "/" not in name[1:] and not Path(name).exists():
-            raise UsageError(f"there is no {name}", "See: /help")
+            raise UsageError(f"there is no {name}", meant(name, self._slash))
         else:
             self._words("ask", line)
 
@@ -147,6 +158,7 @@ class Shell:
     def _run_command(self, command: str) -> None:
         if not command:
             raise UsageError("! needs a command after it", "For instance: !ls -l")
+        check_needs_no_terminal(command)
         command = exported(self._variables) + command
         self._actions.request("call", {"tool": SHELL_TOOL, "args": {self._command_argument(): command}})
 
@@ -175,7 +187,7 @@ class Shell:
             none = tr("nothing is or was in the background")
             raise UsageError(none, "Send something there: list the files here &")
         for job in found:
-            self._show(f"[{job.number}] {tr(job.state)}: {safetext.one_line(job.text)}\n")
+            self._show(told(job))
             if number:
                 self._show_job(job)
 
@@ -201,7 +213,7 @@ class Shell:
         while self._news:
             screen.write(sys.stderr, self._news.pop(0))
         for job in self._jobs.news():
-            self._show(f"[{job.number}] {tr(job.state)}: {safetext.one_line(job.text)}\n")
+            self._show(told(job))
             self._show_job(job)
 
     def _change_folder(self, folder: str) -> None:
@@ -210,7 +222,8 @@ class Shell:
         try:
             os.chdir(Path(unquoted(target)).expanduser())
         except (OSError, RuntimeError) as error:
-            raise UsageError(f"cannot go to {target}: {error}", "See what is there: !ls") from error
+            why = getattr(error, "strerror", None) or error
+            raise UsageError(f"cannot go to {target}: {why}", "See what is there: !ls") from error
         self._previous = here
 
     def _tools(self, name: str) -> None:

@@ -13,6 +13,7 @@ import os
 import select
 import sys
 import termios
+import time
 import tty
 from typing import Any, TextIO
 
@@ -24,6 +25,9 @@ JsonObject = dict[str, Any]
 
 SHELL_TOOL = "shell.run"
 UNDO_TOOL = "undo"
+_BURST_S = 0.02  # nobody presses two keys within it
+_QUIET_S = 0.7
+_NO_KEY = "\0"
 _DECISIONS = {"y": "yes", "n": "no", "a": "always", "v": "never"}
 
 
@@ -102,7 +106,7 @@ class Asker:
         return self._one_of("ynexav?", asked, interrupts)
 
     def _one_of(self, keys: str, asked: str, interrupts: Interrupts) -> str | None:
-        """One of these keys; others are passed over, end of input is a no."""
+        """One of these keys; end of input is a no. Who types something else is not answering: let pass."""
         key = _read_key(self._terminal, interrupts, lambda: self._say(asked))
         while key is not None:
             if key in ("\x04", ""):
@@ -110,7 +114,9 @@ class Asker:
             if key.lower() in keys:
                 self._say(key.lower() + "\n")
                 return key.lower()
-            key = _read_key(self._terminal, interrupts, None)
+            if not _quiet(self._terminal, interrupts):
+                break
+            key = _read_key(self._terminal, interrupts, lambda: self._say(f"\n{asked}"))
         self._say("\n")
         return None
 
@@ -178,7 +184,30 @@ def _read_key(terminal: int, interrupts: Interrupts, ask: Any) -> str | None:
         while interrupts.count == seen:
             ready, _, _ = select.select([terminal, interrupts.fileno()], [], [])
             if terminal in ready:
-                return os.read(terminal, 1).decode("latin-1")
+                time.sleep(_BURST_S)
+                return _one_key(os.read(terminal, 4096).decode("latin-1"))
         return None
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, old)
+
+
+def _one_key(come: str) -> str:
+    """A key, with or without Enter. What comes in one go besides was pasted, and answers nothing."""
+    key = come.rstrip("\r\n") or come[:1]
+    return key if len(key) <= 1 else _NO_KEY
+
+
+def _quiet(terminal: int, interrupts: Interrupts) -> bool:
+    """Wait until nothing is typed any more, and forget what was; False where Ctrl-C came."""
+    old, seen = termios.tcgetattr(terminal), interrupts.count
+    tty.setcbreak(terminal, termios.TCSANOW)
+    try:
+        while interrupts.count == seen:
+            ready, _, _ = select.select([terminal, interrupts.fileno()], [], [], _QUIET_S)
+            if terminal not in ready:
+                break
+            if not os.read(terminal, 4096):
+                break
+        return interrupts.count == seen
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, old)

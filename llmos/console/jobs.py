@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llmos.console import safetext
+from llmos.console.words import tr
 from llmos.errors import LlmosError
 
 JsonObject = dict[str, Any]
@@ -88,3 +90,8 @@ class Jobs:
         item = found.get("item") or {}
         job.item = str(item.get("id") if isinstance(item, dict) else item) if item else ""
         job.result = found.get("result") or {}
+
+
+def told(job: Job) -> str:
+    """A line about it."""
+    return f"[{job.number}] {tr(job.state).replace('_', ' ')}: {safetext.one_line(job.text)}\n"

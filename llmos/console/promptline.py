@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from llmos import paths
 from llmos.console import safetext
 from llmos.console.words import tr
-from llmos.errors import LlmosError
+from llmos.errors import LlmosError, UsageError
 
 JsonObject = dict[str, Any]
+
+_WANT_A_TERMINAL = frozenset(
+    {"vi", "vim", "nvim", "nano", "emacs", "micro", "mc", "htop", "btop", "tmux", "screen"}
+)
 
 
 def key_bindings() -> KeyBindings:
@@ -75,3 +80,17 @@ def is_folder(text: str) -> bool:
     """Does `cd TEXT` name one place? Several words are a folder only if it exists; else it is a sentence."""
     text = unquoted(text.strip())
     return " " not in text or os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 - never raises
+
+
+def check_needs_no_terminal(command: str) -> None:
+    """Raises UsageError for a program that would wait for keys which nobody can press."""
+    if (name := command.split(maxsplit=1)[0]) in _WANT_A_TERMINAL:
+        raise UsageError(
+            f"{name} wants a terminal of its own, which a command in the sandbox has not",
+            "Run it in another terminal. To look at a file: !cat FILE; at the machine: llmos top",
+        )
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"Did you mean {near[0]}?" if near else "See: /help"

@@ -39,7 +39,8 @@ MEASURED = {
     "docker.image.list": "the Docker Engine's API",
     "docker.disk": "the Docker Engine's API",
 }
-SAID_NO = "You said no, so it was not run."  # as the broker says it
+# As the broker says it.
+SAID_NO = ("You said no, so it was not run.", "You said no, so nothing was taken back.")
 EVERYTHING = 100_000  # lines
 _MAX_SHOWN = 12  # paths of one effect in a prompt; the rest is counted, and `x` shows all
 _VERDICT_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
@@ -201,6 +202,8 @@ def result(
         shown_err += "" if index in streamed else _lines(err.text(str(call.get("stderr") or "")))
         shown_err += call_trouble(call, err) + changed_line(call, err)
     answer = str(result.get("answer") or "")
+    if answer in SAID_NO and len(result.get("calls") or ()) == 1:
+        shown_err = ""  # what it was stands above, in the question
     if result.get("status") not in ("done", "needs_input"):
         answer = words.told(answer)
     if result.get("status") in ("done", "needs_input"):
@@ -250,8 +253,10 @@ NOTES = {
 
 
 def status_note(result: JsonObject, look: Look) -> str:
-    if result.get("answer") == SAID_NO:
+    if result.get("answer") in SAID_NO:
         return ""  # by a person, who need not be told how to say yes
+    if result.get("status") == "not_understood" and result.get("answer"):
+        return ""  # which says so, and what to do
     note = NOTES.get(str(result.get("status")), "")
     return look.style("yellow", tr(note)) + "\n" if note else ""
 

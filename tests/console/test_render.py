@@ -186,5 +186,5 @@ def test_facts_say_where_they_were_measured() -> None:
 
 def test_who_said_no_is_not_told_how_to_say_yes() -> None:
     call = {"tool": "shell.run", "args": {"command": "rm x"}, "verdict": "ask", "exit_code": None}
-    result = finished(call, status="needs_approval", answer=render.SAID_NO)
+    result = finished(call, status="needs_approval", answer=render.SAID_NO[0])
     assert "--yes" not in render.result(result, PIPE, PIPE).err

@@ -113,7 +113,9 @@ def test_explain_and_help_come_before_the_answer(open_terminal: Open, short_dir:
         assert "programs  /usr/bin/rm" in terminal.wait("exactly this command in the sandbox")
         terminal.keys("?")
         terminal.wait("what you write is judged anew")
-        terminal.keys("q", "y")
+        terminal.keys("q")
+        time.sleep(1.0)  # what is typed while somebody types is let pass
+        terminal.keys("y")
         terminal.wait("decision yes")
 
 
@@ -164,6 +166,7 @@ def test_a_hostile_command_is_shown_for_what_it_is(open_terminal: Open, short_di
         terminal = open_terminal("delete the old log")
         assert "rm -rf ~^[[2K^[[1Gls\\u202e" in terminal.wait("[y]es")
         terminal.keys("n")
+        terminal.wait("exit:")
 
 
 def test_the_status_line_comes_and_goes_and_ctrl_c_cancels(open_terminal: Open, short_dir: Path) -> None:
@@ -312,6 +315,7 @@ def test_ctrl_c_ends_the_request_and_not_the_shell(open_terminal: Open, short_di
 def test_the_shell_outlives_a_daemon_that_is_away(open_terminal: Open, short_dir: Path) -> None:
     terminal = open_terminal()
     terminal.wait("no llmos daemon answers")
+    terminal.wait_still()  # it is told above a prompt that stands there already
     terminal.type("list the files")
     terminal.wait("» list the files")
     with serving(short_dir / "s", shell_methods(ask=echo)):
@@ -379,3 +383,21 @@ open("/proc/self/comm", "w").write("test-a-name")
 print(flush=True)
 time.sleep(60)
 """
+
+
+def test_a_sentence_typed_or_pasted_at_a_question_answers_nothing(
+    open_terminal: Open, short_dir: Path
+) -> None:
+    """`!cat x` has an `a` in it, which would be always."""
+    with serving(short_dir / "s", methods(ask=asks)):
+        terminal = open_terminal("delete the old log")
+        terminal.wait("[y]es")
+        terminal.type("!cat x", enter=False)
+        for key in ("m", "a", "y"):
+            terminal.keys(key)
+            time.sleep(0.2)
+        terminal.type("yes, always\nyes")
+        time.sleep(1.5)
+        assert "decision" not in terminal.screen()
+        terminal.type("y")
+        terminal.wait("decision yes")
