@@ -103,6 +103,7 @@ class Engine:
         *,
         max_tokens: int,
         fixed_tokens: int = 0,
+        hints: Sequence[Sequence[int]] = (),
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         stop: tuple[str, ...] = (),
         constraint: Constraint | None = None,
@@ -112,6 +113,7 @@ class Engine:
         """Continue `prompt_ids` by at most `max_tokens`.
 
         The prompt's first `fixed_tokens` are kept on disk for the next process; they must not be a secret.
+        `hints` are tokens that the reply may contain: they cost or save time and change nothing else.
         Ends at an end-of-turn token, a stop string, the constraint's end, `max_tokens`, or `cancel` (looked
         at before every token). Raises UsageError when prompt and `max_tokens` exceed the context.
         """
@@ -134,7 +136,7 @@ class Engine:
             cancel=cancel or threading.Event(),
             output=Output(self.tokenizer.streamer(), stop, on_text),
             # Where reading several tokens is not bit for bit reading each, a guess could change the choice.
-            lookup=Lookup(prompt_ids) if self.model.exact and self.guessing else None,
+            lookup=Lookup(prompt_ids, hints) if self.model.exact and self.guessing else None,
         )
         try:
             return decoder.run(prompt_ids)

@@ -21,7 +21,7 @@ from llmos.engine.generate import Generation
 from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
 from llmos.errors import Cancelled, NotUnderstood, TooLong, UsageError
 from llmos.messages import Think, Thought, Timing, ToolCall, ToolSpec
-from llmos.planner import prompt
+from llmos.planner import hints, prompt
 from llmos.planner.choosing import Chooser
 from llmos.planner.copying import Copies
 from llmos.planner.retrieval import Retriever, Shot
@@ -108,7 +108,8 @@ class Loop:
         named = {call.tool for worked in think.examples for call in worked.calls} if own else set()
         listed = self._chooser.listed(think.text, also=named)
         ids = self._encode(prompt.call_chat(listed, shots, think, self._form, own=own), shots)
-        return self._generate(ids, self._calls, cancel, AnswerText(on_text))
+        likely = hints.tokens(self._engine.tokenizer.encode, self._retriever, think.text, ids[-2:])
+        return self._generate(ids, self._calls, cancel, AnswerText(on_text), likely)
 
     def _own(self, think: Think) -> list[tuple[str, str]]:
         """The person's own examples as turns, those that the tools in force can still write."""
@@ -147,12 +148,14 @@ class Loop:
         constraint: CallConstraint | LineConstraint,
         cancel: threading.Event,
         on_text: OnText | None,
+        likely: Sequence[Sequence[int]] = (),
     ) -> Generation:
         constraint.restart()
         generation = self._engine.generate(
             ids,
             max_tokens=self._max_reply_tokens,
             fixed_tokens=common_prefix(self._fixed, ids),
+            hints=likely,
             constraint=constraint,
             cancel=cancel,
             on_text=on_text,

@@ -7,7 +7,9 @@ schema (or one line of text). llmos writes JSON without blanks, llama.cpp may ch
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llmos.engine.tokenizer import Tokenizer
@@ -19,6 +21,7 @@ from llmos.planner.retrieval import Retriever
 from llmos.toolbox import catalog
 
 MAX_REPLY_TOKENS = 96
+CASES = Path(__file__).parent / "understand" / "cases.toml"
 ENTRIES = ("access.log", "config.yaml", "notes.txt", "old.log", "photos/", "src/", "util.py")
 
 
@@ -26,9 +29,9 @@ def specs() -> tuple[ToolSpec, ...]:
     return catalog.load(tool_dirs()[:1]).specs
 
 
-def requests(tools: Sequence[ToolSpec], count: int) -> list[str]:
-    """Example sentences of the manifests, spread evenly over all of them."""
-    says = [example.say for spec in tools for example in spec.examples[:2]]
+def requests(count: int) -> list[str]:
+    """Sentences that stand in no manifest, spread evenly over those of `bench.understand`."""
+    says = [case["say"] for case in tomllib.loads(CASES.read_text(encoding="utf-8"))["cases"]]
     return says[:: max(1, len(says) // count)][:count]
 
 

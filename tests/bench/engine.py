@@ -8,7 +8,8 @@ how many times as fast llmos is. Nothing is judged.
 
 A call is a request's prompt read and a tool call written under a grammar (`bench.calls`), each engine keeping
 what it has read of the prompt before, as they all do when they serve; transformers has no grammar and is left
-out there. `--calls 60` takes minutes.
+out there. llmos guesses by the manifests' examples, and the requests stand in none of them. `--calls 60`
+takes minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +44,7 @@ class Peer(Protocol):
     def decode(self, ids: list[int], count: int) -> tuple[float, float]:
         """Greedy, from an empty cache: (seconds to the first token, seconds of `count` - 1 further ones)."""
 
-    def call(self, ids: list[int]) -> str:
+    def call(self, ids: list[int], say: str) -> str:
         """One tool call under the grammar, with what is still known of earlier prompts."""
 
 
@@ -73,9 +75,20 @@ class Llmos:
 
         return CallConstraint(self.engine.tokenizer, calls.specs(), max_calls=1)
 
-    def call(self, ids: list[int]) -> str:
+    @cached_property
+    def retriever(self) -> Any:
+        from llmos.planner.retrieval import Retriever
+
+        return Retriever(calls.specs())
+
+    def call(self, ids: list[int], say: str) -> str:
+        from llmos.planner import hints
+
         self.constraint.restart()
-        done = self.engine.generate(ids, max_tokens=calls.MAX_REPLY_TOKENS, constraint=self.constraint)
+        likely = hints.tokens(self.engine.tokenizer.encode, self.retriever, say, ids[-2:])
+        done = self.engine.generate(
+            ids, max_tokens=calls.MAX_REPLY_TOKENS, constraint=self.constraint, hints=likely
+        )
         return done.text
 
 
@@ -106,7 +119,7 @@ class Transformers:
             int(token)
         return read - began, time.perf_counter() - read
 
-    def call(self, ids: list[int]) -> str:
+    def call(self, ids: list[int], say: str) -> str:
         raise NotImplementedError("transformers has no grammar")
 
 
@@ -137,7 +150,7 @@ class LlamaCpp:
 
         return LlamaGrammar.from_string(calls.gbnf(calls.specs()), verbose=False)
 
-    def call(self, ids: list[int]) -> str:
+    def call(self, ids: list[int], say: str) -> str:
         done = self.model.create_completion(
             ids, max_tokens=calls.MAX_REPLY_TOKENS, temperature=0.0, grammar=self.grammar
         )
@@ -155,7 +168,7 @@ PEERS: dict[str, tuple[type[Any], str]] = {
 
 
 def serve(name: str, file: Path, threads: int, context: int) -> None:
-    """Load, say so, then answer each line `{"ids", "count"}` with two times, `{"ids"}` with a call."""
+    """Load, say so, then answer each line `{"ids", "count"}` with two times, `{"ids", "say"}` with a call."""
     began = time.perf_counter()
     peer: Peer = PEERS[name][0](file, threads, context)
     _say({"load_s": time.perf_counter() - began, "numbers": peer.numbers})
@@ -163,7 +176,7 @@ def serve(name: str, file: Path, threads: int, context: int) -> None:
         wanted = json.loads(line)
         if "count" not in wanted:
             began = time.perf_counter()
-            text = peer.call(wanted["ids"])
+            text = peer.call(**wanted)
             _say({"call_s": time.perf_counter() - began, "text": text})
             continue
         prefill_s, decode_s = peer.decode(**wanted)
@@ -211,7 +224,14 @@ class Server:
 
 
 def compare(
-    file: Path, *, threads: int, prompt_tokens: int, count: int, rounds: int, num_calls: int
+    file: Path,
+    *,
+    threads: int,
+    prompt_tokens: int,
+    count: int,
+    rounds: int,
+    num_calls: int,
+    without: Sequence[str] = (),
 ) -> list[dict[str, Value]]:
     from llmos.engine.weights import open_source
 
@@ -219,9 +239,10 @@ def compare(
 
     tokenizer = open_source(file).tokenizer
     ids = tokenizer.encode(SENTENCE * (prompt_tokens // 8))[:prompt_tokens]
-    asked = calls.prompts(tokenizer, tools, calls.requests(tools, num_calls + 1))
-    context = max(prompt_tokens + count, *(len(one) + calls.MAX_REPLY_TOKENS for one in asked)) + 8
-    names = [name for name, (_, module) in PEERS.items() if find_spec(module) is not None]
+    says = calls.requests(num_calls + 1)
+    asked = dict(zip(says, calls.prompts(tokenizer, tools, says), strict=True))
+    context = max(prompt_tokens + count, *(len(one) + calls.MAX_REPLY_TOKENS for one in asked.values())) + 8
+    names = [name for name, (_, module) in PEERS.items() if find_spec(module) and name not in without]
     with tempfile.TemporaryDirectory() as folder:
         first = Server("llmos", file, threads, context, Path(folder))  # unpacks and keeps the loaded form
         first.close()
@@ -240,12 +261,12 @@ def compare(
     return [row | _ratios(row, rows[0]) | _call_row(row, call_s) for row in rows] + _left_out(names)
 
 
-def _calls(servers: dict[str, Server], asked: list[list[int]]) -> dict[str, list[float]]:
+def _calls(servers: dict[str, Server], asked: dict[str, list[int]]) -> dict[str, list[float]]:
     """Seconds of each call but the first, which warms up."""
     taken: dict[str, list[float]] = {name: [] for name in servers}
-    for number, ids in enumerate(asked):
+    for number, (say, ids) in enumerate(asked.items()):
         for name, server in servers.items():
-            answer = server.ask(ids=ids)
+            answer = server.ask(ids=ids, say=say)
             if number:
                 taken[name].append(answer["call_s"])
     return taken
@@ -257,9 +278,14 @@ def _call_row(row: dict[str, Value], call_s: dict[str, list[float]]) -> dict[str
         return {}
     return {
         "call_s": statistics.median(own),
-        "call_p95_s": sorted(own)[int(0.95 * (len(own) - 1))],
+        "call_p95_s": _p95(own),
         "x_call": statistics.median(own) / statistics.median(base),
+        "x_call_p95": _p95(own) / _p95(base),
     }
+
+
+def _p95(values: list[float]) -> float:
+    return sorted(values)[int(0.95 * (len(values) - 1))]
 
 
 def _row(
@@ -285,7 +311,7 @@ def _ratios(row: dict[str, Value], base: dict[str, Value]) -> dict[str, Value]:
 
 
 def _left_out(names: list[str]) -> list[dict[str, Value]]:
-    return [{"engine": name, "numbers": "not installed: left out"} for name in PEERS if name not in names]
+    return [{"engine": name, "numbers": "left out"} for name in PEERS if name not in names]
 
 
 def main() -> None:
@@ -294,6 +320,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a short prompt, one round")
     parser.add_argument("--calls", type=int, default=10, help="requests that become calls")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--without", choices=PEERS, action="append", default=[], help="a peer to leave out")
     parser.add_argument("--serve", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--context", type=int, default=512, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -308,7 +335,7 @@ def main() -> None:
     sizes = {"prompt_tokens": 64, "count": 16, "rounds": 1, "num_calls": options.calls}
     if not options.quick:
         sizes |= {"prompt_tokens": 256, "count": 64, "rounds": 5}
-    rows = compare(file, threads=threads, **sizes)
+    rows = compare(file, threads=threads, without=options.without, **sizes)
     report("engine", rows, {"model": file.name, "threads": threads, **sizes})
 
 

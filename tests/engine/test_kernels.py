@@ -20,9 +20,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from llmos.engine.engine import Engine
 from llmos.engine.groups import GROUP, Grouped, Kind, pack
 from llmos.engine.model import ModelConfig, Transformer
 from llmos.engine.packed import PackedTransformer, fits
+from tests.bench import calls, guesses
 
 MEDIAN_BOUND, MEAN_BOUND = 1e-5, 5e-3
 
@@ -176,3 +178,16 @@ def test_a_library_that_others_could_change_is_not_loaded(tmp_path: Path) -> Non
     made.rename(tmp_path / "elsewhere.so")
     made.symlink_to(tmp_path / "elsewhere.so")
     assert refused()
+
+
+@pytest.mark.weights
+def test_guesses_change_no_reply(tiny_model: Path) -> None:
+    """A sample of what `python -m tests.bench.guesses` does at length: to the last bit of a confidence."""
+    wanted = ("ask", "file.copy", "file.delete", "file.find")
+    tools = [spec for spec in calls.specs() if spec.name in wanted]
+    engine = Engine.load(tiny_model, dtype="packed", context_tokens=1024)
+    pair = guesses.Pair(engine, tools, None)
+    for say in ("copy notes.txt to b.txt", "find *.py", "delete it"):
+        with_guesses, without = pair.replies(say)
+        assert with_guesses == without
+        assert without.num_tokens > 0

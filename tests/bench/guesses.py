@@ -1,0 +1,116 @@
+"""Whether guessing changes a reply: `python -m tests.bench.guesses [--count N] [--minutes M] [--done FILE]`.
+
+Each request is thought about twice, with guesses and without, each way with caches of its own, so that what
+was read in many rows at once is compared with what was read without them. The same calls, the same number of
+tokens and the same confidence to the last bit count as identical; what differs is listed. The requests are
+those of `bench.understand` and the manifests' examples. With `--done` a run that was ended goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmos.engine import adapter as adapters
+from llmos.engine import store
+from llmos.engine.adapter import Adapter
+from llmos.engine.engine import Engine
+from llmos.errors import LlmosError
+from llmos.messages import Think, ToolSpec
+from llmos.planner.loop import Loop
+from tests.bench import calls
+from tests.bench.report import report
+
+CONTEXT_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """All that a person could tell two replies apart by, and how likely each choice was."""
+
+    calls: str
+    confidence: float
+    num_tokens: int
+
+
+class Pair:
+    """One model behind two loops that share nothing else."""
+
+    def __init__(self, base: Engine, tools: Sequence[ToolSpec], adapter: Adapter | None) -> None:
+        self._loops = [_loop(base, tools, adapter, guessing=guessing) for guessing in (True, False)]
+
+    def replies(self, say: str) -> tuple[Reply, Reply]:
+        with_guesses, without = (_reply(loop, say) for loop in self._loops)
+        return with_guesses, without
+
+
+def _loop(base: Engine, tools: Sequence[ToolSpec], adapter: Adapter | None, *, guessing: bool) -> Loop:
+    engine = Engine(base.name, base.model, base.tokenizer, base.context_tokens)
+    engine.guessing = guessing
+    loop = Loop(engine, context_tokens=base.context_tokens, adapter=adapter)
+    loop.teach(tools)
+    return loop
+
+
+def _reply(loop: Loop, say: str) -> Reply:
+    think = Think(id="bench", text=say, entries=calls.ENTRIES)
+    try:
+        thought = loop.think(think, cancel=threading.Event(), on_text=lambda text: None)
+    except LlmosError as error:
+        return Reply(str(error), 0.0, 0)
+    said = json.dumps([call.model_dump() for call in thought.calls])
+    return Reply(said, thought.confidence, thought.timing.generated_tokens)
+
+
+def requests(tools: Sequence[ToolSpec]) -> list[str]:
+    examples = [example.say for spec in tools for example in spec.examples]
+    return list(dict.fromkeys([*calls.requests(1000), *examples]))
+
+
+def _results(
+    pair: Pair, says: Sequence[str], minutes: float, done: Path | None
+) -> Iterator[tuple[str, bool]]:
+    """Each request and whether its replies were identical, those of an earlier run first."""
+    known = dict(map(json.loads, done.read_text().splitlines())) if done and done.exists() else {}
+    yield from ((say, known[say]) for say in says if say in known)
+    end = time.monotonic() + 60 * minutes
+    for say in says:
+        if say in known:
+            continue
+        if time.monotonic() > end:
+            return
+        with_guesses, without = pair.replies(say)
+        same = with_guesses == without
+        if done:
+            with done.open("a") as file:
+                file.write(json.dumps([say, same]) + "\n")
+        yield say, same
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="default", help="a name, a GGUF file")
+    parser.add_argument("--count", type=int, default=500, help="requests")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--done", type=Path, help="where results are kept, to go on later")
+    options = parser.parse_args()
+    tools = calls.specs()
+    sha256 = store.sha256_of(options.model)
+    adapter = adapters.find(sha256) if sha256 else None
+    engine = Engine.load(
+        store.resolve(options.model), dtype="auto", context_tokens=CONTEXT_TOKENS, adapter=adapter
+    )
+    pair = Pair(engine, tools, adapter)
+    results = dict(_results(pair, requests(tools)[: options.count], options.minutes, options.done))
+    different = [say for say, same in results.items() if not same]
+    row = {"requests": len(results), "identical": sum(results.values()), "different": "; ".join(different)}
+    report("guesses", [row], {"model": engine.name, "weights": engine.form, "adapter": bool(adapter)})
+
+
+if __name__ == "__main__":
+    main()
