@@ -1,6 +1,7 @@
 """Train an adapter for a model on rows made by `llmos tune data`.
 
     llmos tune train --rows train.jsonl --valid valid.jsonl --out adapters/NAME --max-seconds 3600
+    llmos tune train … --launch torchrun --processes 4 --accumulate 4
 
 Everything is done here: rows to tokens, training (a GPU is used where torch sees one), and the adapter with
 its card. A run that was killed goes on where it last wrote its state. What the tools are is read from the
@@ -19,14 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from llmos.engine import store, weights
 from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
+from llmos.engine.source import Source
 from llmos.errors import UsageError
 from llmos.paths import tool_dirs
 from llmos.planner.prompt import PromptForm
 from llmos.toolbox import catalog
-from llmos.tune import folders
+from llmos.tune import folders, launch
 from llmos.tune import options as tune_options
 from llmos.tune.chats import Composer, Sample, single
 from llmos.tune.data import foreign
@@ -35,6 +38,7 @@ from llmos.tune.network import Whole
 from llmos.tune.pools import Pools
 from llmos.tune.prepare import Preparer, read_rows
 from llmos.tune.train import Run
+from llmos.tune.world import World, joined
 
 _POSITIONS = 1 << 15
 
@@ -55,6 +59,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alpha", type=float, default=64)
     parser.add_argument("--judged", type=int, default=300, help="validation rows of each kind")
     tune_options.add_settings(parser)
+    tune_options.add_memory(parser)
+    launch.add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -69,14 +75,13 @@ def validation(pools: Pools, judged: int) -> dict[str, list[Sample]]:
     }
 
 
-def _write(folder: Path, trainee: Trainee, sha256: str, title: str) -> None:
+def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], info: store.Info) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = trainee.lora.tensors().items()
     file = folder / WEIGHTS_FILE
-    save_file({name: tensor.to(torch.bfloat16).contiguous().cpu() for name, tensor in tensors}, file)
+    save_file({name: t.to(torch.bfloat16).contiguous().cpu() for name, t in tensors.items()}, file)
     card: dict[str, Any] = {
-        "base": title,
-        "base_sha256": sha256,
+        "base": info.card.title,
+        "base_sha256": info.card.sha256,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "rank": trainee.lora.rank,
         "alpha": trainee.lora.alpha,
@@ -92,31 +97,38 @@ def _write(folder: Path, trainee: Trainee, sha256: str, title: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = _options(argv)
-    settings = tune_options.settings(options)
-    if not (settings.max_seconds or settings.max_steps):
-        sys.exit("give --max-seconds or --max-steps")
-    torch.manual_seed(settings.seed)
-    device = tune_options.device()
-    info = store.show(options.model)
-    if options.mode == "lora" and not info.card.sha256:
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _options(words)
+    _check(options)
+    if launch.wanted(options):
+        return launch.run(["-m", "llmos", "tune", "train", *words], options)
+    with joined(sharded=options.fsdp) as world:
+        return _learn(options, world)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not (options.max_seconds or options.max_steps):
+        raise UsageError("a run needs an end", "Give --max-seconds or --max-steps.")
+    for file in (options.rows, options.valid):
+        if not file.is_file():
+            raise UsageError(f"{file} is not there", "Rows are made by `llmos tune data`.")
+    if options.mode == "lora" and not store.show(options.model).card.sha256:
         raise UsageError(
             f"{options.model} is a folder, and adapters belong to one weights file, known by its SHA-256",
             "Train all of it with --mode full, or name a model of `llmos model list`.",
         )
+
+
+def _learn(options: argparse.Namespace, world: World) -> int:
+    settings = tune_options.settings(options)
+    torch.manual_seed(settings.seed)
+    device = tune_options.device()
     source = weights.open_source(store.resolve(options.model))
     ours = catalog.load(tool_dirs()[:1]).specs
     preparer = Preparer(source.tokenizer, (*ours, *foreign.specs()), len(ours))
     pools = preparer.pools(read_rows(options.rows), seed=settings.seed)
     held = preparer.pools(read_rows(options.valid), looked_up=1.0)
-    tensors = weights.tensors(source, torch.bfloat16)
-    trainee: Trainee | Whole
-    if options.mode == "full":
-        trainee = Whole(source.config, tensors, positions=_POSITIONS, mixed=device.type == "cuda")
-    else:
-        trainee = Trainee(
-            source.config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS
-        )
+    trainee = _trainee(options, source, device)
     run = Run(
         trainee.to_device(device),
         iter(Composer(pools, seed=settings.seed)),
@@ -125,14 +137,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder=options.out / "state",
         validation=validation(held, options.judged),
         on_progress=lambda line: print(line, flush=True),  # noqa: T201
+        world=world,
     )
     curve = run.go()
+    tensors = (trainee.lora if isinstance(trainee, Trainee) else trainee).tensors()
+    if not world.leads:
+        return 0
     if isinstance(trainee, Trainee):
-        _write(options.out, trainee, info.card.sha256, info.card.title)
+        _write(options.out, trainee, tensors, store.show(options.model))
     else:
-        folders.save_like(options.out, trainee.config, trainee.tensors(), source.tokenizer)
+        folders.save_like(options.out, trainee.config, tensors, source.tokenizer)
     curve.write(options.out)
     return 0
+
+
+def _trainee(options: argparse.Namespace, source: Source, device: torch.device) -> Trainee | Whole:
+    config, tensors = source.config, weights.tensors(source, torch.bfloat16)
+    made: Trainee | Whole
+    if options.mode == "full":
+        made = Whole(config, tensors, positions=_POSITIONS, mixed=device.type == "cuda")
+    else:
+        made = Trainee(config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS)
+    made.recomputed = options.activation_checkpointing
+    return made
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llmos.engine.adapter import merged
 from llmos.engine.model import ModelConfig
-from llmos.tune.network import Network
+from llmos.tune.network import Network, gathered
 
 TARGETS = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
 
@@ -49,7 +49,7 @@ class LowRank(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """As they are stored: `NAME.a` and `NAME.b`."""
         pairs = zip(self.names, self.low, self.high, strict=True)
-        return {f"{name}.{key}": t.detach() for name, a, b in pairs for key, t in (("a", a), ("b", b))}
+        return {f"{name}.{key}": gathered(t) for name, a, b in pairs for key, t in (("a", a), ("b", b))}
 
 
 class _MergedLinear(torch.autograd.Function):

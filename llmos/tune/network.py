@@ -5,12 +5,13 @@ mask is needed. Logits are made only for places that a loss is taken of. Familie
 output norms or windows (Qwen3, Gemma) are not trained here.
 
 `Network` is frozen; what learns is added by who derives from it: low-rank additions (`lora.Trainee`) or all
-of the tensors (`Whole`).
+of the tensors (`Whole`). With `recomputed`, a block keeps its input alone and is computed again in the
+backward pass (activation checkpointing): the same gradients, less memory, about a third more work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llmos.engine.model import ModelConfig, Rope
 from llmos.errors import ModelError
@@ -55,6 +57,7 @@ class Network(nn.Module):
                 "Use a Qwen2, Qwen2.5, Llama or SmolLM2 model.",
             )
         self.config = config
+        self.recomputed = False
         self._frozen = tensors
         self._rope = Rope(config, config.rope_theta, config.rope_factors, positions)
 
@@ -81,8 +84,15 @@ class Network(nn.Module):
         rope = self._rope.at(positions, x.dtype)
         seen = [x]
         for layer in range(self.config.num_layers):
-            seen.append(self._block(seen[-1], rope, f"blocks.{layer}"))
+            seen.append(self._through(layer, seen[-1], rope))
         return seen
+
+    def _through(self, layer: int, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        name = f"blocks.{layer}"
+        if not (self.recomputed and torch.is_grad_enabled()):
+            return self._block(x, rope, name)
+        again: Tensor = checkpoint(self._block, x, rope, name, use_reentrant=False)
+        return again
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weight("embedding.weight" if self.config.tied else "head.weight"))
@@ -127,6 +137,39 @@ class Network(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight(f"{name}.weight"), self.config.rms_eps)
 
 
+class Part(nn.Module):
+    """Weights needed together: where they are spread over processes, they are gathered for a call."""
+
+    def forward(self, work: Callable[..., Tensor], *args: Any) -> Tensor:
+        return work(*args)
+
+
+class Weights(nn.Module):
+    """Every tensor of a model, by the engine's names: a part for each block, and one for all others."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], num_layers: int) -> None:
+        super().__init__()
+        self.names = tuple(tensors)
+        self.blocks = nn.ModuleList(Part() for _ in range(num_layers))
+        self.rest = Part()
+        for name, tensor in tensors.items():
+            part, key = self._place(name)
+            part.register_parameter(key, nn.Parameter(tensor.float()))
+
+    def __getitem__(self, name: str) -> Tensor:
+        part, key = self._place(name)
+        return part.get_parameter(key)
+
+    def _place(self, name: str) -> tuple[Part, str]:
+        head, _, tail = name.partition(".")
+        if head != "blocks":
+            return self.rest, name.replace(".", "_")
+        number, _, key = tail.partition(".")
+        part = self.blocks[int(number)]
+        assert isinstance(part, Part)
+        return part, key.replace(".", "_")
+
+
 class Whole(Network):
     """Every tensor learns. Kept in float32; where `mixed`, products are made in bfloat16."""
 
@@ -134,20 +177,29 @@ class Whole(Network):
         self, config: ModelConfig, tensors: dict[str, Tensor], *, positions: int, mixed: bool = False
     ) -> None:
         super().__init__(config, {}, positions=positions)
-        self._index = {name: number for number, name in enumerate(tensors)}
-        self.trained = nn.ParameterList(nn.Parameter(tensor.float()) for tensor in tensors.values())
+        self.trained = Weights(tensors, config.num_layers)
         self._mixed = mixed
 
     def weight(self, name: str) -> Tensor:
-        found: Tensor = self.trained[self._index[name]]
-        return found
+        return self.trained[name]
 
     def hidden(self, ids: Tensor) -> Tensor:
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self._mixed):
             return super().hidden(ids)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: self.trained[number].detach() for name, number in self._index.items()}
+        """By every process at once, where they are spread."""
+        return {name: gathered(self.trained[name]) for name in self.trained.names}
+
+    def _through(self, layer: int, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        passed: Tensor = self.trained.blocks[layer](super()._through, layer, x, rope)
+        return passed
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """All of it, detached; what is spread over processes is asked for by every one of them."""
+    full = getattr(tensor.detach(), "full_tensor", None)
+    return full() if full else tensor.detach()
 
 
 def collate(samples: Sequence[Any], device: torch.device) -> Batch:

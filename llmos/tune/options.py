@@ -26,9 +26,22 @@ def add_settings(made: argparse.ArgumentParser, **defaults: float) -> None:
         made.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=default)
 
 
+def add_memory(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--activation-checkpointing",
+        action="store_true",
+        help="compute each block again in the backward pass: less memory, about a third more work",
+    )
+
+
 def settings(given: argparse.Namespace) -> Settings:
     return Settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Settings)})
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU that was chosen for this process, the first if none was."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )

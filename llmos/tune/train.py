@@ -3,6 +3,9 @@
 A run has a budget of seconds or steps and ends cleanly whatever the machine's speed: the learning rate
 follows the share of the budget that is spent. State is written beside the result every so often, whole
 or not at all, and a run that was killed goes on from it. The loss is the mean over a step's learnt tokens.
+
+Several processes make the same step as one would: each composes all of a step's batches and learns from its
+part of them, and a token weighs the same whoever read it.
 """
 
 from __future__ import annotations
@@ -23,9 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmos.errors import UsageError
+from llmos.tune import world as worlds
 from llmos.tune.chats import Sample
-from llmos.tune.network import Learner
+from llmos.tune.network import Learner, gathered
 from llmos.tune.picture import picture
+from llmos.tune.world import ALONE, World
 
 _BUCKET_CHATS = 192  # sorted by length before they are cut into batches
 _READY_BATCHES = 16
@@ -128,10 +134,14 @@ class Run:
         folder: Path,
         validation: Mapping[str, Sequence[Any]],
         on_progress: OnProgress = print,
+        world: World = ALONE,
     ) -> None:
         assert settings.max_seconds or settings.max_steps
+        check_shares(settings.accumulate, world.size)
         self.trainee, self.settings, self.device, self.folder = trainee, settings, device, folder
-        self._validation, self._say = validation, on_progress
+        self._validation, self._world = validation, world
+        self._say = on_progress if world.leads else _nothing
+        self._module = worlds.shared(trainee, world, device)
         self._optimizer = torch.optim.AdamW(
             trainee.trained.parameters(),
             lr=settings.learning_rate,
@@ -144,15 +154,24 @@ class Run:
         self._best: tuple[float, float] | None = None  # share of replies right, and minus the loss
         self._best_weights: dict[str, Tensor] = {}
         self._worse = 0
+        self._recent: list[tuple[Tensor, Tensor]] = []  # loss and norm of the steps since the last note
         self._resume()
-        self._started = time.monotonic() - self._spent_s
-        self._groups = _Ahead(batches(samples, settings.batch_tokens, settings.seed + self.step))
+        self._started, self._now = time.monotonic() - self._spent_s, self._spent_s
+        groups = batches(samples, settings.batch_tokens, settings.seed)
+        read = (
+            self.step * settings.accumulate
+        )  # composed once more, so that the run goes on as if never ended
+        self._groups = _Ahead(islice(groups, read, None))
 
     # --- budget
 
+    def _look_at_clock(self) -> None:
+        """Between steps only, so that all processes decide by the same time."""
+        self._now = self._world.agreed(time.monotonic() - self._started)
+
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._started
+        return self._now
 
     @property
     def share(self) -> float:
@@ -167,8 +186,8 @@ class Run:
     def go(self) -> Curve:
         due = [n / self.settings.validations for n in range(self.settings.validations)]
         due = [share for share in due if share >= self.share]
+        self._look_at_clock()
         kept_at = self.seconds
-        recent: list[tuple[Tensor, Tensor]] = []
         while self.share < 1:
             if due and self.share >= due[0]:
                 due = [share for share in due if share > self.share]
@@ -176,10 +195,11 @@ class Run:
                 if 0 < self.settings.patience <= self._worse:
                     self._say(f"no better for {self._worse} validations: ends here")
                     break
-            recent.append(self._one_step())
-            if self.step % 10 == 0 or len(recent) == self.settings.max_steps:
-                self._note(recent)
-                recent = []
+            self._recent.append(self._one_step())
+            self._look_at_clock()
+            if self.step % 10 == 0 or len(self._recent) == self.settings.max_steps:
+                self._note(self._recent)
+                self._recent = []
             if self.seconds - kept_at > self.settings.keep_every_s:
                 self._keep()
                 kept_at = self.seconds
@@ -196,18 +216,19 @@ class Run:
         groups = [self._groups.next() for _ in range(self.settings.accumulate)]
         counts = [sum(int(sample.learnt.sum()) for sample in group) for group in groups]
         total = torch.zeros((), device=self.device)
-        for group in groups:
-            batch = self.trainee.collate(group, self.device)
-            losses, _ = self.trainee.losses(batch)
-            loss = losses.sum() / sum(counts)
-            loss.backward()  # type: ignore[no-untyped-call]
+        mine = groups[self._world.rank :: self._world.size]
+        for number, group in enumerate(mine, start=1):
+            with worlds.exchanging(self._module, number == len(mine)):
+                losses, _ = self._module(self.trainee.collate(group, self.device))
+                loss = losses.sum() / sum(counts)
+                (loss * self._world.size).backward()  # the exchange divides by it
             total += loss.detach()
-            self._tokens += sum(len(sample.ids) for sample in group)
+        self._tokens += sum(len(sample.ids) for group in groups for sample in group)
         norm = torch.nn.utils.clip_grad_norm_(self.trainee.trained.parameters(), self.settings.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return total, norm
+        return self._world.total(total), gathered(norm)
 
     def _note(self, recent: Sequence[tuple[Tensor, Tensor]]) -> None:
         if not recent:
@@ -245,35 +266,44 @@ class Run:
             self._worse += 1
             return
         self._best, self._worse = now, 0
-        state = self.trainee.trained.state_dict()
+        state = worlds.weights_of(self.trainee.trained, self._world)
         self._best_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def _return_to_best(self) -> None:
         if self._worse:
-            self.trainee.trained.load_state_dict(self._best_weights)
+            worlds.load_weights(self.trainee.trained, self._best_weights, self._world)
             self.validate()
 
     @torch.no_grad()
     def _judged(self, samples: Sequence[Any]) -> dict[str, float]:
         self.trainee.trained.eval()
-        loss, tokens = 0.0, 0
-        right: dict[tuple[int, int], bool] = defaultdict(lambda: True)
         numbered = iter(sorted(samples, key=lambda sample: len(sample.ids)))
-        start = 0
-        for group in _in_turn(numbered, self.settings.batch_tokens):
-            losses, hits = self.trainee.losses(self.trainee.collate(group, self.device))
-            loss, tokens = loss + float(losses.sum()), tokens + len(losses)
-            keys = [(start + n, int(r)) for n, s in enumerate(group) for r in s.reply[s.learnt]]
-            for key, hit in zip(keys, hits.tolist(), strict=True):
-                right[key] &= hit
-            start += len(group)
+        groups = list(_in_turn(numbered, self.settings.batch_tokens))
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        for start in range(0, len(groups), self._world.size):
+            number = start + self._world.rank
+            # Whoever has none left reads the last once more, uncounted: spread weights are gathered by all.
+            counts = self._counts(groups[min(number, len(groups) - 1)])
+            if number < len(groups):
+                sums += counts
         self.trainee.trained.train()
+        loss, right, replies, tokens = self._world.total(sums).tolist()
         return {
             "loss": round(loss / max(1, tokens), 4),
-            "exact": round(sum(right.values()) / max(1, len(right)), 4),
-            "replies": len(right),
-            "tokens": tokens,
+            "exact": round(right / max(1, replies), 4),
+            "replies": int(replies),
+            "tokens": int(tokens),
         }
+
+    def _counts(self, group: Sequence[Any]) -> Tensor:
+        """The sum of losses, replies that are right, replies, tokens."""
+        losses, hits = self._module(self.trainee.collate(group, self.device))
+        right: dict[tuple[int, int], bool] = defaultdict(lambda: True)
+        keys = [(n, int(r)) for n, s in enumerate(group) for r in s.reply[s.learnt]]
+        for key, hit in zip(keys, hits.tolist(), strict=True):
+            right[key] &= hit
+        numbers = [float(losses.sum()), sum(right.values()), len(right), len(losses)]
+        return torch.tensor(numbers, dtype=torch.float64, device=self.device)
 
     # --- state
 
@@ -282,28 +312,53 @@ class Run:
         return self.folder / "state.pt"
 
     def _keep(self) -> None:
+        trained = self.trainee.trained
         state = {
-            "trained": self.trainee.trained.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "trained": worlds.weights_of(trained, self._world),
+            "optimizer": worlds.optimizer_of(trained, self._optimizer, self._world),
             "step": self.step, "seconds": self.seconds, "tokens": self._tokens,
-            "curve": asdict(self.curve),
+            "curve": asdict(self.curve), "recent": self._recent,
             "best": self._best, "best_weights": self._best_weights, "worse": self._worse,
         }  # fmt: skip
+        if not self._world.leads:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self._state_file.with_suffix(".new")
         torch.save(state, new)
         new.replace(self._state_file)
 
     def _resume(self) -> None:
-        if not self._state_file.exists():
+        """The leader reads; the others may be on machines without its files."""
+        known = self._world.leads and self._state_file.exists()
+        if not self._world.told(known):
             return
-        state = torch.load(self._state_file, map_location=self.device, weights_only=True)
-        self.trainee.trained.load_state_dict(state["trained"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        state: dict[str, Any] = {}
+        if known:
+            state = torch.load(self._state_file, map_location="cpu", weights_only=True)
+        trained, optimizer = self.trainee.trained, self._optimizer
+        worlds.load_weights(trained, state.pop("trained", {}), self._world)
+        worlds.load_optimizer(trained, optimizer, state.pop("optimizer", {}), self._world)
+        self._best_weights = state.pop("best_weights", {})
+        state = self._world.told(state)
         self.step, self._spent_s, self._tokens = state["step"], state["seconds"], state["tokens"]
-        self._best, self._best_weights, self._worse = state["best"], state["best_weights"], state["worse"]
+        self._best, self._worse = state["best"], state["worse"]
         self.curve.steps, self.curve.validations = state["curve"]["steps"], state["curve"]["validations"]
+        self._recent = [(loss.to(self.device), norm.to(self.device)) for loss, norm in state["recent"]]
         self._say(f"goes on at step {self.step}")
+
+
+def check_shares(accumulate: int, processes: int) -> None:
+    """Every process learns from as many of a step's batches."""
+    if accumulate % processes:
+        enough = processes * max(1, -(-accumulate // processes))
+        raise UsageError(
+            f"{processes} processes cannot share {accumulate} batches a step evenly",
+            f"Give --accumulate {enough}, or another number of processes.",
+        )
+
+
+def _nothing(_line: str) -> None:
+    pass
 
 
 def _in_turn(samples: Iterator[Sample], batch_tokens: int) -> Iterator[list[Sample]]:
