@@ -39,7 +39,7 @@ def _usage(parser: Parser) -> None:
 
 def _backend(parser: Parser) -> None:
     json_option(parser)
-    parser.add_argument("action", choices=("list", "allow", "forget"))
+    parser.add_argument("action", nargs="?", default="list", choices=("list", "allow", "forget"))
     parser.add_argument("name", nargs="?", metavar="NAME", default="", help="allow, forget: the backend")
     parser.add_argument("--kind", metavar="KIND", default="", help="only this kind of request")
     parser.epilog = _BACKEND_HELP

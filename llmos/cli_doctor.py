@@ -195,6 +195,8 @@ def _docker() -> Iterator[Finding]:
             sock.connect(str(there[0]))
         except OSError as error:
             mend = f"sudo usermod -aG docker {os.environ.get('USER', '$USER')}, then log in again"
+            if not isinstance(error, PermissionError):  # nobody listens
+                mend = "sudo systemctl start docker"
             yield Finding("docker", "warn", f"{there[0]}: {error.strerror or error}", mend)
             return
     yield Finding("docker", "ok", f"answers at {there[0]}")

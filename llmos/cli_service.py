@@ -48,7 +48,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        _show(listings.facts(found, screen.look_of(sys.stdout)))
+        _show(listings.status(found, screen.look_of(sys.stdout)))
     return 0
 
 
@@ -58,7 +58,12 @@ def tools(options: argparse.Namespace) -> int:
     if options.name:
         specs = [spec for spec in specs if spec.get("name") == options.name]
         if not specs:
-            raise UsageError(f"there is no tool {options.name!r}", "See: llmos tools")
+            import difflib
+
+            names = [str(spec.get("name")) for spec in found.get("tools") or ()]
+            near = difflib.get_close_matches(options.name, names, 1)
+            step = f"Did you mean {near[0]}?" if near else "See: llmos tools"
+            raise UsageError(f"there is no tool {options.name!r}", step)
     if options.json:
         print_json(specs[0] if options.name else {"tools": specs})
     elif options.name:

@@ -106,7 +106,9 @@ class Shell:
         while True:
             try:
                 self._tell_news()
-                line = self._session.prompt(self._prompt, bottom_toolbar=self._status_bar)
+                line = self._session.prompt(
+                    self._prompt, bottom_toolbar=self._status_bar, pre_run=self._wake_for_news
+                )
             except KeyboardInterrupt:
                 continue  # the line is given up, the shell is not
             except EOFError:
@@ -208,6 +210,11 @@ class Shell:
         if app.is_running and app.loop is not None:
             app.loop.call_soon_threadsafe(lambda: run_in_terminal(self._tell_news), context=app.context)
 
+    def _wake_for_news(self) -> None:
+        """What came between the last telling and this prompt, when nobody could be woken."""
+        if self._news or self._jobs.has_news():
+            self._wake()
+
     def _tell_news(self) -> None:
         """What has ended in the background, and what came of asking the daemon."""
         while self._news:
@@ -235,7 +242,7 @@ class Shell:
         self._show(listings.tool(found[0]) if name else listings.tools(self._specs, columns))
 
     def _status(self, _rest: str) -> None:
-        self._show(listings.facts(self._actions.question("status", {}), screen.look_of(sys.stdout)))
+        self._show(listings.status(self._actions.question("status", {}), screen.look_of(sys.stdout)))
 
     def _history(self, _rest: str) -> None:
         found = self._actions.question("history", {"limit": 20})

@@ -68,6 +68,9 @@ class Jobs:
     def running(self) -> int:
         return sum(not job.ended for job in self.all)
 
+    def has_news(self) -> bool:
+        return any(job.ended and not job.told for job in self.all)
+
     def news(self) -> list[Job]:
         """What has ended since it was last asked for."""
         found = [job for job in self.all if job.ended and not job.told]

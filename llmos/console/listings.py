@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from llmos.amounts import human_duration, human_size
 from llmos.console import safetext
 from llmos.console.look import Look
 from llmos.console.render import table
@@ -99,6 +100,29 @@ def moment(when: object) -> str:
     if isinstance(when, int | float):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
     return safetext.one_line(str(when))
+
+
+def status(found: JsonObject, look: Look) -> str:
+    """How the daemon stands, for a person: without what only programs count (see --json, llmos metrics)."""
+    shown = {name: value for name, value in found.items() if value is not None and name != "max_queued"}
+    if counts := shown.get("counts"):
+        shown["counts"] = {name: counts.get(name) for name in ("ended", "judged")}
+    return facts(_readable(shown), look)
+
+
+def _readable(found: JsonObject) -> JsonObject:
+    """Sizes and times as people write them."""
+    fresh: JsonObject = {}
+    for name, value in found.items():
+        if isinstance(value, dict):
+            fresh[name] = _readable(value)
+        elif name.endswith("bytes") and isinstance(value, int):
+            fresh[name.removesuffix("_bytes")] = human_size(value)
+        elif name == "uptime_s":
+            fresh["up"] = human_duration(float(value))
+        elif value is not None:
+            fresh[name] = value
+    return fresh
 
 
 def facts(found: JsonObject, look: Look) -> str:

@@ -188,3 +188,11 @@ def test_who_said_no_is_not_told_how_to_say_yes() -> None:
     call = {"tool": "shell.run", "args": {"command": "rm x"}, "verdict": "ask", "exit_code": None}
     result = finished(call, status="needs_approval", answer=render.SAID_NO[0])
     assert "--yes" not in render.result(result, PIPE, PIPE).err
+
+
+def test_the_daemons_status_is_told_for_a_person() -> None:
+    counts = {"ended": {"done": 3}, "judged": {"ask": 1}, "seconds": 5.0, "within": [[0.05, 2]]}
+    found = {"pid": 7, "uptime_s": 3700.2, "resident_bytes": 62_914_560, "error": None, "max_queued": 64}
+    shown = listings.status({**found, "counts": counts, "planner": {"state": "ready", "load_ms": 12.5}}, PIPE)
+    assert "up:       1h 1m\n" in shown and "resident: 60.0M\n" in shown and "    done: 3\n" in shown
+    assert not any(word in shown for word in ("within", "seconds", "error", "max_queued"))
