@@ -80,6 +80,24 @@ class Tokenizer:
             "variables": self._variables,
         }
 
+    @property
+    def marks(self) -> frozenset[int]:
+        """Ids of control tokens, and of others that are written like tags (`<tool_call>`): no plain text."""
+        added = self.hf.get_added_tokens_decoder().items()
+        tags = (i for i, token in added if token.content.startswith("<") and token.content.endswith(">"))
+        return frozenset([*tags, *(i for i, token in added if token.special)])
+
+    def pieces(self) -> list[bytes] | None:
+        """Each id's bytes, for logits' rows without a token empty; None where the alphabet is not GPT-2's."""
+        if not isinstance(self.hf.decoder, decoders.ByteLevel):
+            return None
+        alphabet = str.maketrans({letter: chr(byte) for letter, byte in _byte_alphabet().items()})
+        added = self.hf.get_added_tokens_decoder()
+        found = [b""] * self.vocab_size
+        for token, index in self.hf.get_vocab().items():
+            found[index] = token.encode() if index in added else token.translate(alphabet).encode("latin-1")
+        return found
+
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Ids of `text`. Only with `special` are marks like `<|im_end|>` read as control tokens: text that
         comes from outside must not be able to end a turn."""
@@ -118,6 +136,13 @@ def _raise_template_error(message: str) -> None:
     from jinja2 import TemplateError
 
     raise TemplateError(message)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's letters for bytes: printable ones stand for themselves, the others follow from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
 
 
 class TextStream:

@@ -58,7 +58,7 @@ class Loop:
 
     def teach(self, tools: Sequence[ToolSpec]) -> None:
         """Put these tools in force. One that no grammar can enforce or write is left out, and logged."""
-        self._specs = tuple(spec for spec in tools if self._usable(spec))
+        self._specs = self._usable(tools)
         self._retriever = Retriever(self._specs)
         self._commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
         self._chooser = Chooser(self._specs, self._retriever)
@@ -71,11 +71,22 @@ class Loop:
         chat = tokenizer.render_chat([{"role": "system", "content": system}], add_generation_prompt=False)
         return tokenizer.encode(chat, special=True)
 
-    def _usable(self, spec: ToolSpec) -> bool:
+    def _usable(self, tools: Sequence[ToolSpec]) -> tuple[ToolSpec, ...]:
+        """Compiled all at once, which is a fifth of the work, and one by one only where that fails."""
+        written = [spec for spec in tools if self._is_fit(spec, _render_examples)]
         try:
-            CallConstraint(self._engine.tokenizer, (spec,))
-            for example in spec.examples:
-                render_call(spec, example.args)
+            if written:
+                CallConstraint(self._engine.tokenizer, written)
+            return tuple(written)
+        except UsageError:
+            return tuple(spec for spec in written if self._is_fit(spec, self._compile))
+
+    def _compile(self, spec: ToolSpec) -> None:
+        CallConstraint(self._engine.tokenizer, (spec,))
+
+    def _is_fit(self, spec: ToolSpec, attempt: Callable[[ToolSpec], None]) -> bool:
+        try:
+            attempt(spec)
         except UsageError as error:  # ConfigError is one
             log.warning("tool left out: %s. %s", error, error.next_step)
             return False
@@ -168,6 +179,11 @@ class Loop:
                 "Ask for less in one request, or say it in other words.",
             )
         return generation
+
+
+def _render_examples(spec: ToolSpec) -> None:
+    for example in spec.examples:
+        render_call(spec, example.args)
 
 
 class AnswerText:

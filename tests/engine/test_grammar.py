@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import llguidance
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -187,6 +189,24 @@ def test_a_command_line_is_one_line(tokenizer: Tokenizer) -> None:
     (newline,) = tokenizer.encode("\n")
     assert constraint.complete
     assert not constraint.mask()[newline]
+
+
+@pytest.mark.weights
+def test_pieces_are_what_llguidance_itself_reads_from_the_tokenizer(tokenizer: Tokenizer) -> None:
+    """The same masks and forced tokens: at the start, inside a string, and after a Chinese character."""
+    own = CallConstraint(tokenizer, SPECS)
+    vocabulary = llguidance.LLTokenizer(
+        tokenizer.hf.to_str(), n_vocab=tokenizer.vocab_size, eos_token=sorted(tokenizer.eos_ids)
+    )
+    grammar = llguidance.LLMatcher.grammar_from_lark(lark(SPECS))
+    theirs = llguidance.LLMatcher(vocabulary, grammar, log_level=0)
+    for text in ("", 'file.list {"', 'path":"', "\u6587", '","'):
+        for token in tokenizer.encode(text):
+            own.accept([token])
+            theirs.consume_token(token)
+        mask = np.unpackbits(np.frombuffer(theirs.compute_bitmask(), np.uint8), bitorder="little")
+        assert mask[: tokenizer.vocab_size].astype(bool).tolist() == own.mask().tolist()
+        assert theirs.compute_ff_tokens() == own.forced()
 
 
 def test_a_schema_that_cannot_be_enforced_is_refused_by_name() -> None:

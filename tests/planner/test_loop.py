@@ -12,7 +12,7 @@ from llmos import paths
 from llmos.engine.engine import Engine
 from llmos.engine.grammar import CallConstraint, render_call
 from llmos.engine.weights import open_source
-from llmos.errors import Cancelled, NotUnderstood, UsageError
+from llmos.errors import Cancelled, ConfigError, NotUnderstood, UsageError
 from llmos.messages import Example, Think, ToolCall, ToolSpec, Worked
 from llmos.planner.loop import AnswerText, Loop, confidence
 from llmos.toolbox import catalog
@@ -28,6 +28,11 @@ SHELL = ToolSpec(
         for say in ("show the date", "show today's date", "show the date now", "show me the date")
     ),
 )
+UNENFORCEABLE = ToolSpec(
+    name="worse.example",
+    summary="a keyword that no grammar enforces",
+    parameters={"type": "object", "properties": {"a": {"type": "string", "format": "nonsense"}}},
+)
 TWO_LINES = SHELL.model_copy(
     update={"name": "bad.example", "examples": (Example(say="x", args={"command": "a\nb"}),)}
 )
@@ -35,7 +40,7 @@ TWO_LINES = SHELL.model_copy(
 
 def taught(engine: Engine, *, max_reply_tokens: int) -> Loop:
     loop = Loop(engine, context_tokens=1024, max_reply_tokens=max_reply_tokens)
-    loop.teach((SHELL, TWO_LINES))
+    loop.teach((SHELL, TWO_LINES, UNENFORCEABLE))
     return loop
 
 
@@ -77,7 +82,9 @@ def test_translate_gives_one_command_line(loop: Loop) -> None:
 
 
 @pytest.mark.weights
-def test_a_tool_with_an_example_no_line_can_carry_is_left_out(loop: Loop) -> None:
+def test_a_tool_that_cannot_be_written_or_enforced_is_left_out(loop: Loop) -> None:
+    with pytest.raises(ConfigError):
+        CallConstraint(loop._engine.tokenizer, (UNENFORCEABLE,))
     thought = loop.think(Think(id="c", text="what day"), cancel=threading.Event(), on_text=lambda text: None)
     assert {call.tool for call in thought.calls} == {"shell.run"}
 
