@@ -23,6 +23,10 @@ ACTIONS = {
         "what kind of thing a request asks for, and what its words are",
         "llmos.tune.label:main",
     ),
+    "hints": (
+        "two small heads of hashed words: secrets, and whether a change is wanted",
+        "llmos.tune.hints:main",
+    ),
     "pretrain": ("a small transformer from scratch, on text of your own", "llmos.tune.pretrain:main"),
     "prune": ("a model without its least needed blocks, and its recovery", "llmos.tune.compress:prune"),
     "quantize": ("a model trained through its own rounding to few bits", "llmos.tune.compress:quantize"),

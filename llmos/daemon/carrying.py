@@ -28,6 +28,7 @@ from llmos.waiting import done_or_set
 
 _EXDEV = "nvalid cross-device link"  # programs differ in the first letter
 _ENGINE = re.compile(r"(?:connect to the Docker daemon|docker\.sock|podman\.sock|containerd\.sock)")
+ONLY_LOOKS = "your words sound as if something is only to be looked at, and this call changes something"
 MAX_TRIES = 3  # of a call whose files somebody else keeps changing
 _T = TypeVar("_T")
 Answer = Literal["yes", "no", "always", "never", "edit", "once"]
@@ -120,6 +121,8 @@ class Carrying:
 
     async def _ask_person(self, index: int) -> None:
         item = self._items[index]
+        if self._sounds_like_looking(item):
+            self._send("notice", text=ONLY_LOOKS)
         self._question = Question(index, asyncio.get_running_loop().create_future())
         self._send("approval", index=index, **telling.facts(item.judged), **self._found_out(item))
         timeout_s = self._hands.gate.settings.server.approval_timeout_s
@@ -141,6 +144,14 @@ class Carrying:
             await self._drop(item)
             item.judged = edited
             self._show(index)
+
+    def _sounds_like_looking(self, item: Item) -> bool:
+        """Whether the sentence surely asked for no change, and this call is one."""
+        if self.job.calls or item.judged.plan.read_only:
+            return False
+        from llmos import hints
+
+        return hints.only_looks(self.job.text)
 
     @staticmethod
     def _found_out(item: Item) -> JsonObject:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from llmos import paths
 from llmos.daemon.request import Job
@@ -74,7 +74,9 @@ class Personal:
             raise UsageError(
                 f"more than {MAX_CHARS} characters are no phrase to remember", "Say it in fewer words."
             )
-        if redact(told) != told:
+        from llmos import hints
+
+        if redact(told) != told or any(found for text in _texts(told) for found in hints.secrets_in(text)):
             raise UsageError("it holds what looks like a secret, so it is not kept", "Say it without.")
         others = [one for one in self.of(uid).pairs if _plain(one.say) != _plain(say)]
         self._put(uid, [*others, pair][-MOST_PAIRS:])
@@ -144,6 +146,15 @@ class Personal:
         self._shelf.put(str(uid), habits)
         assert self._known is not None
         self._known[uid] = habits
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The strings in it, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _plain(say: str) -> str:

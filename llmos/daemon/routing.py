@@ -103,7 +103,7 @@ class Routing:
             facts = self._facts(think, label)
             choice = route.choose(facts)
             if choice.where not in ("local", "larger") or (choice.where == "local" and facts.want == "local"):
-                return explained(facts, choice, self._kept)
+                return explained(facts, choice, self._kept, think.text)
             texts = _Texts(lambda text: None, held=True)
             await self._locally(choice.where, think, cancel=cancel, on_start=lambda: None, texts=texts)
 
@@ -230,8 +230,10 @@ class _Texts:
         self._held = False
 
 
-def explained(facts: Facts, choice: Choice, kept: Thought | None) -> JsonObject:
+def explained(facts: Facts, choice: Choice, kept: Thought | None, text: str) -> JsonObject:
     """What `llmos route --explain` tells."""
+    from llmos import hints
+
     tried = facts.tried[-1].where if facts.tried else "local"
     return {
         "route": tried if choice.where == "keep" else choice.where,
@@ -239,6 +241,7 @@ def explained(facts: Facts, choice: Choice, kept: Thought | None) -> JsonObject:
         "why": list(choice.why),
         "facts": {
             "kind": facts.kind,
+            "wants_change": round(hints.wants_change(text), 3),
             "prompt_tokens": facts.prompt_tokens,
             "reply_tokens": facts.reply_tokens,
             "local_window": facts.window,

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from llmos import hints
 from llmos.cloud import chat as chats
 from llmos.cloud import detect, keys, transport
 from llmos.cloud.backends import Backend, Cancel, Reply, quiet_libraries
@@ -188,6 +189,7 @@ class Courier:
         backends, keyless = _backends(settings)
         self.desk = Desk(backends, OffloadSettings.model_validate(equip.offload))
         detect.load()
+        hints.heads()
         redaction.redact_text("Authorization: Bearer x")  # reads the table
         chats.read(_WARM, '{"command": "true"}', lambda value: value)
         _import_all()
@@ -201,7 +203,7 @@ class Courier:
     # --- prepare ---
 
     def _prepare(self, prepare: Prepare) -> None:
-        redactor = Redactor((redaction.secrets_in, detect.secrets_in), prepare.known)
+        redactor = Redactor((redaction.secrets_in, detect.secrets_in, hints.secrets_in), prepare.known)
         specs = self._tools_for(prepare.think.text)
         chat, shown = chats.compose(
             prepare.think, specs, redactor.hide, document=prepare.document, taken=prepare.taken

@@ -156,9 +156,9 @@ _ALPHABETS = (string.ascii_letters + string.digits, string.hexdigits.lower(), st
 _PREFIXES = ("", "", "ghp_", "sk-", "AKIA", "xoxb-", "glpat-", "hvs.", "eyJ")
 
 
-def planted(rng: random.Random, count: int) -> list[Labelled]:
+def planted(rng: random.Random, count: int, file: str = "planted.txt") -> list[Labelled]:
     """Sentences with a made-up secret or host in them; what is asked for is no tool's business here."""
-    sentences = resources.files("llmos.tune.data").joinpath("planted.txt").read_text("utf-8").splitlines()
+    sentences = resources.files("llmos.tune.data").joinpath(file).read_text("utf-8").splitlines()
     made = []
     for _ in range(count):
         text, spans = "", []
@@ -176,8 +176,15 @@ def planted(rng: random.Random, count: int) -> list[Labelled]:
 
 def _secret(rng: random.Random) -> str:
     if rng.random() < 0.3:  # as people choose them
-        word = rng.choice(_WORDS).title() + rng.choice(_WORDS)
-        return f"{word}{rng.choice('!#%&*_-')}{rng.randrange(10, 9999)}"
+        one, two, mark = rng.choice(_WORDS), rng.choice(_WORDS), rng.choice("!#%&*_-.$@+")
+        number = rng.randrange(10, 9999)
+        return rng.choice(
+            (
+                *(f"{one.title()}{two}{mark}{number}", f"{one.title()}{mark}{two.title()}{number}"),
+                *(f"{one}{number}{mark}", f"{mark}{two.title()}{number}{one}", f"{one}{two}{number}"),
+                f"{one[:2].upper()}{number}{two[::-1]}{mark}",
+            )
+        )
     letters = rng.choice(_ALPHABETS)
     return rng.choice(_PREFIXES) + "".join(rng.choice(letters) for _ in range(rng.randrange(16, 44)))
 

@@ -585,3 +585,25 @@ def test_piped_data_answers_with_its_lines_and_words_of_a_model_are_marked(
     assert "text" not in [event["kind"] for event in events]
     result = ask(client, "who did it?", folder, data_b64=base64.b64encode(b"nobody\n").decode())
     assert result["answer"].startswith("It was Bob.\n(No line of what was piped in")
+
+
+@pytest.mark.sandbox
+def test_a_change_that_the_words_did_not_ask_for_is_said_to_be_one(start_daemon: Start, folder: Path) -> None:
+    script = {
+        "which files are the largest here?": {"calls": [shell("echo new > made.txt")]},
+        "write made.txt": {"calls": [shell("echo new > made.txt")]},
+    }
+    client = start_daemon(script).connect()
+    for text, said in (("which files are the largest here?", True), ("write made.txt", False)):
+        events: list[dict[str, Any]] = []
+        number = client.send("ask", text=text, cwd=str(folder), consent="interactive")
+        request_id = ""
+        while not request_id:
+            frame = client.receive()
+            assert frame is not None
+            events.append(frame["params"])
+            request_id = events[-1]["id"] if events[-1]["kind"] == "approval" else ""
+        client.reply(client.send("approve", id=request_id, decision="no"))
+        client.reply(number)
+        notices = [event["data"]["text"] for event in events if event["kind"] == "notice"]
+        assert any("only to be looked at" in notice for notice in notices) is said

@@ -1,0 +1,142 @@
+"""Two small linear heads over hashed words, read without any library: which words look like a secret by what
+stands around them, and whether a sentence wants something changed or only looked at.
+
+`llmos tune hints` makes `hints.json` and measures it. They are hints: what they find is hidden, or mentioned,
+in addition to what rules find, and nothing is ever allowed or left visible because of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import math
+import re
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+MIN_SECRET_CHARS, MAX_SECRET_CHARS = 4, 200
+MAX_LINE_CHARS = 4000
+SURELY_LOOKS = math.log(0.05 / 0.95)  # below it, a sentence wants nothing changed
+_WORD = re.compile(r"[^\s\"'`,;()<>|，。；：、“”‘’\u4e00-\u9fff]+|[\u4e00-\u9fff]")
+_TERMS = re.compile(r"[a-z]+|\d+|[\u4e00-\u9fff]|[/~.*$]")
+_TIME = re.compile(r"(?=.*[:.-])[\dT:.,Z+-]+")  # dates, addresses and versions of digits, too
+_GLUED = re.compile(r"^(?P<key>--?[A-Za-z][\w-]*[=:]|[A-Za-z_][\w.]*[=:])(?P<value>.+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Weights of hashed features, in steps of `step`; above `threshold` (a log-odds) it says yes."""
+
+    weights: array[int]
+    step: float
+    bias: float
+    threshold: float
+
+    def score(self, features: Sequence[int]) -> float:
+        """Log-odds."""
+        size = len(self.weights)
+        return self.bias + self.step * sum(self.weights[number % size] for number in features)
+
+
+@functools.cache
+def heads() -> dict[str, Head]:
+    """Shipped with the program, so whatever is wrong with it is our bug."""
+    return read(json.loads(resources.files("llmos").joinpath("hints.json").read_text("ascii")))
+
+
+def read(card: dict[str, Any]) -> dict[str, Head]:
+    return {
+        name: Head(array("b", base64.b64decode(one["weights"])), one["step"], one["bias"], one["threshold"])
+        for name, one in card["heads"].items()
+    }
+
+
+# --- secrets ---------------------------------------------------------------------------------------
+
+
+def secrets_in(text: str) -> Iterator[str]:
+    """Words that look like secrets where they stand."""
+    head = heads()["secret"]
+    for line in text.splitlines():
+        for word, features in candidates(line[:MAX_LINE_CHARS]):
+            if head.score(features) >= head.threshold:
+                yield word
+
+
+def candidates(line: str) -> Iterator[tuple[str, list[int]]]:
+    """Every word that is long enough to be one, with its features; of `--password=x` the x."""
+    words = [match[0].strip(".!?") if len(match[0]) > 1 else match[0] for match in _WORD.finditer(line)]
+    for index, word in enumerate(words):
+        glued = _GLUED.match(word)
+        value, before = (glued["value"], [*words[:index], glued["key"]]) if glued else (word, words[:index])
+        if _may_be(value):
+            yield value, _hashed(_around(value, before, words[index + 1 :]))
+
+
+def _may_be(value: str) -> bool:
+    """Paths, times and rows of dashes are none, wherever they stand."""
+    if not MIN_SECRET_CHARS <= len(value) <= MAX_SECRET_CHARS or value.startswith(("/", "~", "./")):
+        return False
+    return sum(map(str.isalnum, value)) >= MIN_SECRET_CHARS and not _TIME.fullmatch(value)
+
+
+def _around(value: str, before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    near = [word.lower().lstrip("-").rstrip("=:") for word in before[-6:]]
+    shape = _shape(value)
+    kind = _kind(value)
+    yield from (f"shape {shape[:6]}", f"kind {kind}", f"length {min(len(value) // 4, 10)} {kind}")
+    yield from (f"{distance} {word}" for distance, word in enumerate(reversed(near[-2:]), 1))
+    yield from (f"near {word}" for word in near)
+    yield from (f"near {word} {kind}" for word in near)
+    if near:
+        yield from (f"1 {near[-1]} {kind}", f"2 {' '.join(near[-2:])}")
+    yield from (f"after {word.lower()}" for word in after[:2])
+    yield f"start {value[:3].lower()}"
+    yield from (f"tri {value[i : i + 3].lower()}" for i in range(min(len(value) - 2, 24)))
+
+
+def _shape(value: str) -> str:
+    """`Tiger-2024` is Aa-0."""
+    marks = "".join(
+        "0" if char.isdigit() else "A" if char.isupper() else "a" if char.isalpha() else char
+        for char in value
+    )
+    return re.sub(r"(.)\1+", r"\1", marks)
+
+
+def _kind(value: str) -> str:
+    """How many sorts of characters, and how often they change: words of a language change little."""
+    sorts = sum(bool(re.search(pattern, value)) for pattern in (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z0-9]"))
+    changes = len(_shape(value)) - 1
+    marks = "".join(mark for mark in ".:/" if mark in value)
+    return f"{sorts}{min(changes, 8)}{'h' if re.fullmatch(r'[0-9a-f]{7,}', value) else ''}{marks}"
+
+
+# --- look or change --------------------------------------------------------------------------------
+
+
+def wants_change(text: str) -> float:
+    """0..1: how likely it asks for something to be changed rather than looked at."""
+    return 1 / (1 + math.exp(-heads()["change"].score(of_sentence(text))))
+
+
+def only_looks(text: str) -> bool:
+    """Whether it surely asks for nothing to be changed."""
+    return heads()["change"].score(of_sentence(text)) < SURELY_LOOKS
+
+
+def of_sentence(text: str) -> list[int]:
+    terms = _TERMS.findall(text.lower())[:200]
+    padded = ["^", *terms, "$"]
+    pairs = (" ".join(padded[i : i + 2]) for i in range(len(padded) - 1))
+    ends = (f"first {' '.join(padded[1:3])}", f"last {' '.join(padded[-3:])}")
+    return _hashed(dict.fromkeys([*padded, *pairs, *ends]))
+
+
+def _hashed(features: Any) -> list[int]:
+    return [zlib.crc32(feature.encode()) for feature in features]
