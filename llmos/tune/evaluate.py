@@ -1,14 +1,16 @@
 """How well a model turns requests into calls, by rows kept aside, in the very loop that answers requests.
 
     llmos tune evaluate --rows valid.jsonl --limit 200
-    llmos tune evaluate --rows valid.jsonl --untuned --failures
+    llmos tune evaluate --rows valid.jsonl --baselines --beside tiny --save said.jsonl
+    llmos tune evaluate --browse said.jsonl --tool file.delete
 
 Each row's request is thought about as a person's would be: the same prompt, grammar and adapter. A reply is
 right when it is the row's calls exactly; `tool` counts replies with the right tools in their order,
 whatever the arguments. `wrong_action` are wrong replies that would change something, the worst there is;
 `asks` are replies that ask back. Confidence is set against correctness in ten bins (expected calibration
-error, Guo et al. 2017). Beside it stands what the nearest example alone would say. An equally good other
-call counts as wrong: the bench `tests.bench.understand` judges by outcome instead.
+error, Guo et al. 2017). With --baselines the same rows are asked of the model without its adapter, with
+examples in its prompt, and of the nearest example alone; --beside names further models. An equally good
+other call counts as wrong: the bench `tests.bench.understand` judges by outcome instead.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ import statistics
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ from llmos.tune.pretrain import say
 
 _BINS = 10
 _MOST_CONFUSIONS = 12
+_COLUMNS = ("exact", "tool", "valid", "asks", "wrong_action", "calibration_error", "median_s")
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +72,73 @@ def _tools(calls: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = tune_options.parser("evaluate", __doc__)
-    parser.add_argument("--rows", type=Path, required=True, help="of `llmos tune data --valid`")
+    parser.add_argument("--rows", type=Path, help="of `llmos tune data --valid`")
     parser.add_argument("--model", default="default")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--adapter", type=Path, help="a folder, in place of the one that belongs to the model")
     which.add_argument("--untuned", action="store_true", help="without an adapter")
     parser.add_argument("--limit", type=int, default=0, help="so many of the rows (0: all)")
     parser.add_argument("--failures", action="store_true", help="show each wrong reply")
+    parser.add_argument("--baselines", action="store_true", help="untuned with examples, and retrieval alone")
+    parser.add_argument("--beside", action="append", default=[], metavar="MODEL", help="on the same rows")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="every reply, to be browsed")
+    parser.add_argument("--browse", type=Path, metavar="FILE", help="show what was saved, the surest first")
+    parser.add_argument("--tool", default="", help="browse: where this tool was wanted or said")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--context", type=int, default=8192)
-    return parser.parse_args(argv)
+    found = parser.parse_args(argv)
+    if not (found.rows or found.browse):
+        parser.error("give --rows, or --browse")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = _options(argv)
+    if given.browse:
+        return _browse(given.browse, given.tool)
     tools = catalog.load(tool_dirs()[:1])
     rows = [row for row in read_rows(given.rows) if _is_ours(row, tools)]
     rows = rows[: given.limit] if given.limit else rows
     if not rows:
         raise UsageError(f"{given.rows} has no row about the tools in force", "Make rows: llmos tune data")
+    adapter = _adapter(given)
+    judged = _asked(given, given.model, adapter, tools, rows)
+    read_only = {name for name, tool in tools.tools.items() if tool.manifest.read_only}
+    report = summary(judged, read_only)
+    others = {name: summary(one, read_only) for name, one in _others(given, adapter, tools, rows)}
+    if given.save:
+        lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in judged)
+        given.save.write_text("".join(lines), encoding="utf-8")
+    say(_text(report))
+    say(_table({"this": report, **others}))
+    told = {"model": given.model, "adapter": adapter.name if adapter else "", **report}
+    told["beside"] = {name: {column: one[column] for column in _COLUMNS} for name, one in others.items()}
+    say(json.dumps(told, ensure_ascii=False))
+    return 0
+
+
+def _others(
+    given: argparse.Namespace, adapter: Adapter | None, tools: catalog.Catalog, rows: Rows
+) -> Iterator[tuple[str, list[Judged]]]:
+    """Who is asked the same."""
+    if given.baselines:
+        yield "nearest example", _retrieved(tools, rows)
+        if adapter:
+            yield "untuned, with examples", _asked(given, given.model, None, tools, rows)
+    for name in given.beside:
+        yield name, _asked(given, name, _own_adapter(name), tools, rows)
+
+
+def _asked(
+    given: argparse.Namespace, model: str, adapter: Adapter | None, tools: catalog.Catalog, rows: Rows
+) -> list[Judged]:
+    """What one model says to all rows."""
     engine = Engine.load(
-        store.resolve(given.model),
+        store.resolve(model),
         dtype="auto",
         threads=given.threads,
         context_tokens=given.context,
-        adapter=(adapter := _adapter(given)),
+        adapter=adapter,
     )
     loop = Loop(engine, context_tokens=engine.context_tokens, adapter=adapter)
     loop.teach(tools.specs)
@@ -103,16 +149,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.failures and not one.right:
             say(_failure(one))
         if number % 50 == 0:
-            say(f"{number} of {len(rows)}, {sum(one.right for one in judged)} right")
-    read_only = {name for name, tool in tools.tools.items() if tool.manifest.read_only}
-    report = summary(judged, read_only)
-    say(_text(report))
-    say(
-        json.dumps(
-            {"model": given.model, "adapter": adapter.name if adapter else "", **report}, ensure_ascii=False
-        )
-    )
+            say(f"{model}: {number} of {len(rows)}, {sum(one.right for one in judged)} right")
+    return judged
+
+
+def _retrieved(tools: catalog.Catalog, rows: Rows) -> list[Judged]:
+    """The nearest example's own call, word for word; its similarity is its confidence."""
+    retriever = Retriever(tools.specs)
+    judged = []
+    for row in rows:
+        began = time.perf_counter()
+        score, shot = next(iter(retriever.ranked(row["say"])), (0.0, None))
+        said = ({"tool": shot.spec.name, "args": shot.args},) if shot else None
+        nearest = shot.spec.name if shot else ""
+        seconds = time.perf_counter() - began
+        judged.append(Judged(row["say"], tuple(row["calls"]), said, nearest, min(1.0, score), seconds))
+    return judged
+
+
+def _browse(file: Path, tool: str) -> int:
+    """Wrong replies, the surest first: these are the ones that would be carried out."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            known = [Judged(**{**one, **_tuples(one)}) for one in map(json.loads, lines)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{file} holds no replies: {error}", "Make it with --save FILE.") from None
+    wrong = [
+        one
+        for one in known
+        if not one.right and (not tool or tool in _tools([*one.wanted, *(one.said or ())]))
+    ]
+    for one in sorted(wrong, key=lambda one: -one.confidence):
+        say(_failure(one))
+    say(f"{len(wrong)} of {len(known)} are wrong" + (f" with {tool}" if tool else ""))
     return 0
+
+
+def _tuples(one: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples they were."""
+    return {"wanted": tuple(one["wanted"]), "said": None if one["said"] is None else tuple(one["said"])}
 
 
 def _is_ours(row: Mapping[str, Any], tools: catalog.Catalog) -> bool:
@@ -124,7 +199,11 @@ def _adapter(given: argparse.Namespace) -> Adapter | None:
         return None
     if given.adapter:
         return adapters.read(given.adapter)
-    sha256 = store.sha256_of(given.model)
+    return _own_adapter(given.model)
+
+
+def _own_adapter(model: str) -> Adapter | None:
+    sha256 = store.sha256_of(model)
     return adapters.find(sha256) if sha256 else None
 
 
@@ -225,4 +304,17 @@ def _text(report: Mapping[str, Any]) -> str:
         f"  {right:>4} of {count:<4} {tool}" for tool, (right, count) in list(report["by_tool"].items())[:20]
     ]
     lines += [f"  {count:>4} × {what}" for what, count in report["confusions"].items()]
+    lines += ["confidence   right   replies"]
+    lines += [f"      {sure:.2f}    {right:.2f}   {count:>7}" for sure, right, count in report["bins"]]
     return "\n".join(lines)
+
+
+def _table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Everybody who was asked the same rows, a line each."""
+    wide = max(map(len, reports))
+    head = " " * wide + "".join(f"{name.replace('_', ' '):>19}" for name in _COLUMNS)
+    lines = [
+        f"{name:<{wide}}" + "".join(f"{report[column]:>19}" for column in _COLUMNS)
+        for name, report in reports.items()
+    ]
+    return "\n".join([head, *lines])

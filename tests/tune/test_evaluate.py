@@ -85,12 +85,20 @@ def test_a_model_is_judged_in_the_loop_that_answers(
     (tmp_path / "rows").write_text("\n".join(map(json.dumps, rows)))
     capsys.readouterr()
     given = ["tune", "evaluate", "--rows", str(tmp_path / "rows"), "--model", str(tmp_path / "m")]
-    assert cli.main([*given, "--untuned", "--failures", "--context", "32768", "--threads", "1"]) == 0
+    saved = str(tmp_path / "said")
+    more = ["--context", "32768", "--threads", "1", "--baselines", "--save", saved]
+    assert cli.main([*given, "--untuned", "--failures", *more]) == 0
     out = capsys.readouterr().out
     report = json.loads(out.splitlines()[-1])
     assert (report["rows"], report["adapter"]) == (2, "")
     assert out.count("✗ list") == 2 - round(2 * report["exact"])
     assert 0 <= report["calibration_error"] <= 1
+    assert report["beside"]["nearest example"]["valid"] == 1  # whatever it means, an example is a call
+    assert "confidence   right" in out and "nearest example  " in out
+    assert cli.main(["tune", "evaluate", "--browse", saved, "--tool", "file.list"]) == 0
+    browsed = capsys.readouterr().out
+    assert browsed.count("✗ list") == out.count("✗ list") and "of 2 are wrong with file.list" in browsed
+    assert cli.main(["tune", "evaluate", "--browse", str(tmp_path / "none")]) == 2
 
 
 def test_rows_about_nothing_are_refused(tmp_path: Path) -> None:
