@@ -9,7 +9,7 @@ how many times as fast llmos is. Nothing is judged.
 A call is a request's prompt read and a tool call written under a grammar (`bench.calls`), each engine keeping
 what it has read of the prompt before, as they all do when they serve; transformers has no grammar and is left
 out there. llmos guesses by the manifests' examples, and the requests stand in none of them. `--calls 60`
-takes minutes.
+takes minutes. Beside other work `--threads 1` and the column of CPU time still say how much either computes.
 """
 
 from __future__ import annotations
@@ -175,9 +175,15 @@ def serve(name: str, file: Path, threads: int, context: int) -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         if "count" not in wanted:
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             text = peer.call(**wanted)
-            _say({"call_s": time.perf_counter() - began, "text": text})
+            _say(
+                {
+                    "call_s": time.perf_counter() - began,
+                    "cpu_s": time.process_time() - cpu_began,
+                    "text": text,
+                }
+            )
             continue
         prefill_s, decode_s = peer.decode(**wanted)
         _say({"prefill_s": prefill_s, "decode_s": decode_s, "resident": psutil.Process().memory_info().rss})
@@ -261,26 +267,30 @@ def compare(
     return [row | _ratios(row, rows[0]) | _call_row(row, call_s) for row in rows] + _left_out(names)
 
 
-def _calls(servers: dict[str, Server], asked: dict[str, list[int]]) -> dict[str, list[float]]:
-    """Seconds of each call but the first, which warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in servers}
+def _calls(servers: dict[str, Server], asked: dict[str, list[int]]) -> dict[str, list[dict[str, Any]]]:
+    """Each call's answer but the first, which warms up."""
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
     for number, (say, ids) in enumerate(asked.items()):
         for name, server in servers.items():
             answer = server.ask(ids=ids, say=say)
             if number:
-                taken[name].append(answer["call_s"])
+                taken[name].append(answer)
     return taken
 
 
-def _call_row(row: dict[str, Value], call_s: dict[str, list[float]]) -> dict[str, Value]:
-    own, base = call_s.get(str(row["engine"])), call_s["llmos"]
+def _call_row(row: dict[str, Value], calls_of: dict[str, list[dict[str, Any]]]) -> dict[str, Value]:
+    own, base = calls_of.get(str(row["engine"])), calls_of["llmos"]
     if not own:
         return {}
+    wall, base_wall, cpu, base_cpu = (
+        [answer[key] for answer in taken] for key in ("call_s", "cpu_s") for taken in (own, base)
+    )
     return {
-        "call_s": statistics.median(own),
-        "call_p95_s": _p95(own),
-        "x_call": statistics.median(own) / statistics.median(base),
-        "x_call_p95": _p95(own) / _p95(base),
+        "call_s": statistics.median(wall),
+        "call_p95_s": _p95(wall),
+        "x_call": statistics.median(wall) / statistics.median(base_wall),
+        "x_call_p95": _p95(wall) / _p95(base_wall),
+        "x_call_cpu": statistics.median(cpu) / statistics.median(base_cpu),
     }
 
 

@@ -13,58 +13,74 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmos.engine import adapter as adapters
 from llmos.engine import store
 from llmos.engine.adapter import Adapter
 from llmos.engine.engine import Engine
+from llmos.engine.generate import Generation
 from llmos.errors import LlmosError
 from llmos.messages import Think, ToolSpec
 from llmos.planner.loop import Loop
 from tests.bench import calls
-from tests.bench.report import report
+from tests.bench.report import Value, report
 
 CONTEXT_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """All that a person could tell two replies apart by, and how likely each choice was."""
+    """All that a person could tell two replies apart by, how likely each choice was, and what it took."""
 
     calls: str
     confidence: float
     num_tokens: int
+    passes: int = field(compare=False)
+
+
+class Counting(Engine):
+    """Knows how often the model was run for the last reply."""
+
+    passes = 0
+
+    def generate(self, *args: Any, **options: Any) -> Generation:
+        done = super().generate(*args, **options)
+        self.passes = done.passes
+        return done
 
 
 class Pair:
     """One model behind two loops that share nothing else."""
 
     def __init__(self, base: Engine, tools: Sequence[ToolSpec], adapter: Adapter | None) -> None:
-        self._loops = [_loop(base, tools, adapter, guessing=guessing) for guessing in (True, False)]
+        self._sides = [_side(base, tools, adapter, guessing=guessing) for guessing in (True, False)]
 
     def replies(self, say: str) -> tuple[Reply, Reply]:
-        with_guesses, without = (_reply(loop, say) for loop in self._loops)
+        with_guesses, without = (_reply(*side, say) for side in self._sides)
         return with_guesses, without
 
 
-def _loop(base: Engine, tools: Sequence[ToolSpec], adapter: Adapter | None, *, guessing: bool) -> Loop:
-    engine = Engine(base.name, base.model, base.tokenizer, base.context_tokens)
+def _side(
+    base: Engine, tools: Sequence[ToolSpec], adapter: Adapter | None, *, guessing: bool
+) -> tuple[Counting, Loop]:
+    engine = Counting(base.name, base.model, base.tokenizer, base.context_tokens)
     engine.guessing = guessing
     loop = Loop(engine, context_tokens=base.context_tokens, adapter=adapter)
     loop.teach(tools)
-    return loop
+    return engine, loop
 
 
-def _reply(loop: Loop, say: str) -> Reply:
+def _reply(engine: Counting, loop: Loop, say: str) -> Reply:
     think = Think(id="bench", text=say, entries=calls.ENTRIES)
     try:
         thought = loop.think(think, cancel=threading.Event(), on_text=lambda text: None)
     except LlmosError as error:
-        return Reply(str(error), 0.0, 0)
+        return Reply(str(error), 0.0, 0, 0)
     said = json.dumps([call.model_dump() for call in thought.calls])
-    return Reply(said, thought.confidence, thought.timing.generated_tokens)
+    return Reply(said, thought.confidence, thought.timing.generated_tokens, engine.passes)
 
 
 def requests(tools: Sequence[ToolSpec]) -> list[str]:
@@ -72,24 +88,46 @@ def requests(tools: Sequence[ToolSpec]) -> list[str]:
     return list(dict.fromkeys([*calls.requests(1000), *examples]))
 
 
-def _results(
-    pair: Pair, says: Sequence[str], minutes: float, done: Path | None
-) -> Iterator[tuple[str, bool]]:
-    """Each request and whether its replies were identical, those of an earlier run first."""
-    known = dict(map(json.loads, done.read_text().splitlines())) if done and done.exists() else {}
-    yield from ((say, known[say]) for say in says if say in known)
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one request; the two counts are of passes of the model."""
+
+    say: str
+    same: bool
+    tokens: int
+    guessing: int
+    plain: int
+
+
+def _results(pair: Pair, says: Sequence[str], minutes: float, done: Path | None) -> Iterator[Result]:
+    """Each request's, those of an earlier run first."""
+    lines = done.read_text().splitlines() if done and done.exists() else []
+    known = {result.say: result for result in (Result(**json.loads(line)) for line in lines)}
+    yield from (known[say] for say in says if say in known)
     end = time.monotonic() + 60 * minutes
     for say in says:
         if say in known:
             continue
         if time.monotonic() > end:
             return
-        with_guesses, without = pair.replies(say)
-        same = with_guesses == without
+        one, other = pair.replies(say)
+        result = Result(say, one == other, other.num_tokens, one.passes, other.passes)
         if done:
             with done.open("a") as file:
-                file.write(json.dumps([say, same]) + "\n")
-        yield say, same
+                file.write(json.dumps(asdict(result)) + "\n")
+        yield result
+
+
+def _row(results: Sequence[Result]) -> dict[str, Value]:
+    count = max(1, len(results))
+    return {
+        "requests": len(results),
+        "identical": sum(result.same for result in results),
+        "tokens": sum(result.tokens for result in results) / count,
+        "passes": sum(result.plain for result in results) / count,
+        "passes_guessing": sum(result.guessing for result in results) / count,
+        "different": "; ".join(result.say for result in results if not result.same),
+    }
 
 
 def main() -> None:
@@ -106,10 +144,10 @@ def main() -> None:
         store.resolve(options.model), dtype="auto", context_tokens=CONTEXT_TOKENS, adapter=adapter
     )
     pair = Pair(engine, tools, adapter)
-    results = dict(_results(pair, requests(tools)[: options.count], options.minutes, options.done))
-    different = [say for say, same in results.items() if not same]
-    row = {"requests": len(results), "identical": sum(results.values()), "different": "; ".join(different)}
-    report("guesses", [row], {"model": engine.name, "weights": engine.form, "adapter": bool(adapter)})
+    results = list(_results(pair, requests(tools)[: options.count], options.minutes, options.done))
+    report(
+        "guesses", [_row(results)], {"model": engine.name, "weights": engine.form, "adapter": bool(adapter)}
+    )
 
 
 if __name__ == "__main__":
