@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(words)
     _check(options)
     if launch.wanted(options):
-        return launch.run(["-m", "llmos", "tune", "train", *words], options)
+        return launch.train(words, options)
     with joined(sharded=options.fsdp) as world:
         return _learn(options, world)
 

@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmos.errors import CallFailed, UsageError
+from llmos.tune import launch_ray
 from llmos.tune.train import check_shares
 from llmos.tune.world import launched
 
@@ -33,9 +34,10 @@ def add_options(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group("several processes")
     group.add_argument(
         "--launch",
-        choices=("local", "torchrun"),
+        choices=("local", "torchrun", "ray"),
         default="local",
-        help="local: processes of this machine; torchrun: they start again from the last state when one dies",
+        help="local: processes of this machine; torchrun: they start again from the last state when one "
+        "dies; ray: so they do as a job of a Ray cluster",
     )
     group.add_argument("--processes", type=int, default=1, metavar="N", help="on each machine; one a GPU")
     group.add_argument(
@@ -45,11 +47,15 @@ def add_options(made: argparse.ArgumentParser) -> None:
         "copy for each (DDP)",
     )
     group.add_argument(
-        "--max-restarts", type=int, metavar="N", help=f"with torchrun; {_RESTARTS} if not given"
+        "--max-restarts", type=int, metavar="N", help=f"with torchrun or ray; {_RESTARTS} if not given"
     )
     group.add_argument("--nodes", default="1", metavar="N|MIN:MAX", help="machines, with torchrun")
     group.add_argument(
         "--rendezvous", default="", metavar="HOST:PORT", help="where the machines meet: one of them"
+    )
+
+    group.add_argument(
+        "--ray", metavar="URL", help="the cluster's dashboard; http://127.0.0.1:8265 if not given"
     )
 
 
@@ -57,6 +63,13 @@ def wanted(given: argparse.Namespace) -> bool:
     """Whether other processes are to be started, and this one only waits for them."""
     _check(given)
     return not launched() and (given.launch != "local" or given.processes > 1)
+
+
+def train(words: Sequence[str], given: argparse.Namespace) -> int:
+    """`llmos tune train WORDS`, where `wanted`."""
+    if given.launch == "ray":
+        return launch_ray.run(words, given, restarts=_restarts(given))
+    return run(["-m", "llmos", "tune", "train", *words], given)
 
 
 def run(command: Sequence[str], given: argparse.Namespace) -> int:
@@ -133,7 +146,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError(f"--processes {given.processes}: at least one is needed", "Write --processes 2.")
     if given.max_restarts is not None and (given.max_restarts < 0 or given.launch == "local"):
         raise UsageError(
-            "--max-restarts is a number from 0 up, and belongs to --launch torchrun",
+            "--max-restarts is a number from 0 up, and belongs to --launch torchrun or ray",
             "Add --launch torchrun; processes started by --launch local are not started again.",
         )
     nodes = _nodes(given.nodes)
@@ -145,7 +158,7 @@ def _check(given: argparse.Namespace) -> None:
     if nodes[0] == nodes[1]:
         check_shares(given.accumulate, given.processes * nodes[0])
     gpus = torch.cuda.device_count()
-    if gpus and given.processes > gpus:
+    if gpus and given.launch != "ray" and given.processes > gpus:
         raise UsageError(
             f"{given.processes} processes need as many GPUs, and torch sees {gpus}",
             f"Give --processes {gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES= in front.",
