@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,8 @@ import pytest
 import torch
 
 from llmos import cli
-from llmos.errors import UsageError
-from llmos.tune import launch, options
+from llmos.errors import LlmosError, UsageError
+from llmos.tune import launch, on_ray, options
 from llmos.tune.world import ALONE
 from tests.tune import together
 
@@ -120,3 +123,28 @@ def test_the_verb_says_what_is_missing_once(tmp_path: Path, capfd: pytest.Captur
     words = ["tune", "train", "--rows", "none", "--valid", "none", "--out", str(tmp_path), "--max-steps", "1"]
     assert cli.main([*words, "--launch", "torchrun", "--processes", "2"]) == 2
     assert capfd.readouterr().err.count("none is not there") == 1
+
+
+def test_what_came_out_travels_through_a_log_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "state.pt").write_text("stays there")
+    (tmp_path / "adapter.safetensors").write_bytes(os.urandom(40_000))
+    result = on_ray.packed(tmp_path)
+    assert result is not None
+    lines = [line.removeprefix(f"{on_ray.MARK} ") for line in on_ray.lines(result)]
+    assert on_ray.joined_lines(lines) == result
+    assert on_ray.joined_lines(lines[1:]) is None and on_ray.joined_lines(lines[:-1]) is None
+    with tarfile.open(fileobj=io.BytesIO(result)) as archive:
+        assert archive.getnames() == ["adapter.safetensors"]
+
+
+def test_without_ray_or_a_cluster_the_next_step_is_told(tmp_path: Path) -> None:
+    parser = options.parser("train", "")
+    options.add_settings(parser, accumulate=4)
+    launch.add_options(parser)
+    given = parser.parse_args(["--launch", "ray", "--processes", "2", "--ray", "http://127.0.0.1:9"])
+    assert launch.wanted(given)
+    with pytest.raises(LlmosError) as told:
+        launch.train([], given)
+    installed = importlib.util.find_spec("ray") is not None
+    assert ("ray start --head" if installed else "pip install 'llmos[ray]'") in told.value.next_step
