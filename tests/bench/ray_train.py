@@ -137,14 +137,17 @@ def losses(folder: Path) -> list[float]:
 def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows, valid = folder / "rows.jsonl", folder / "valid.jsonl"
     run(sys.executable, "-m", "llmos", "tune", "data", "--out", rows, "--valid", valid, "--count", 60)
-    valid.write_text("".join(valid.read_text().splitlines(keepends=True)[:20]))
+    for file, count in ((rows, 60), (valid, 20)):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:count]))
     model = given.model or small_model(folder / "model")
     words = [
         sys.executable, "-m", "llmos", "tune", "train", "--rows", rows, "--valid", valid, "--model", model,
         "--mode", given.mode, "--judged", 2, "--validations", 1, "--batch-tokens", 2000,
         "--max-steps", given.steps, "--keep-every-s", 0,
     ]  # fmt: skip
+    print("one process alone", flush=True)
     run(*words, "--out", folder / "alone")
+    print("a cluster of two nodes", flush=True)
     (folder / "ray").mkdir()
     nodes, address = cluster(folder / "ray")
     try:
@@ -182,8 +185,9 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", default="")
     made.add_argument("--mode", default="full")
-    made.add_argument("--steps", type=int, default=30)
+    made.add_argument("--steps", type=int, default=20)
     given = made.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped then, too
     with tempfile.TemporaryDirectory(prefix="ray-train-") as folder:
         found = measure(given, Path(folder))
     report("ray_train", [{"what": name, "found": str(value)} for name, value in found.items()], found)
