@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import os
 import shutil
@@ -103,29 +104,45 @@ def _submit(client: Any, folder: Path, words: Sequence[str], given: argparse.Nam
 
 async def _followed(client: Any, job: str) -> list[str]:
     """Shows the log to its end, as it grows; gives the lines that hold the result."""
-    seen, found = 0, list[str]()
+    log = _Log()
     for _ in range(_COMES_AGAIN):
-        place, rest = 0, ""
-        async for text in client.tail_job_logs(job):
-            place += len(text)
-            fresh = text[max(0, len(text) - (place - seen)) :] if place > seen else ""
-            *whole, rest = (rest + fresh).split("\n")
-            for line in whole:
-                _take(line, found)
-            seen = max(seen, place - len(rest))
+        log.from_the_start()
+        with contextlib.suppress(RuntimeError):  # the stream broke off
+            async for text in client.tail_job_logs(job):
+                log.add(text)
         if client.get_job_status(job).is_terminal():
-            if rest:
-                _take(rest, found)
+            log.add("\n")
             break
-    return found
+        await asyncio.sleep(1)
+    return log.result
 
 
-def _take(line: str, found: list[str]) -> None:
-    mark, _, part = line.strip().partition(" ")
-    if mark == on_ray.MARK:
-        found.append(part)
-    elif line:
-        say(line)
+class _Log:
+    """A log that may be read again from its start: each line is shown once."""
+
+    def __init__(self) -> None:
+        self.result: list[str] = []
+        self._taken = 0  # lines
+        self.from_the_start()
+
+    def from_the_start(self) -> None:
+        self._again, self._rest = self._taken, ""
+
+    def add(self, text: str) -> None:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if self._again:
+                self._again -= 1
+                continue
+            self._taken += 1
+            self._take(line)
+
+    def _take(self, line: str) -> None:
+        mark, _, part = line.strip().partition(" ")
+        if mark == on_ray.MARK:
+            self.result.append(part)
+        elif line:
+            say(line)
 
 
 def _write(result: bytes | None, out: Path, job: str) -> None:
