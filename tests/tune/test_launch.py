@@ -18,7 +18,7 @@ import torch
 
 from llmos import cli
 from llmos.errors import LlmosError, UsageError
-from llmos.tune import launch, on_ray, options
+from llmos.tune import launch, launch_ray, on_ray, options
 from llmos.tune.world import ALONE
 from tests.tune import together
 
@@ -148,3 +148,13 @@ def test_without_ray_or_a_cluster_the_next_step_is_told(tmp_path: Path) -> None:
         launch.train([], given)
     installed = importlib.util.find_spec("ray") is not None
     assert ("ray start --head" if installed else "pip install 'llmos[ray]'") in told.value.next_step
+
+
+def test_a_log_that_is_read_again_shows_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = launch_ray._Log()
+    for part in ("step 1\nste", "p 2\nllmos-result abc\nst"):
+        log.add(part)
+    log.from_the_start()
+    for part in ("step 1\nstep 2\nllmos-re", "sult abc\nstep 3\n"):
+        log.add(part)
+    assert capsys.readouterr().out == "step 1\nstep 2\nstep 3\n" and log.result == ["abc"]
