@@ -143,7 +143,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     words = [
         sys.executable, "-m", "llmos", "tune", "train", "--rows", rows, "--valid", valid, "--model", model,
         "--mode", given.mode, "--judged", 2, "--validations", 1, "--batch-tokens", 2000,
-        "--max-steps", given.steps, "--keep-every-s", 0,
+        "--max-steps", given.steps, "--keep-every-s", 2,
     ]  # fmt: skip
     print("one process alone", flush=True)
     run(*words, "--out", folder / "alone")
@@ -185,7 +185,7 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", default="")
     made.add_argument("--mode", default="full")
-    made.add_argument("--steps", type=int, default=20)
+    made.add_argument("--steps", type=int, default=16)
     given = made.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped then, too
     with tempfile.TemporaryDirectory(prefix="ray-train-") as folder:
