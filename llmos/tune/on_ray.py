@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llmos.errors import LlmosError
+
 MARK = "llmos-result"
 LINE_CHARACTERS = 12_000  # Ray cuts longer lines
 MOST_BYTES = 64 << 20  # more than any adapter
@@ -57,10 +59,15 @@ class Member:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def train(self, words: tuple[str, ...], environment: dict[str, str]) -> int:
-        from llmos import cli
+        from llmos.tune.__main__ import main as train
 
         os.environ.update(environment)
-        return cli.main(["tune", "train", *words])
+        try:
+            return train(words)
+        except LlmosError as error:
+            if environment["RANK"] == "0":
+                print(f"llmos: {error}\n  {error.next_step}", flush=True)  # noqa: T201
+            return error.exit_code
 
     def result(self, out: str) -> bytes | None:
         return packed(Path(out))
