@@ -231,3 +231,19 @@ def test_they_run_as_programs_and_missing_files_are_said(call: Call, folder: Pat
     with pytest.raises(LlmosError):
         call("text.query", path="-", select="a")
     assert not [name for name in os.listdir(folder) if "pycache" in name]
+
+
+def test_columns_are_found_by_ordinals_and_in_the_plural(call: Call, here: Context) -> None:
+    Path(here.cwd, "o.csv").write_text("name,city,amount\nAda,Paris,30\nBob,Rome,12\n")
+    for name, said in (
+        ("second", "city\nParis\nRome\n"),
+        ("last", "amount\n30\n12\n"),
+        ("1st", "name\nAda\nBob\n"),
+    ):
+        assert call("text.columns", path="o.csv", columns=[name]).stdout == said
+    assert call("text.columns", path="o.csv", columns=["Cities"]).stdout == "Paris\nRome\n"
+    assert call("text.query", path="o.csv", sum="amounts").stdout.strip() == "42"
+    Path(here.cwd, "two.csv").write_text("amount,amounts\n1,2\n")
+    assert call("text.query", path="two.csv", sum="amounts").stdout.strip() == "2"
+    Path(here.cwd, "first.csv").write_text("a,first\n1,2\n")
+    assert call("text.columns", path="first.csv", columns=["first"]).stdout == "2\n"

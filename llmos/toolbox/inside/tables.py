@@ -40,13 +40,16 @@ class Table:
     rows: Callable[[], Iterator[Row]]
 
     def index(self, name: str) -> int:
-        """The column of this name, whatever its case. Raises Refused naming those there are."""
+        """The column of this name, whatever its case and number: `amounts` are in the column `amount`.
+
+        Raises Refused naming those there are.
+        """
         wanted = name.strip().strip("\"'`")
-        for made in (str, str.lower):
+        for made in (str, str.lower, _singular):
             folded = [made(column.strip()) for column in self.header]
-            if made(wanted) in folded:
+            if folded.count(made(wanted)) == 1 or (made is not _singular and made(wanted) in folded):
                 return folded.index(made(wanted))
-        ends = [column.endswith(f".{wanted.lower()}") for column in folded]
+        ends = [column.lower().endswith(f".{wanted.lower()}") for column in self.header]
         if ends.count(True) == 1:  # `name`, where a document has `users.name`
             return ends.index(True)
         close = difflib.get_close_matches(wanted.lower(), [column.lower() for column in self.header], 1)
@@ -60,6 +63,12 @@ class Table:
         except Refused:
             return False
         return True
+
+
+def _singular(name: str) -> str:
+    """Roughly; only for comparing."""
+    name = name.lower()
+    return f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
 
 
 def number(value: Value) -> int | float | None:
