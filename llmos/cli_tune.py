@@ -27,6 +27,10 @@ ACTIONS = {
         "two small heads of hashed words: secrets, and whether a change is wanted",
         "llmos.tune.hints:main",
     ),
+    "answers": (
+        "how well questions about commands are answered from manual pages",
+        "llmos.tune.answers:main",
+    ),
     "pretrain": ("a small transformer from scratch, on text of your own", "llmos.tune.pretrain:main"),
     "prune": ("a model without its least needed blocks, and its recovery", "llmos.tune.compress:prune"),
     "quantize": ("a model trained through its own rounding to few bits", "llmos.tune.compress:quantize"),

@@ -24,7 +24,7 @@ ENOUGH = 0.74  # of what the question says must stand in the entry
 ENOUGH_OF_ONE = 0.6  # in the pages of the program it names
 MOST = 3
 NEAR = 0.2  # further ones must be so near to the best
-# Of `features`. `llmos tune answers` measures them, and learns others.
+# Of `features`. `llmos tune answers` measures them, beside learnt ones.
 WEIGHTS = (1.0, 0.15, 0.6, 0.12, 0.12, 0.12, 0.2, -0.03, -0.2)
 HelpOf = Callable[[tuple[str, ...]], str]
 
