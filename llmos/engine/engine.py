@@ -145,6 +145,11 @@ class Engine:
             if self._prefix is not None and fixed_tokens <= slot.cache.length:
                 self._prefix.keep(slot.cache, prompt_ids[:fixed_tokens])
 
+    def read_ahead(self, ids: Sequence[int]) -> None:
+        """Read what prompts will begin with and keep it on disk; nothing where it lies there already."""
+        if self._prefix is not None and not self._prefix.covers(ids):
+            self.generate(ids, max_tokens=1, fixed_tokens=len(ids))
+
     def _slot_for(self, prompt: Sequence[int]) -> _Slot:
         """The kept cache that shares the longest prefix, cut to it; the last token is always read anew."""
         if not self._slots and (slot := self._from_disk(prompt)) is not None:

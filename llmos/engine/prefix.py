@@ -3,7 +3,8 @@
 The list of common tools is some 650 tokens, which is most of the first request's time after an idle unload.
 One file beside the prepared weights, so that it belongs to this very model file, adapter and number format;
 inside it are the token ids and what computed it (kernels or torch), both of which must agree. Only what the
-caller calls fixed is written, never a person's words. Like the prepared weights it is a cache: it may be
+caller calls fixed is written, never a person's words. The planner may create files only while it
+loads, so it reads ahead then. Like the prepared weights it is a cache: it may be
 deleted at any time, one that cannot be read is passed over, and flipped bits in it are not noticed.
 """
 
@@ -39,6 +40,10 @@ class Prefix:
             self._known = self._read_ids()
         return self._known
 
+    def covers(self, ids: Sequence[int]) -> bool:
+        """Whether there is nothing to be kept of `ids` any more."""
+        return len(ids) < FEWEST or common_prefix(self.ids, ids[:MOST]) == len(ids[:MOST])
+
     def _read_ids(self) -> list[int]:
         try:
             with safe_open(self._file, "pt") as file:
@@ -61,7 +66,7 @@ class Prefix:
     def keep(self, cache: KVCache, ids: Sequence[int]) -> None:
         """Write the cache's first tokens, which are `ids`, unless they lie there already."""
         ids = ids[:MOST]
-        if len(ids) < FEWEST or common_prefix(self.ids, ids) == len(ids):
+        if self.covers(ids):
             return
         self._known = list(ids)  # even where it fails: there is no second try
         with contextlib.suppress(OSError, SafetensorError):

@@ -65,6 +65,11 @@ class Loop:
         self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
         self._fixed = self._fixed_ids()
 
+    def read_ahead(self) -> None:
+        """Read how every prompt begins, unless an earlier process has kept it on disk."""
+        if self._calls is not None and len(self._fixed) + 1 <= self._context_tokens:
+            self._engine.read_ahead(self._fixed)
+
     def _fixed_ids(self) -> list[int]:
         """How every prompt begins; the last few may be cut otherwise where the text goes on."""
         tokenizer, system = self._engine.tokenizer, prompt.system_text(self._chooser.common, self._form)

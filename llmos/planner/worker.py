@@ -44,6 +44,7 @@ class Worker:
         self._wire, self._model, self._given = wire, model, settings
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[tuple[Think, threading.Event] | Teach] = queue.SimpleQueue()
+        self._first: tuple[Think, threading.Event] | Teach | None = None  # what came before the model
         self._cancels: dict[str, threading.Event] = {}
 
     def run(self) -> int:
@@ -51,6 +52,7 @@ class Worker:
         try:
             if not self._read():  # loading waits for the first word, and confinement for no thread
                 return 0
+            self._first = self._inbox.get_nowait() if not self._inbox.empty() else None
             self._load(self._settings())
         except Exception as error:
             self._send(Failed(error=_reported(error, "the model cannot be loaded").to_rpc()))
@@ -88,6 +90,7 @@ class Worker:
             adapter=adapter,
         )
         self._loop = Loop(engine, context_tokens=model.context_tokens, adapter=adapter)
+        self._teach_first()
         missing = held.missing + confine.confine_calls().missing
         for layer in missing:
             log.warning("the planner goes on without a layer of its confinement: %s", layer)
@@ -95,6 +98,13 @@ class Worker:
         self._send(
             Ready(model=engine.name, load_ms=load_ms, resident_bytes=_resident_bytes(), unconfined=missing)
         )
+
+    def _teach_first(self) -> None:
+        """Take the tools if they came first, while what is read of them can still be kept on disk."""
+        if isinstance(self._first, Teach):
+            self._loop.teach(self._first.tools)
+            self._loop.read_ahead()
+            self._first = None
 
     # --- frames in ---
 
@@ -129,7 +139,7 @@ class Worker:
     # --- turns ---
 
     def _turn(self) -> None:
-        item = self._inbox.get()
+        item, self._first = self._first or self._inbox.get(), None
         if isinstance(item, Teach):
             self._loop.teach(item.tools)
             return
