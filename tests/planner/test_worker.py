@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from llmos.engine import native, prepared
+from llmos.engine.prefix import FILE
 from llmos.messages import Delta, Example, Failed, FromPlanner, Ready, Stop, Teach, Think, Thought, ToolSpec
 from llmos.wire import FrameSocket
 
@@ -110,11 +112,13 @@ def test_a_sentence_becomes_a_typed_call(worker: Peer, ready: Ready) -> None:
 
 
 @pytest.mark.weights
-def test_the_static_part_is_read_once(worker: Peer, ready: Ready) -> None:
+def test_the_static_part_is_read_once(worker: Peer, ready: Ready, tiny_model: Path) -> None:
     worker.send(Think(id="two", text="show c.txt"))
     thought = worker.answer()
     assert isinstance(thought, Thought), thought
     assert thought.timing.cached_tokens > 40
+    kept = prepared.folder_of(tiny_model).glob(f"packed-*/{FILE}")
+    assert list(kept) or native.library() is None, "and kept, though the planner may write nothing any more"
 
 
 @pytest.mark.weights
