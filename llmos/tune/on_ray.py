@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import sys
 import tarfile
@@ -70,7 +71,11 @@ class Member:
             return error.exit_code
 
     def result(self, out: str) -> bytes | None:
-        return packed(Path(out))
+        """Taken away from here, unless it is too large."""
+        found = packed(Path(out))
+        if found is not None:
+            shutil.rmtree(out, ignore_errors=True)
+        return found
 
 
 def main() -> int:

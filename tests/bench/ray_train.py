@@ -131,7 +131,11 @@ def kill_one(job: subprocess.Popen[str], before: set[int]) -> float:
 
 
 def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in json.loads((folder / "curve.json").read_text())["steps"]]
+    """Of the steps, and of what was judged on the way."""
+    curve = json.loads((folder / "curve.json").read_text())
+    return [line["loss"] for line in curve["steps"]] + [
+        line["calls"]["loss"] for line in curve["validations"]
+    ]
 
 
 def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
