@@ -16,6 +16,7 @@ from llmos.config import BackendSettings
 from llmos.daemon.consents import destination
 from llmos.daemon.hands import Hands
 from llmos.daemon.offload import Offload
+from llmos.daemon.peers import PEERS
 from llmos.daemon.request import Job
 from llmos.errors import CloudError, NeedsApproval, OverBudget
 from llmos.messages import Decision, Effects, JsonObject, Plan, Think, Thought, ToolCall
@@ -206,4 +207,6 @@ def _stdin_file(pid: int) -> str:
         target = str(Path(f"/proc/{pid}/fd/0").readlink()) if pid else ""
     except OSError:
         return ""
+    if not PEERS.is_there(pid):
+        return ""  # it has ended, and this may be another's
     return target if target.startswith("/") and not target.startswith("/dev/") else ""

@@ -30,6 +30,7 @@ from llmos.daemon import fairness, listening, rpc, shares, systemd
 from llmos.daemon.broker import Broker
 from llmos.daemon.connection import Connection
 from llmos.daemon.methods import Methods
+from llmos.daemon.peers import PEERS
 from llmos.daemon.shares import Shares
 from llmos.errors import Denied, LlmosError, Overloaded
 from llmos.messages import Caller
@@ -143,10 +144,10 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._connections[connection] = task
+        greeting = {"protocol": wire.PROTOCOL_VERSION, "version": llmos.__version__, "pid": os.getpid()}
         try:
-            await connection.serve(
-                {"protocol": wire.PROTOCOL_VERSION, "version": llmos.__version__, "pid": os.getpid()}
-            )
+            with PEERS.held(writer.get_extra_info("socket"), caller.pid):
+                await connection.serve(greeting)
         finally:
             del self._connections[connection]
             self._shares.left(caller.uid, connection)
@@ -204,7 +205,7 @@ def run(
     _share_one_heap()
     reread = config.load if settings is None else None
     settings = settings or config.load()
-    _allow_open_files(settings.server.max_clients + _SPARE_FILES)
+    _allow_open_files(2 * settings.server.max_clients + _SPARE_FILES)
     listener = listening.listen(socket_path or paths.socket_path())
     try:
         asyncio.run(serve(listener, settings, worker_argv=worker_argv, reread=reread))
@@ -222,7 +223,7 @@ def _log_to_stderr() -> None:
 
 
 def _allow_open_files(wanted: int) -> None:
-    """One for each client: the soft limit is 1024 in most places, and the hard one far above."""
+    """Two for each client: the soft limit is 1024 in most places, and the hard one far above."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
