@@ -56,8 +56,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def cluster(folder: Path) -> tuple[list[subprocess.Popen[bytes]], str]:
-    """Two nodes of one processor each, which end with this program; the dashboard's address."""
+def cluster(folder: Path, nodes: list[subprocess.Popen[bytes]]) -> str:
+    """Two nodes of one processor each, added to `nodes` as they start; the dashboard's address."""
     port, dashboard = free_port(), free_port()
     common = ["--num-cpus=1", "--object-store-memory=100000000", "--block", "--disable-usage-stats"]
     head = [
@@ -65,14 +65,13 @@ def cluster(folder: Path) -> tuple[list[subprocess.Popen[bytes]], str]:
         f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", *common,
     ]  # fmt: skip
     other = ["ray", "start", f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2", *common]
-    nodes = []
     for number, command in enumerate((head, other), start=1):
         with (folder / f"node-{number}.log").open("wb") as log:
             nodes.append(subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log))
         if number == 1:
             wait_for(lambda: answers(port), 120)
     wait_for(lambda: status(port).count(" node_") == 2, 120)
-    return nodes, f"http://127.0.0.1:{dashboard}"
+    return f"http://127.0.0.1:{dashboard}"
 
 
 def answers(port: int) -> bool:
@@ -153,8 +152,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     run(*words, "--out", folder / "alone")
     print("a cluster of two nodes", flush=True)
     (folder / "ray").mkdir()
-    nodes, address = cluster(folder / "ray")
+    nodes: list[subprocess.Popen[bytes]] = []
     try:
+        address = cluster(folder / "ray", nodes)
         before = {file.stat().st_ino for file in Path(tempfile.gettempdir()).glob("llmos-*/state/state.pt")}
         job = subprocess.Popen(
             [*map(str, words), "--out", str(folder / "fetched"), "--launch", "ray", "--ray", address,
