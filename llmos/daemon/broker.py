@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.config import Settings
-from llmos.daemon import hands, supervisor
+from llmos.daemon import hands, lean, supervisor
 from llmos.daemon.accepted import Accepted
 from llmos.daemon.counting import Counts
 from llmos.daemon.hands import Hands
@@ -189,6 +189,7 @@ class Broker:
             self._teach(fresh.catalog.specs)
         finally:
             self._loaded.set()
+        await asyncio.to_thread(lean.give_back)
 
     async def _prove(self, fresh: Hands) -> None:
         await asyncio.sleep(_PROVE_AFTER_S)
@@ -198,6 +199,7 @@ class Broker:
             log.error("nothing is served: %s %s", error, error.next_step)
             if self._hands is fresh:  # and not mended meanwhile
                 self._broken = self._unfit = error
+        await asyncio.to_thread(lean.give_back)
 
     def _write_down(self, hands: Hands) -> int:
         return self._accepted.write_down(hands.gate.audit)

@@ -59,15 +59,23 @@ class Grounding:
 
         return quoting.asks(self._job.text)
 
+    def _may_be_one(self) -> bool:
+        job = self._job
+        if job.calls or job.data is not None or job.route == "cloud" or job.backend:
+            return False  # a person who names who is to think wants to hear them
+        if not _MAYBE.search(job.text):
+            return False
+        from llmos.explain import questions
+
+        return questions.read(job.text) is not None
+
     async def look_up(self) -> str | None:
         """What the manual says, with sources; None where it is no such question, or nothing is found."""
+        if not self._may_be_one():
+            return None
         from llmos.explain import questions
 
         job = self._job
-        if job.calls or job.data is not None or job.route == "cloud" or job.backend:
-            return None  # a person who names who is to think wants to hear them
-        if not _MAYBE.search(job.text) or questions.read(job.text) is None:
-            return None
         entries = await asyncio.to_thread(request.entries, job.cwd, job.caller)
         if (asked := questions.read(job.text, entries)) is None:
             return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import sys
 import types
 
@@ -11,6 +14,13 @@ def leave_out() -> None:
     _leave_out_openssl()
     _leave_out_plugins()
     _leave_out_syntax_trees()
+
+
+def give_back() -> None:
+    """Return what the heap holds free to the machine (malloc_trim(3)): reading policies leaves megabytes."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _leave_out_openssl() -> None:

@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from llmos.guard.grammar import grammars
@@ -77,9 +77,7 @@ _WITH = re.compile(
 _IN = re.compile(
     r"(?i)\b(?:in|of|for|from|does|by|let|make)\s+(?:the\s+)?[`'\"]?(?P<name>[\w.+-]+)[`'\"]?(?:\s+command)?(?!\s+\w+\s+\w)"
 )
-LISTS: dict[str, Any] = tomllib.loads(
-    resources.files("llmos.explain").joinpath("words.toml").read_text("utf-8")
-)
+LISTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
 _PLAIN = frozenset(LISTS["plain"].split())
 _SILENT = frozenset(LISTS["silent"].split())
 _HERE = re.compile(

@@ -10,7 +10,6 @@ read as a whole.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import pwd
@@ -298,8 +297,19 @@ def _hard_link(found: os.stat_result | None, marks: Landmarks) -> bool:
 # --- the table for one home ---------------------------------------------------------------------------
 
 
+_MOST_TABLES = 64  # of as many homes; each takes some 300 KB, so no older ones are kept beside
+_tables: dict[tuple[str, tuple[str, ...], int], tuple[int, Landmarks]] = {}  # with the time it was made in
+
+
 def _landmarks(home: str) -> Landmarks:
-    return _table(home, _environment(), os.geteuid(), int(time.monotonic()) // _LANDMARKS_LIVE_S)
+    key, age = (home, _environment(), os.geteuid()), int(time.monotonic()) // _LANDMARKS_LIVE_S
+    made_in, table = _tables.get(key, (-1, None))
+    if table is None or made_in != age:
+        table = _table(home)
+        if len(_tables) >= _MOST_TABLES:
+            _tables.clear()
+        _tables[key] = (age, table)
+    return table
 
 
 def _environment() -> tuple[str, ...]:
@@ -308,8 +318,7 @@ def _environment() -> tuple[str, ...]:
     return tuple(os.environ.get(name, "") for name in names)
 
 
-@functools.lru_cache(maxsize=64)
-def _table(home: str, _env: tuple[str, ...], _euid: int, _age: int) -> Landmarks:
+def _table(home: str) -> Landmarks:
     labels: dict[str, frozenset[str]] = {}
     below: dict[tuple[str, str], tuple[str, ...]] = {}
     for label, places in _labelled(home):
