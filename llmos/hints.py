@@ -24,6 +24,9 @@ MAX_LINE_CHARS = 4000
 SURELY_LOOKS = math.log(0.05 / 0.95)  # below it, a sentence wants nothing changed
 _WORD = re.compile(r"[^\s\"'`,;()<>|，。；：、“”‘’\u4e00-\u9fff]+|[\u4e00-\u9fff]")
 _TERMS = re.compile(r"[a-z]+|\d+|[\u4e00-\u9fff]|[/~.*$]")
+_SORTS = tuple(map(re.compile, (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z0-9]")))
+_HEX = re.compile(r"[0-9a-f]{7,}")
+_REPEATED = re.compile(r"(.)\1+")
 _TIME = re.compile(r"(?=.*[:.-])[\dT:.,Z+-]+")  # dates, addresses and versions of digits, too
 _GLUED = re.compile(r"^(?P<key>--?[A-Za-z][\w-]*[=:]|[A-Za-z_][\w.]*[=:])(?P<value>.+)$")
 
@@ -87,17 +90,29 @@ def _may_be(value: str) -> bool:
 
 def _around(value: str, before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
     near = [word.lower().lstrip("-").rstrip("=:") for word in before[-6:]]
-    shape = _shape(value)
-    kind = _kind(value)
-    yield from (f"shape {shape[:6]}", f"kind {kind}", f"length {min(len(value) // 4, 10)} {kind}")
+    kind, own = _alone(value)
+    yield from own
     yield from (f"{distance} {word}" for distance, word in enumerate(reversed(near[-2:]), 1))
     yield from (f"near {word}" for word in near)
     yield from (f"near {word} {kind}" for word in near)
     if near:
         yield from (f"1 {near[-1]} {kind}", f"2 {' '.join(near[-2:])}")
     yield from (f"after {word.lower()}" for word in after[:2])
-    yield f"start {value[:3].lower()}"
-    yield from (f"tri {value[i : i + 3].lower()}" for i in range(min(len(value) - 2, 24)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _alone(value: str) -> tuple[str, tuple[str, ...]]:
+    """Its kind, and what it says wherever it stands: many words stand in a text many times."""
+    shape = _shape(value)
+    kind = _kind(value, shape)
+    low = value.lower()
+    return kind, (
+        f"shape {shape[:6]}",
+        f"kind {kind}",
+        f"length {min(len(value) // 4, 10)} {kind}",
+        f"start {low[:3]}",
+        *(f"tri {low[i : i + 3]}" for i in range(min(len(value) - 2, 24))),
+    )
 
 
 def _shape(value: str) -> str:
@@ -106,15 +121,15 @@ def _shape(value: str) -> str:
         "0" if char.isdigit() else "A" if char.isupper() else "a" if char.isalpha() else char
         for char in value
     )
-    return re.sub(r"(.)\1+", r"\1", marks)
+    return _REPEATED.sub(r"\1", marks)
 
 
-def _kind(value: str) -> str:
+def _kind(value: str, shape: str) -> str:
     """How many sorts of characters, and how often they change: words of a language change little."""
-    sorts = sum(bool(re.search(pattern, value)) for pattern in (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z0-9]"))
-    changes = len(_shape(value)) - 1
+    sorts = sum(bool(sort.search(value)) for sort in _SORTS)
+    changes = len(shape) - 1
     marks = "".join(mark for mark in ".:/" if mark in value)
-    return f"{sorts}{min(changes, 8)}{'h' if re.fullmatch(r'[0-9a-f]{7,}', value) else ''}{marks}"
+    return f"{sorts}{min(changes, 8)}{'h' if _HEX.fullmatch(value) else ''}{marks}"
 
 
 # --- look or change --------------------------------------------------------------------------------
