@@ -23,6 +23,7 @@ from llmos.daemon.hands import Hands
 from llmos.daemon.request import Job
 from llmos.errors import Cancelled, LlmosError
 from llmos.messages import Decision, Outcome, Thought, ToolCall
+from llmos.planner.route import kind_of
 
 if TYPE_CHECKING:
     from llmos.explain.answers import HelpOf
@@ -34,6 +35,9 @@ SURE = 0.7  # of a command that answers a question; nothing runs by it
 NOT_IN_THE_MANUAL = "(Not found in the manual pages of this machine: these are the model's own words.)"
 NOT_IN_THE_DATA = "(No line of what was piped in says so: these are the model's own words.)"
 FROM_THE_DATA = "From what was piped in:"
+ONLY_THE_BEGINNING = (
+    "(The model on this machine read only the first lines of {whole:,} bytes. A backend reads all: --cloud.)"
+)
 
 
 # Before anything is imported for it: most requests are no questions.
@@ -109,17 +113,25 @@ class Grounding:
             return None
         return f"{command}\n{answers.told(quotes)}" if quotes else None
 
-    async def reply(self, said: str) -> str:
-        """The model's answer in words, or what stands where it should have looked."""
+    async def reply(self, said: str, *, local: bool) -> str:
+        """The answer in words, or what stands where it should have looked; `local`: a model here gave it."""
         if self._looked_in_vain:
             return f"{said}\n{NOT_IN_THE_MANUAL}"
-        if self._job.data is None or not self.of_data:
+        data = self._job.data
+        if data is None:
             return said
-        from llmos.explain import quoting
+        if self.of_data:
+            from llmos.explain import quoting
 
-        text = self._job.data.decode("utf-8", "replace")
-        found = await asyncio.to_thread(quoting.lines, self._job.text, text)
-        return f"{FROM_THE_DATA}\n{quoting.told(found)}" if found else f"{said}\n{NOT_IN_THE_DATA}"
+            text = data.decode("utf-8", "replace")
+            if found := await asyncio.to_thread(quoting.lines, self._job.text, text):
+                return f"{FROM_THE_DATA}\n{quoting.told(found)}"
+            said = f"{said}\n{NOT_IN_THE_DATA}"
+        read = len((request.data_head(data) or "").encode())
+        of_all = self.of_data or kind_of(self._job.text, has_data=True) == "document"
+        if not (local and of_all and read + 1 < len(data)):
+            return said
+        return f"{said}\n{ONLY_THE_BEGINNING.format(whole=len(data))}"
 
     # --- --help, in the sandbox ---
 

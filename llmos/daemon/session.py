@@ -131,7 +131,7 @@ class Session(Carrying):
         await self._judge_all()
         await asyncio.to_thread(self._check_pins)
         if (reply := self._reply()) is not None:
-            return await self._grounding.reply(reply)
+            return await self._grounding.reply(reply, local=not self._route.startswith("cloud:"))
         for index in range(len(self._items)):
             self._show(index)
         if self.job.plan_only:

@@ -128,16 +128,15 @@ def _first(facts: Facts) -> Choice:
     size = f"about {facts.prompt_tokens} + {facts.reply_tokens} tokens"
     if facts.want == "local":
         return Choice("local", why=("you said --local",))
-    if need <= facts.window or facts.kind == "document":
+    if need <= facts.window:
         fit = f"{size} fit the local window of {facts.window}"
-        if need <= facts.window:
-            return Choice("local", why=(fit, "local is private and free"))
+        return Choice("local", why=(fit, "local is private and free"))
     too_long = f"{size} exceed the local window of {facts.window}"
     order, problems = _leaving(facts)
     if order:
         return Choice("cloud", order, (too_long, *problems))
-    in_pieces = ("it is read locally, in pieces",) if facts.kind == "document" else ()
-    return Choice("local", why=(too_long, *problems, *in_pieces))
+    beginning = ("the local model sees only how it begins",) if facts.kind == "document" else ()
+    return Choice("local", why=(too_long, *problems, *beginning))
 
 
 def _climb(facts: Facts, last: Tried) -> Choice:
