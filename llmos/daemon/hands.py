@@ -253,7 +253,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     The journal and the spawner are kept from `old`: they hold the chain of hashes and a process. The first
     time the examples of the shipped rules, half of the time that it took, are left to `prove`.
     """
-    from llmos.guard import rulefile
+    from llmos.guard import commandline, rulefile
     from llmos.guard.audit import Audit
     from llmos.guard.audit_journald import Journald
     from llmos.guard.gate import Gate
@@ -264,6 +264,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     tools = catalog.load(paths.tool_dirs())
     if old is None:
         tools.tidy()
+        commandline.warm()
     # Others than root bring their own files, and root's do not bind them.
     *everybodys, own = policy_dirs()
     others = Policy.load(settings.policy, everybodys, shipped_later=old is None)

@@ -59,6 +59,15 @@ def analyse(text: str, *, cwd: str, home: str) -> Analysis:
     return Analysis(wired, "", effects, not changes, shelltext.render(judged))
 
 
+def warm() -> None:
+    """Import and read all that judging needs, while the process has its own file rights.
+
+    Commands are judged with their caller's, and who calls may not be able to read where llmos lies.
+    """
+    for text in ("ls -l *.c | grep -c x > /dev/null", "kill 1", "docker ps", "sh -c 'echo $(id)'"):
+        analyse(text, cwd="/", home="/")
+
+
 def _opaque(text: str, why: str, found: Found, home: str) -> Analysis:
     for path in _mentions(text, found, home):
         if places.is_device(path):
