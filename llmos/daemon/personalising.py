@@ -17,16 +17,16 @@ class _Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class SwitchParams(_Params):
+class PersonalSwitchParams(_Params):
     on: bool
 
 
-class ForgetParams(_Params):
+class ForgetPhraseParams(_Params):
     id: str = Field(default="", max_length=40)
     everything: bool = False
 
 
-class AddParams(_Params):
+class AddPhraseParams(_Params):
     text: str = Field(min_length=1, max_length=1000)
     tool: str
     args: dict[str, Any] = Field(default_factory=dict)
@@ -50,7 +50,7 @@ class Personalising:
         return habits.model_dump(mode="json")
 
     async def switch(self, params: JsonObject, client: Connection) -> JsonObject:
-        on = parsed(SwitchParams, params).on
+        on = parsed(PersonalSwitchParams, params).on
         self._personal.switch(client.caller.uid, on=on)
         return {"on": on}
 
@@ -58,7 +58,7 @@ class Personalising:
         """Teach a phrase. The call is checked as to its form, and neither judged nor run."""
         from llmos.toolbox import arguments
 
-        read = parsed(AddParams, params)
+        read = parsed(AddPhraseParams, params)
         if not self._personal.of(client.caller.uid).on:
             raise UsageError("nothing is remembered while it is off", "Run: llmos tune personal on")
         arguments.check((await self._broker.hands()).catalog.get(read.tool).manifest, read.args)
@@ -67,7 +67,7 @@ class Personalising:
         return {"added": pair.model_dump(mode="json")}
 
     async def forget(self, params: JsonObject, client: Connection) -> JsonObject:
-        read = parsed(ForgetParams, params)
+        read = parsed(ForgetPhraseParams, params)
         if bool(read.id) == read.everything:
             raise UsageError("say which: `id`, or `everything`", "See: llmos tune personal list")
         return {"forgotten": self._personal.forget(client.caller.uid, read.id)}

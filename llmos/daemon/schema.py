@@ -13,8 +13,9 @@ from pydantic.json_schema import models_json_schema
 
 import llmos
 from llmos import errors, wire
-from llmos.daemon import automating, clouding, methods
+from llmos.daemon import automating, clouding, methods, personalising
 from llmos.daemon.inbox import Waiting
+from llmos.daemon.personal import Habits, Pair
 from llmos.daemon.triggers import Trigger
 from llmos.messages import Event, JsonObject, Pinned, Result
 
@@ -75,13 +76,17 @@ METHODS: Mapping[str, tuple[type[BaseModel], JsonObject]] = {
     "inbox.list": (methods.NoParams, _object(waiting=_list(Waiting))),
     "inbox.approve": (automating.ItemParams, _ref(Result)),
     "inbox.reject": (automating.OneParams, _object(rejected=_ref(Waiting))),
+    "personal.list": (methods.NoParams, _ref(Habits)),
+    "personal.switch": (personalising.PersonalSwitchParams, _object(on={"type": "boolean"})),
+    "personal.add": (personalising.AddPhraseParams, _object(added=_ref(Pair))),
+    "personal.forget": (personalising.ForgetPhraseParams, _object(forgotten={"type": "integer"})),
     "route": (clouding.RouteParams, _OBJECT),
     "usage": (clouding.UsageParams, _OBJECT),
     "backend.list": (methods.NoParams, _OBJECT),
     "backend.allow": (clouding.BackendParams, _OBJECT),
     "backend.forget": (clouding.BackendParams, _OBJECT),
 }
-_RESULTS = (Result, Event, Pinned, Trigger, Waiting)
+_RESULTS = (Result, Event, Pinned, Trigger, Waiting, Habits, Pair)
 
 
 def document() -> JsonObject:
