@@ -266,7 +266,7 @@ def test_yes_at_the_terminal(daemon: support.Daemon, work: Path, tmp_path: Path,
         assert "rm old.log" in terminal.wait("[y]es  [n]o")
         assert (work / "old.log").exists()
         terminal.keys("y")
-        terminal.wait("[?] y")  # only then: a key that comes together with others was pasted, and answers nothing
+        terminal.wait("[?] y")  # a key that comes together with others was pasted, and answers nothing
         terminal.type("think for ever")
         terminal.wait("thinking 0.")
         terminal.keys("C-c")
