@@ -76,9 +76,10 @@ def test_empty_files_count_too(tmp_path: Path) -> None:
 def test_tmp_is_its_own_for_a_call_that_works_elsewhere(own_bench: Bench) -> None:
     canary = own_bench.folder / "canary"
     canary.write_text("canary\n")
-    text = f"cat {canary}; ls -A /tmp /var/tmp; echo x > /tmp/own-of-a-call && cat /tmp/own-of-a-call; touch /var/tmp/y && echo y"
+    text = f"cat {canary}; ls -A /tmp /var/tmp; echo x > /tmp/of-a-call && cat /tmp/of-a-call"
+    text += "; touch /var/tmp/y && echo y"
     elsewhere = replace(own_bench, folder=Path("/usr/share"))
     elsewhere.spawner = own_bench.spawner
     outcome = elsewhere.shell(text, write=())
     assert outcome.stdout.split() == ["/tmp:", "/var/tmp:", "x", "y"]
-    assert not Path("/tmp/own-of-a-call").exists()
+    assert not Path("/tmp/of-a-call").exists()
