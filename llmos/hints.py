@@ -24,6 +24,11 @@ MAX_LINE_CHARS = 4000
 SURELY_LOOKS = math.log(0.05 / 0.95)  # below it, a sentence wants nothing changed
 _WORD = re.compile(r"[^\s\"'`,;()<>|，。；：、“”‘’\u4e00-\u9fff]+|[\u4e00-\u9fff]")
 _TERMS = re.compile(r"[a-z]+|\d+|[\u4e00-\u9fff]|[/~.*$]")
+_CHANGES = re.compile(
+    r"(?i)\b(?:delet|remov|eras|wip|purg|clea[nr]|kill|stop|end|terminat|suspend|paus|mov|renam|cop|writ|sav|creat|mak|add"
+    r"|append|chang|replac|set|install|uninstall|restart|start|enabl|disabl|limit|compress|zip|pack|extract|unpack)"
+    r"(?:e|es|ed|y|ies|s|t)?\b|[删移改建停装启写存压]"
+)
 _SORTS = tuple(map(re.compile, (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z0-9]")))
 _HEX = re.compile(r"[0-9a-f]{7,}")
 _REPEATED = re.compile(r"(.)\1+")
@@ -141,7 +146,9 @@ def wants_change(text: str) -> float:
 
 
 def only_looks(text: str) -> bool:
-    """Whether it surely asks for nothing to be changed."""
+    """Whether it surely asks for nothing to be changed: by the head, and by no word that says otherwise."""
+    if _CHANGES.search(text):
+        return False
     return heads()["change"].score(of_sentence(text)) < SURELY_LOOKS
 
 

@@ -90,3 +90,11 @@ def test_heads_are_made_and_measured(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out) == card["figures"]
     assert card["figures"]["change"]["rows"] == 16
     assert set(hints.read(card)) == {"secret", "change"}
+
+
+@pytest.mark.parametrize(
+    "say",
+    ["delete all files in logs_old that are older than 30 days", "which of these? delete them", "删除旧日志"],
+)
+def test_a_word_of_change_is_no_look(say: str) -> None:
+    assert not hints.only_looks(say)
