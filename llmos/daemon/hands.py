@@ -283,7 +283,10 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
 
 def prove(parts: Hands) -> None:
     """Check what `load` left for later. Raises ConfigError."""
+    from llmos.guard import places
+
     parts.gate.policy.prove()
+    places.forget()  # the tables of the homes that the examples name
 
 
 def watched_dirs() -> tuple[Path, ...]:

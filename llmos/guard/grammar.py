@@ -10,10 +10,10 @@ What it does not protect against: a program that does not do what its manual say
 from __future__ import annotations
 
 import functools
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import tomli as tomllib  # compiled, three times as fast
 from pydantic import Field, ValidationError
 
 from llmos import paths

@@ -312,6 +312,11 @@ def _landmarks(home: str) -> Landmarks:
     return table
 
 
+def forget() -> None:
+    """Let the tables go; they are made again when they are needed."""
+    _tables.clear()
+
+
 def _environment() -> tuple[str, ...]:
     """What decides where llmos' own files lie (`paths`)."""
     names = ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "LLMOS_SOCKET")
