@@ -35,6 +35,19 @@ def _pump(one: socket.socket, other: socket.socket) -> bytes:
             (other if ready is one else one).sendall(data)
 
 
+def listening(serve: Callable[[socket.socket], None]) -> int:
+    """A port; each client that comes to it is served in a thread of its own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
 class Proxy:
     """CONNECT (RFC 9110, 9.3.6), to one place whatever name was asked for. `refuse`: a status instead."""
 
@@ -43,14 +56,7 @@ class Proxy:
         self.heads: list[bytes] = []
         self.carried = b""
         self.refuse = b""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        self.port = listening(self._serve)
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._port)) as server:
@@ -70,14 +76,7 @@ class Tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
         self._context, self._port = context, port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        self.port = listening(self._serve)
 
     def _serve(self, client: socket.socket) -> None:
         try:
