@@ -59,6 +59,7 @@ class Loop:
     def teach(self, tools: Sequence[ToolSpec]) -> None:
         """Put these tools in force. One that no grammar can enforce or write is left out, and logged."""
         self._specs = self._usable(tools)
+        self._by_name = {spec.name: spec for spec in self._specs}
         self._retriever = Retriever(self._specs)
         self._commands = Retriever([spec for spec in self._specs if spec.name == SHELL_TOOL])
         self._chooser = Chooser(self._specs, self._retriever)
@@ -114,7 +115,7 @@ class Loop:
         """The calls of a reply, with what was copied wrongly from the request put right."""
         tokenizer = self._engine.tokenizer
         copies = Copies(think.text, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
-        return copies.mended(parse_calls(text, self._specs), {spec.name: spec for spec in self._specs})
+        return copies.mended(parse_calls(text, self._specs), self._by_name)
 
     def _call(self, think: Think, cancel: threading.Event, on_text: OnText) -> Generation:
         if self._calls is None:
@@ -129,11 +130,10 @@ class Loop:
 
     def _own(self, think: Think) -> list[tuple[str, str]]:
         """The person's own examples as turns, those that the tools in force can still write."""
-        specs = {spec.name: spec for spec in self._specs}
         found = []
         for worked in think.examples:
             try:
-                lines = [render_call(specs[call.tool], call.args) for call in worked.calls]
+                lines = [render_call(self._by_name[call.tool], call.args) for call in worked.calls]
             except (KeyError, UsageError):
                 continue
             found.append((worked.say, "\n".join(lines)))
