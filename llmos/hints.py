@@ -16,7 +16,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 MIN_SECRET_CHARS, MAX_SECRET_CHARS = 4, 200
@@ -54,7 +54,7 @@ class Head:
 @functools.cache
 def heads() -> dict[str, Head]:
     """Shipped with the program, so whatever is wrong with it is our bug."""
-    return read(json.loads(resources.files("llmos").joinpath("hints.json").read_text("ascii")))
+    return read(json.loads(Path(__file__).with_name("hints.json").read_text("ascii")))
 
 
 def read(card: dict[str, Any]) -> dict[str, Head]:

@@ -54,7 +54,7 @@ class Grounding:
         self._job, self._hands, self._cancel, self._translate = job, hands, cancel, translate
         self._looked_in_vain = False
 
-    @property
+    @functools.cached_property
     def of_data(self) -> bool:
         """Whether it asks what the piped data says."""
         if self._job.data is None:
