@@ -52,6 +52,10 @@ def audit_file() -> Path:
     return state_dir() / "audit.jsonl"
 
 
+def parsed_file() -> Path:
+    return state_dir() / "parsed.json"
+
+
 def log_file() -> Path:
     return state_dir() / "daemon.log"
 

@@ -22,7 +22,7 @@ from llmos.paths import PACKAGE_DIR
 LAYERS = {
     "errors": 0,
     **dict.fromkeys(("messages", "paths", "cgroupfs", "stopping", "waiting", "amounts", "hints"), 1),
-    **dict.fromkeys(("config", "wire", "rights", "shelf"), 2),
+    **dict.fromkeys(("config", "wire", "rights", "shelf", "parsed"), 2),
     "client": 3,  # the public one, for programs
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud", "hooks"), 3),
     "automation": 3,  # scripts and their runs; requests are made for it by who runs it

@@ -188,8 +188,12 @@ class Broker:
             self._hands, self._broken, self._unfit = fresh, None, None
             self._teach(fresh.catalog.specs)
         finally:
+            first = not self._loaded.is_set()
             self._loaded.set()
-        await asyncio.to_thread(lean.give_back)
+        if first:
+            lean.started()  # memory is given back when the rules are proved: who waited goes first
+        else:
+            await asyncio.to_thread(lean.give_back)
 
     async def _prove(self, fresh: Hands) -> None:
         await asyncio.sleep(_PROVE_AFTER_S)

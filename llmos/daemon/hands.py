@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmos import paths
+from llmos import parsed, paths
 from llmos.config import Settings
 from llmos.daemon.rehearsal import Rehearser
 from llmos.daemon.request import Job
@@ -253,7 +253,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     The journal and the spawner are kept from `old`: they hold the chain of hashes and a process. The first
     time the examples of the shipped rules, half of the time that it took, are left to `prove`.
     """
-    from llmos.guard import commandline, rulefile
+    from llmos.guard import rulefile
     from llmos.guard.audit import Audit
     from llmos.guard.audit_journald import Journald
     from llmos.guard.gate import Gate
@@ -261,10 +261,7 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
     from llmos.guard.spawn import Spawner
     from llmos.toolbox import catalog
 
-    tools = catalog.load(paths.tool_dirs())
-    if old is None:
-        tools.tidy()
-        commandline.warm()
+    tools = catalog.load(paths.tool_dirs()) if old else _first_tools()
     # Others than root bring their own files, and root's do not bind them.
     *everybodys, own = policy_dirs()
     others = Policy.load(settings.policy, everybodys, shipped_later=old is None)
@@ -279,6 +276,18 @@ def load(settings: Settings, old: Hands | None = None) -> Hands:
         spawner.configure(settings.sandbox, settings.quota)
         old.gate.newer = gate  # running requests are held to the new rules as well
     return Hands(tools, gate, spawner)
+
+
+def _first_tools() -> Catalog:
+    """Everything that is read once: manifests, and the tables of programs."""
+    from llmos.guard import commandline
+    from llmos.toolbox import catalog
+
+    with parsed.kept(paths.parsed_file()):
+        tools = catalog.load(paths.tool_dirs())
+        commandline.warm()
+    tools.tidy()
+    return tools
 
 
 def prove(parts: Hands) -> None:

@@ -1,4 +1,4 @@
-"""Keeping the broker small. To be called before anything else of the daemon is imported."""
+"""Keeping the broker small and its start short. To be called before the rest of the daemon is imported."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ import types
 
 
 def leave_out() -> None:
-    """All that the broker does without."""
+    """All that the broker does without; while it starts, the search for garbage, of which there is none."""
+    gc.disable()
     _leave_out_openssl()
     _leave_out_plugins()
     _leave_out_syntax_trees()
 
 
+def started() -> None:
+    """Look for garbage again, among what is made from now on."""
+    gc.freeze()
+    gc.enable()
+
+
 def give_back() -> None:
-    """Return what the heap holds free to the machine (malloc_trim(3)): reading policies leaves megabytes."""
+    """Return what the heap holds free to the machine (malloc_trim(3)): reading policies leaves megabytes.
+
+    What is left will stay, and later searches pass it over.
+    """
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

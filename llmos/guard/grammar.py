@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from llmos import paths
+from llmos import parsed, paths
 from llmos.errors import ConfigError
 from llmos.messages import Message
 
@@ -87,7 +87,7 @@ def grammars(folder: Path | None = None) -> Mapping[str, Grammar]:
 
 def _read(file: Path) -> Iterator[tuple[str, Grammar]]:
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = parsed.loads(file.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(error), "Mend or reinstall it.", where=str(file)) from error
     for name, values in raw.items():

@@ -25,6 +25,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, ValidationError
 
+from llmos import parsed
 from llmos.errors import ConfigError
 from llmos.messages import Example, Message
 from llmos.toolbox import template
@@ -92,7 +93,7 @@ def read(file: Path, *, shipped: bool) -> Manifest:
     """Read and check one manifest; raises ConfigError naming file, line and key."""
     try:
         text = _text(file, shipped=shipped)
-        values = tomllib.loads(text)
+        values = parsed.loads(text) if shipped else tomllib.loads(text)
     except RecursionError as error:
         raise ConfigError("it is nested too deeply", f"Mend {file}.", where=f"{file}:1") from error
     except tomllib.TOMLDecodeError as error:

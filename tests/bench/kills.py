@@ -162,8 +162,9 @@ def environment(folder: Path) -> dict[str, str]:
     for name in ("home", "work", "run"):
         (folder / name).mkdir(mode=0o700)
     home = {"HOME": str(folder / "home"), "XDG_STATE_HOME": str(folder / "home/state")}
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **own,  # an installation has its bytecode
         **home,
         "XDG_CONFIG_HOME": str(folder / "home/config"),
         "XDG_RUNTIME_DIR": str(folder / "run"),
