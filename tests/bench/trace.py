@@ -3,7 +3,7 @@
     python -m tests.bench.trace > docs/request-trace.md
 
 Every line of output below a `$` is what the program printed, in a fresh workspace, with the default
-model; only the temporary folder's path is shortened.
+model; only the path of its home, a temporary folder, is shortened.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from llmos import paths
 from tests.bench.report import commit, machine
 from tests.bench.understand.__main__ import daemon
 from tests.bench.understand.workspace import build
@@ -46,16 +47,18 @@ def run(argv: list[str], data: str | None, root: Path, sock: Path) -> str:
         command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **source
     )  # type: ignore[call-overload]
     prompt = f"$ printf {data!r} | {shown(argv)}" if data is not None else f"$ {shown(argv)}"
-    text = done.stdout.replace(str(root), "~/work").rstrip()
+    text = done.stdout.replace(str(root.parent), "~").rstrip()
     return f"```console\n{prompt}\n{text}\n$ echo $?\n{done.returncode}\n```\n"
 
 
 def main() -> None:
     facts = machine()
     print("# Ten requests, as they went\n")
-    print("Made by `python -m tests.bench.trace` with the default model, untrained, in the benchmark's")
+    print("Made by `python -m tests.bench.trace` with the default model and its adapter, in the benchmark's")
     print(f"workspace: commit {commit()}, {facts['cores']} cores, kernel {facts['kernel']}.\n")
     with tempfile.TemporaryDirectory(prefix="trace-", dir=Path.home()) as name:
+        os.environ.setdefault("LLMOS_MODELS_DIR", str(paths.models_dir()))
+        os.environ["HOME"] = name  # an empty trash
         root = Path(name) / "work"
         root.mkdir()
         build(root)
