@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from llmos.cli_parser import Parser, Verb, count, json_option
+from llmos.cli_parser import Parser, Verb, count, json_option, seconds
 
 _BACKEND_HELP = """example:
   llmos backend list                     what is configured, with keys, prices and what you allowed
@@ -29,6 +29,18 @@ def _route(parser: Parser) -> None:
     parser.add_argument("--explain", action="store_true", help="with every fact that counted")
     parser.add_argument("--no-stdin", action="store_true", help="do not read piped stdin as data")
     parser.add_argument("text", nargs="*", metavar="TEXT", help="the request; nothing of it is carried out")
+
+
+def _resume(parser: Parser) -> None:
+    json_option(parser)
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, default=0.0, help="give up after that")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--list", action="store_true", help="what there is to go on with, and how far it came"
+    )
+    action.add_argument("--forget", action="store_true", help="do not go on with ID")
+    parser.add_argument("of", nargs="?", metavar="ID", default="", help="the newest when left out")
 
 
 def _usage(parser: Parser) -> None:
@@ -71,6 +83,12 @@ VERBS: dict[str, Verb] = {
         "where a request would be thought about, and why",
         'llmos route --explain "tidy this up"',
         _route,
+        "cli_cloud",
+    ),
+    "resume": Verb(
+        "go on with a request of several steps that the daemon was stopped over",
+        "llmos resume --list",
+        _resume,
         "cli_cloud",
     ),
     "usage": Verb("what cloud backends cost so far", "llmos usage --days 7", _usage, "cli_cloud"),

@@ -1,4 +1,4 @@
-"""The verbs route, usage and backend: questions to the daemon, shown as tables or as the JSON it gave."""
+"""The verbs route, resume, usage and backend: questions to the daemon, shown as tables or as its JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmos import cli_input
-from llmos.cli_requests import connected, guarded, print_json
+from llmos.cli_requests import connected, guarded, perform, print_json
 from llmos.console import client, cloud, consent, screen
 from llmos.errors import UsageError
 
@@ -32,6 +32,24 @@ def route(options: argparse.Namespace) -> int:
         look = screen.look_of(sys.stdout)
         _show(found, options.json, lambda: cloud.route(found, look, full=options.explain))
         return 0
+
+    return guarded(options, work)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """`llmos resume [ID]`: go on after the last completed step; nothing runs twice unasked."""
+
+    def work() -> int:
+        if options.list:
+            found = _ask("resume.list", {})
+            _show(found, options.json, lambda: cloud.cut_off(found, screen.width(sys.stdout)))
+            return 0
+        if options.forget:
+            found = _ask("resume.forget", {"of": options.of})
+            _show(found, options.json, lambda: f"forgotten: {found['forgotten']}\n")
+            return 0
+        params = {"id": client.new_id(), "of": options.of, "consent": cli_input.consent_of(options)}
+        return perform("resume", params, options)
 
     return guarded(options, work)
 
@@ -75,4 +93,9 @@ def _show(found: JsonObject, as_json: bool, text: Callable[[], str]) -> None:
         screen.write(sys.stdout, text())
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"route": route, "usage": usage, "backend": backend}
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "route": route,
+    "resume": resume,
+    "usage": usage,
+    "backend": backend,
+}

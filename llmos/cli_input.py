@@ -142,7 +142,7 @@ def policy_text(name: str) -> str:
 def consent_of(options: argparse.Namespace) -> str:
     if options.yes:
         return "yes"
-    return "none" if options.plan or consent.open_terminal() is None else "interactive"
+    return "none" if getattr(options, "plan", False) or consent.open_terminal() is None else "interactive"
 
 
 def current_folder() -> str:

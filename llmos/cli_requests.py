@@ -136,7 +136,8 @@ def perform(
                 daemon,
                 asker,
                 interrupts,
-                needed=method not in ("call", "undo", "inbox.approve") and params.get("route") != "cloud",
+                needed=method not in ("call", "undo", "inbox.approve", "resume")
+                and params.get("route") != "cloud",
                 run=lambda: daemon.request(method, params, turn, interrupts, timeout_s=options.timeout),
             )
         finally:

@@ -44,7 +44,7 @@ def new_id() -> str:
 
 
 def _log_hint() -> str:
-    return f"Run the request again; the daemon's log is {paths.log_file()}."
+    return f"Run it again (one of several steps: llmos resume); the daemon's log is {paths.log_file()}."
 
 
 class Client:

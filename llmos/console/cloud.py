@@ -94,6 +94,19 @@ def _facts(facts: JsonObject) -> str:
     return "facts\n" + table(rows)
 
 
+def cut_off(found: JsonObject, columns: int) -> str:
+    """Requests that may go on, one a line, with how far they came."""
+    rows = []
+    for one in found.get("waiting") or ():
+        steps, unknown = one["steps"], [step for step in one["steps"] if step["outcome"] == "unknown"]
+        far = f"{len(steps)} steps" + (f", {len(unknown)} cut off" if unknown else "")
+        text = safetext.one_line(f"{one['text']}  ({one['cwd']})")
+        rows.append([safetext.one_line(str(one["id"])), far, text])
+    if not rows:
+        return "nothing was cut off that could go on\n"
+    return table([["id", "came to", "request"], *rows], clip_last=columns)
+
+
 def usage(found: JsonObject, columns: int) -> str:
     """A table by day and backend, a bar for each day, and what is left under each cap."""
     rows = found.get("days") or ()

@@ -24,7 +24,7 @@ from llmos.console.words import tr
 JsonObject = dict[str, Any]
 
 SHELL_TOOL = "shell.run"
-UNDO_TOOL = "undo"
+FIXED_TOOLS = ("undo", "resume")  # they are what they are: not to be edited, nor remembered
 _BURST_S = 0.02  # nobody presses two keys within it
 _QUIET_S = 0.7
 _NO_KEY = "\0"
@@ -61,7 +61,7 @@ class Asker:
         if data.get("offload"):
             return self._ask_to_leave(data, interrupts)
         self._say(render.approval(data, self._look))
-        fixed = data.get("tool") == UNDO_TOOL  # an undo is what it is: not to be edited, nor remembered
+        fixed = data.get("tool") in FIXED_TOOLS
         while True:
             key = self._key(interrupts, only_yes_or_no=fixed)
             if key is None:

@@ -1,6 +1,7 @@
 """What was accepted and has no outcome yet, on disk, so that a daemon that is killed owes nobody an answer.
 
     running/PID.START/UID.ID.json   written before the client hears of it, removed with the outcome
+    running/PID.START/UID.ID.steps  of a request in several steps (`steplog`)
 
 The next daemon writes down what folders of dead ones hold: `interrupted`, in the journal and in `history`.
 The files are not synced: they survive the daemon and not the machine, with which every client dies as well.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmos import paths
+from llmos.daemon import steplog
 from llmos.daemon.request import Job
 from llmos.errors import LlmosError, unwritten
 from llmos.guard.audit import Audit
@@ -43,7 +45,7 @@ class Accepted:
 
     def __init__(self) -> None:
         self._top = paths.state_dir() / "running"
-        self._own = self._top / f"{os.getpid()}.{started(os.getpid())}"
+        self._own = own_folder()
 
     def enter(self, job: Job) -> None:
         """Raises DiskFull, CallFailed: what cannot be kept is not accepted."""
@@ -84,6 +86,7 @@ class Accepted:
             log.error("requests that were cut off could not be written down: %s", error)
             return 0
         for folder in folders:
+            steplog.rescue(folder)
             shutil.rmtree(folder, ignore_errors=True)
         return len(left)
 
@@ -96,6 +99,15 @@ class Accepted:
             return [folder for folder in self._top.iterdir() if folder.is_dir()]
         except FileNotFoundError:
             return []
+
+
+def own_folder() -> Path:
+    """This daemon's folder; it is there while a request is."""
+    return paths.state_dir() / "running" / f"{os.getpid()}.{started(os.getpid())}"
+
+
+def steps_file(job: Job) -> Path:
+    return own_folder() / f"{job.caller.uid}.{job.id}.steps"
 
 
 def _lives(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.config import Settings
-from llmos.daemon import hands, lean, supervisor
+from llmos.daemon import hands, lean, steplog, supervisor
 from llmos.daemon.accepted import Accepted
 from llmos.daemon.counting import Counts
 from llmos.daemon.hands import Hands
@@ -74,6 +74,7 @@ class Broker:
         self._counts = Counts()
         self.running: dict[tuple[int, str], Running] = {}  # by user and id
         self._watchers: set[Client] = set()
+        self._offered: set[int] = set()  # users who heard what of theirs may go on
         self._hands: Hands | None = None
         self._recovered = False
         self._broken: LlmosError | None = None  # why the newest manifests or policies are not in force
@@ -98,12 +99,12 @@ class Broker:
         self._draining = True
         for running in tuple(self.running.values()):
             if running.session.asks:
-                running.session.cancel()
+                running.session.stop()
         await self._idle.wait()
 
     def cancel_all(self) -> None:
         for running in tuple(self.running.values()):
-            running.session.cancel()
+            running.session.stop()
 
     async def stop(self) -> None:
         if self._watch is not None:
@@ -295,6 +296,17 @@ class Broker:
         if problem is None:
             return ""
         return f"not in force, so the last good version is: {problem} {problem.next_step}".strip()
+
+    def offer(self, caller: Caller) -> str:
+        """Once for each user: that a request of theirs was cut off, and may go on. Blocks."""
+        if caller.uid in self._offered:
+            return ""
+        self._offered.add(caller.uid)
+        waiting = steplog.waiting(caller.uid)
+        if not waiting:
+            return ""
+        text = " ".join(str(waiting[-1].request["text"]).split())[:_TOLD_CHARS]
+        return f"A request of several steps was cut off: {text}. To go on with it: llmos resume"
 
     def sentence(self) -> str:
         """How it stands, on one line, for a service manager."""

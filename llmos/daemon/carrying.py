@@ -71,6 +71,7 @@ class Carrying:
         self.job = job
         self._hands, self._emit = hands, emit
         self._cancelled = asyncio.Event()
+        self.stopped = False  # by a daemon that ends, and not by whoever asked
         self._said_no = False
         self._question: Question | None = None
         self._items: list[Item] = []
@@ -400,6 +401,11 @@ class Carrying:
     def cancel(self) -> None:
         """Stop at the next safe point: the planner at its next token, a running command at once."""
         self._cancelled.set()
+
+    def stop(self) -> None:
+        """The daemon ends; what can go on under the next one is kept for it."""
+        self.stopped = True
+        self.cancel()
 
     async def _unless_cancelled(self, future: asyncio.Future[_T]) -> _T:
         if not await done_or_set(future, self._cancelled):

@@ -31,11 +31,11 @@ MAX_THEN = 63  # calls of a request after the first
 ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 
-class _Params(BaseModel):
+class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class RequestParams(_Params):
+class RequestParams(Params):
     """What every request carries."""
 
     cwd: str
@@ -63,7 +63,7 @@ class CallParams(RequestParams):
     then: tuple[ToolCall, ...] = Field(default=(), max_length=MAX_THEN)
 
 
-class TranslateParams(_Params):
+class TranslateParams(Params):
     text: str
     cwd: str
     id: str = Field(default_factory=new_id, pattern=ID)
@@ -72,18 +72,18 @@ class TranslateParams(_Params):
     backend: str = Field(default="", max_length=40)
 
 
-class ApproveParams(_Params):
+class ApproveParams(Params):
     id: str
     decision: Answer
     call: ToolCall | None = None
     index: int | None = None
 
 
-class CancelParams(_Params):
+class CancelParams(Params):
     id: str
 
 
-class CheckParams(_Params):
+class CheckParams(Params):
     """A command, or a tool with its arguments."""
 
     cwd: str
@@ -95,22 +95,22 @@ class CheckParams(_Params):
     unattended: bool = False
 
 
-class ForgetParams(_Params):
+class ForgetParams(Params):
     rule_id: str
 
 
-class HistoryParams(_Params):
+class HistoryParams(Params):
     limit: int = Field(default=20, ge=1, le=MAX_HISTORY)
 
 
-class UndoParams(_Params):
+class UndoParams(Params):
     undo_id: str = Field(default="", max_length=80)
     id: str = Field(default_factory=new_id, pattern=ID)
     consent: Consent = "none"
     mode: Literal["do", "plan"] = "do"
 
 
-class NoParams(_Params):
+class NoParams(Params):
     pass
 
 
@@ -144,9 +144,10 @@ class Methods:
         }
         from llmos.daemon.clouding import Clouding
         from llmos.daemon.personalising import Personalising
+        from llmos.daemon.resuming import Resuming
 
         work |= self.automating.table() | Clouding(self._broker, self).table()
-        work |= Personalising(self._broker).table()
+        work |= Personalising(self._broker).table() | Resuming(self._broker, self).table()
         return Table(work | control, frozenset(control), self._broker.left)
 
     # --- requests ---
@@ -183,8 +184,13 @@ class Methods:
         calls: tuple[ToolCall, ...],
         client: Client,
         pins: tuple[Pin, ...] = (),
+        *,
+        offer: bool = True,
     ) -> AsyncIterator[Session]:
-        """Check the request and enter it among the running, until the end of the block."""
+        """Check the request and enter it among the running, until the end of the block.
+
+        `offer`: say, once, what of theirs was cut off and may go on.
+        """
         given = params.model_dump(include=set(RequestParams.model_fields) - {"detach"})
         ask = Ask.model_validate({**given, "text": text})
         most = self._broker.settings.server.max_request_chars
@@ -194,6 +200,8 @@ class Methods:
         session = Session(job, hands, self._broker.minds, lambda event: self._broker.emit(event, client))
         self._broker.admit(session, client, detached=params.detach)
         if text := self._broker.notice(hands, client.caller):
+            self._broker.emit(Event(id=job.id, kind="notice", data={"text": text}), client)
+        if offer and not calls and (text := await asyncio.to_thread(self._broker.offer, client.caller)):
             self._broker.emit(Event(id=job.id, kind="notice", data={"text": text}), client)
         try:
             yield session

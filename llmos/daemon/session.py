@@ -17,44 +17,56 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from llmos.daemon import pinning, progress, rehearsal, request, stepping, telling
-from llmos.daemon.carrying import LEAVING, Answer, Carrying, Ended, Item, Question
+from llmos.daemon.carrying import Answer, Ended, Item
 from llmos.daemon.grounding import Grounding
 from llmos.daemon.hands import Hands, Judged
-from llmos.daemon.leaving import Word
 from llmos.daemon.request import Job
 from llmos.daemon.routing import Minds, Routing
-from llmos.errors import Cancelled, Denied, Drifted, LlmosError, NeedsApproval, NotUnderstood, UsageError
+from llmos.daemon.stepwise import Stepwise
+from llmos.errors import (
+    Cancelled,
+    CloudError,
+    Denied,
+    Drifted,
+    LlmosError,
+    NeedsApproval,
+    NotUnderstood,
+    OverBudget,
+    UsageError,
+)
 from llmos.messages import Decision, Event, JsonObject, Pinned, Result, Status, Think, Thought, ToolCall
 
 __all__ = ["Answer", "Session"]
 
 
-class Session(Carrying):
+class Session(Stepwise):
     """`run` it once; `cancel` and `approve` come from outside while it runs."""
 
     def __init__(self, job: Job, hands: Hands, minds: Minds, emit: Callable[[Event], None]) -> None:
         super().__init__(job, hands, emit)
-        self._routing = Routing(job, hands, minds, ask=self._ask_to_leave, tell=self._on_route)
+        self._routing = Routing(job, hands, minds, ask=self._ask_whole, tell=self._on_route)
         self._personal = minds.personal
         self._grounding = Grounding(job, hands, self._cancelled, lambda: self._think("translate"))
-        self._route = "local"
-        self._thought: Thought | None = None
-        self._heard = False  # a model has read what came of earlier calls
 
     async def run(self) -> Result:
         """The result, whatever the verdicts; raises LlmosError for what kept it from getting that far."""
         try:
             result = await self._to_the_end()
+            self._may_go_on |= self._taken_up and result.status == "needs_approval"
         except LlmosError:
             self._send("finished", status="failed")
             raise
+        finally:
+            for item in self._items:
+                await self._drop(item)
+            await self._close_steps()
         self._remember(result)
         self._send("finished", status=result.status)
         return result
 
     def _remember(self, result: Result) -> None:
         """What the person's word on the calls says about their sentence, where they want that kept."""
-        if self.job.calls or self.job.plan_only or self._thought is None:
+        if self.job.calls or self.job.plan_only or self._thought is None or self._taken_up:
             return
         if self._said_no:
             self._personal.refused(self.job.caller.uid, self.job.text)
@@ -126,6 +138,9 @@ class Session(Carrying):
             self._items.append(Item(await self._judge_first(call)))
 
     async def _work(self) -> str | None:
+        if self._steps is not None:
+            await self._before_going_on(self._steps.story)
+            return await self._go_on()
         if (known := await self._grounding.look_up()) is not None:
             return known
         await self._judge_all()
@@ -139,12 +154,9 @@ class Session(Carrying):
             self._end_at_verdicts()
             return None
         await self._refuse_at_once()
-        try:
-            await self._run_from(0)
-            return await self._go_on()
-        finally:
-            for item in self._items:
-                await self._drop(item)
+        await self._begin_steps()
+        await self._run_from(0)
+        return await self._go_on()
 
     async def _run_from(self, start: int) -> None:
         for index in range(start, self._first_change(start) + 1):
@@ -154,10 +166,9 @@ class Session(Carrying):
 
     async def _go_on(self) -> str | None:
         """While a backend wants to see what came of its calls: tell it, and carry out what it says next."""
-        steps = 1
         while self._thought is not None and self._thought.more:
-            steps += 1
-            await self._tell_outcomes(steps)
+            self._thoughts += 1
+            await self._tell_outcomes(self._thoughts)
             start = len(self._items)
             for call in self._thought.calls:
                 self._items.append(Item(await self._judge_first(call)))
@@ -169,28 +180,30 @@ class Session(Carrying):
             await self._run_from(start)
         return None
 
-    async def _tell_outcomes(self, steps: int) -> None:
+    async def _tell_outcomes(self, thoughts: int) -> None:
         """Ask for the next calls. Raises Ended where it goes no further."""
         most = self._hands.gate.settings.offload.max_steps
-        if steps > most:
+        if thoughts > most:
             raise Ended("failed", f"It was stopped after {most} steps; what was done stands.")
-        named = stepping.places(self._items)
+        assert self._steps is not None and self._thought is not None
+        steps = self._steps.story.steps
+        named = stepping.places(steps)
         kept = await asyncio.to_thread(
             self._hands.gate.kept, self.job.caller, self.job.cwd, named, self.job.rules
         )
         if kept:
             raise Ended("failed", f"It goes no further: the policy keeps {kept[0]} on this machine.")
         self._heard = True
-        think = (await self._words("ask")).model_copy(update={"id": f"{self.job.id}.{steps}"})
-        assert self._thought is not None
-        self._thought = await self._routing.go_on(
-            think, self._thought, stepping.taken(self._items), cancel=self._cancelled
-        )
+        think = (await self._words("ask")).model_copy(update={"id": f"{self.job.id}.{thoughts}"})
+        try:
+            self._thought = await self._routing.go_on(
+                think, self._thought, stepping.taken(steps), cancel=self._cancelled
+            )
+        except (CloudError, OverBudget) as error:
+            self._may_go_on = True
+            error.next_step = f"{error.next_step} Then go on: llmos resume {self._steps.story.id}".strip()
+            raise
         self._route = self._thought.route
-
-    async def _judge(self, call: ToolCall, *, follows: bool = False) -> Judged:
-        judged = await super()._judge(call, follows=follows)
-        return stepping.wary(judged) if self._heard else judged
 
     async def _refuse_at_once(self) -> None:
         """Nothing runs of a request of which one call is denied, or nobody is there to be asked about."""
@@ -238,21 +251,6 @@ class Session(Carrying):
             data_head=request.data_head(self.job.data),
             examples=self._personal.near(self.job.caller.uid, self.job.text) if mode == "ask" else (),
         )
-
-    async def _ask_to_leave(self, data: JsonObject) -> Word:
-        """Put to the person what would leave the machine; no answer in time is a no."""
-        self._question = Question(LEAVING, asyncio.get_running_loop().create_future())
-        self._send("approval", index=LEAVING, **data)
-        timeout_s = self._hands.gate.settings.server.approval_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                decision, _ = await self._unless_cancelled(self._question.answered)
-        except TimeoutError as error:
-            raise NeedsApproval(f"nobody answered within {timeout_s:g} seconds", "Ask again.") from error
-        finally:
-            self._question = None
-        assert decision != "edit" and decision != "never"  # noqa: PLR1714 - mypy narrows by this
-        return decision
 
     def _on_thinking(self) -> None:
         self._clock.left_queue()

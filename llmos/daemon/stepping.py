@@ -2,8 +2,9 @@
 
     call -> outcome -> next calls, judged and asked about -> ... bounded in steps, time and money
 
-An outcome holds what programs, files and pages say, so whatever is proposed after it was read is asked
-about, even where the policy would allow it: an instruction that stands in a file is nobody's request.
+Each step is on disk (`steplog`), so that the request can go on after the daemon was killed over it. An
+outcome holds what programs, files and pages say, so whatever is proposed after it was read is asked about,
+even where the policy would allow it: an instruction that stands in a file is nobody's request.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmos.daemon.carrying import Item
 from llmos.daemon.hands import Judged
-from llmos.messages import Decision, Outcome, Verdict
+from llmos.daemon.steplog import Step
+from llmos.messages import Decision, JsonObject, Outcome, Verdict
 
 if TYPE_CHECKING:
     from llmos.cloud.frames import Taken
 
+RESUME_TOOL = "resume"
+NOT_KNOWN = (
+    "The daemon ended while this ran: it may have taken effect, wholly or in part."
+    " It is not run again; yes goes on from here."
+)
+_REPEAT = "It was cut off before, so it may have been done already. Look at what is there first."
+_UNKNOWN = (
+    "unknown: the daemon was stopped while this ran. It may have taken effect wholly, in part or not at all."
+    " Look at what is there before anything else; do not simply repeat it."
+)
 HEAD_CHARS, TAIL_CHARS, ERROR_CHARS = 3000, 1000, 1000
 _WARY = Verdict(
     decision=Decision.ASK,
@@ -26,15 +37,11 @@ _WARY = Verdict(
 )
 
 
-def taken(items: Sequence[Item]) -> tuple[Taken, ...]:
+def taken(steps: Sequence[Step]) -> tuple[Taken, ...]:
     """The steps so far, as they are told to the model."""
     from llmos.cloud.frames import Taken  # only where something leaves
 
-    return tuple(
-        Taken(call=item.judged.plan.call, outcome=trimmed(item.outcome))
-        for item in items
-        if item.outcome is not None
-    )
+    return tuple(Taken(call=step.call, outcome=step.outcome or _UNKNOWN) for step in steps)
 
 
 def trimmed(outcome: Outcome) -> str:
@@ -57,7 +64,45 @@ def wary(judged: Judged) -> Judged:
     return Judged(judged.plan, _WARY)
 
 
-def places(items: Sequence[Item]) -> tuple[str, ...]:
+def places(steps: Sequence[Step]) -> tuple[str, ...]:
     """All that the calls so far read or wrote."""
-    effects = [item.judged.plan.effects for item in items]
-    return tuple(dict.fromkeys(path for one in effects for path in (*one.reads, *one.writes)))
+    return tuple(dict.fromkeys(path for step in steps for path in step.places))
+
+
+# --- after a daemon was killed over it -----------------------------------------------------------
+
+
+def cut_off(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Steps that change something and of which nobody knows how they ended."""
+    return tuple(step for step in steps if step.outcome is None and not step.read_only)
+
+
+def wary_of_repeats(judged: Judged, steps: Sequence[Step], *, somebody_there: bool) -> Judged:
+    """A call that was cut off before runs again by a person's word at the terminal alone."""
+    if judged.verdict.decision is Decision.DENY or judged.plan.call not in [s.call for s in cut_off(steps)]:
+        return judged
+    decision = Decision.ASK if somebody_there else Decision.DENY
+    return Judged(judged.plan, Verdict(decision=decision, rule="cut-off", reason=_REPEAT))
+
+
+def question(request_id: str, unknown: Sequence[Step]) -> JsonObject:
+    """The data of the `approval` event: whether to go on although an outcome is not known."""
+    named = "; ".join(step.command for step in unknown)
+    return {
+        "tool": RESUME_TOOL,
+        "call": {"tool": RESUME_TOOL, "args": {"of": request_id}},
+        "command": f"go on after: {named}",
+        "effects": {},
+        "verdict": "ask",
+        "rule": "cut-off",
+        "reason": NOT_KNOWN,
+    }
+
+
+def told(steps: Sequence[Step]) -> str:
+    """What a person hears of the steps that are behind them."""
+    named = ", ".join(
+        f"{number} ({step.command})" + ("" if step.outcome is not None else ", which was cut off")
+        for number, step in enumerate(steps, 1)
+    )
+    return f"Going on after: {named}." if named else "Going on; nothing had been done yet."

@@ -200,6 +200,10 @@ class Undoing:
     def cancel(self) -> None:
         self._cancelled.set()
 
+    def stop(self) -> None:
+        """The daemon ends."""
+        self.cancel()
+
     def _send(self, kind: str, **data: object) -> None:
         self._emit(Event.model_validate({"id": self.job.id, "kind": kind, "data": data}))
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -385,3 +386,120 @@ def test_a_loop_is_bounded_and_kept_places_end_it(ask: Asked, lab: Backend) -> N
     kept = ask("go on", route="cloud", consent="yes")
     assert kept["status"] == "failed" and str(ask.kept) in kept["answer"]
     assert kept["calls"][0]["stdout"] == "4711\n" and b"4711" not in lab.raw
+
+
+# --- several steps, over the end of a daemon ----------------------------------------------------
+
+
+@pytest.fixture
+def own(lab: Backend, make_home: Callable[[], dict[str, str]]) -> Iterator[Asked]:
+    """A daemon to be killed."""
+    started = Asked(make_home(), lab.settings(), offload={"retries": 0})
+    yield started
+    started.close()
+
+
+def _kill(ask: Asked, lab: Backend, number: int) -> None:
+    ask.client.close()
+    ask.daemon.stop(number)
+    lab.faults, lab.requests = [], []
+    ask.start(lab.settings(), offload={"retries": 0})
+
+
+def _until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert done()
+
+
+ONCE = calls(("shell.run", {"command": "echo once >> log.txt"}), more=True)
+LAST = calls(("shell.run", {"command": "echo last >> log.txt"}))
+
+
+def _goes_on(own: Asked, lab: Backend) -> None:
+    (left,) = own.client.result("resume.list")["waiting"]
+    assert left["id"] == "two" and [step["outcome"] for step in left["steps"]] == ["known"]
+    result = own.client.result("resume", consent="yes")
+    assert (result["status"], result["route"]) == ("done", "cloud:lab"), result
+    assert (own.work / "log.txt").read_text() == "once\nlast\n"
+    assert lab.requests[0]["messages"][-1]["content"].startswith("Outcome:\nexit code 0")
+    assert own.client.result("resume.list")["waiting"] == []
+    assert "no steps" in own.client.error("resume")["message"]
+
+
+@pytest.mark.sandbox
+def test_it_goes_on_after_a_kill_between_two_steps(own: Asked, lab: Backend) -> None:
+    lab.says, lab.faults = steps(ONCE, LAST), ["", "silent:60"]
+    own.client.send("ask", text="two steps", cwd=str(own.work), id="two", route="cloud", consent="yes")
+    _until(lambda: len(lab.requests) == 2)
+    _kill(own, lab, signal.SIGKILL)
+    _goes_on(own, lab)
+
+
+@pytest.mark.sandbox
+def test_it_goes_on_after_a_restart_while_a_person_is_asked(own: Asked, lab: Backend) -> None:
+    lab.says = steps(ONCE, LAST)
+    number = own.client.send(
+        "ask", text="two steps", cwd=str(own.work), id="two", route="cloud", consent="interactive"
+    )
+    own.client.until("approval")
+    own.client.send("approve", id="two", decision="yes")
+    _until(lambda: len(lab.requests) == 2)
+    own.client.until("approval")
+    own.daemon.process.send_signal(signal.SIGTERM)
+    assert "Cancelled" in own.client.reply(number)["result"]["answer"]
+    _kill(own, lab, signal.SIGTERM)
+    _goes_on(own, lab)
+
+
+@pytest.mark.sandbox
+def test_a_step_that_was_cut_off_is_asked_about_and_not_run_again(own: Asked, lab: Backend) -> None:
+    """Killed inside of a call."""
+    slow = {"command": "echo once >> log.txt; sleep 60"}
+    lab.says = steps(calls(("shell.run", slow), more=True), calls(("shell.run", slow)))
+    own.client.send("ask", text="slowly", cwd=str(own.work), id="slow", route="cloud", consent="yes")
+    own.client.until("running")
+    time.sleep(0.5)
+    _kill(own, lab, signal.SIGKILL)
+    notice = own.client.send("ask", text="easy", cwd=str(own.work), mode="plan", route="local")
+    assert "llmos resume" in own.client.until("notice")["data"]["text"]
+    own.client.reply(notice)
+    unattended = own.client.result("resume", of="slow")
+    assert unattended["status"] == "needs_approval" and not lab.requests
+    before = (own.work / "log.txt").read_text() if (own.work / "log.txt").exists() else ""
+    by_yes = own.client.result("resume", of="slow", consent="yes")
+    assert (by_yes["status"], by_yes["calls"][0]["rule"]) == ("denied", "cut-off"), by_yes
+    outcome = lab.requests[0]["messages"][-1]["content"]
+    assert outcome.startswith("Outcome:\nunknown: the daemon was stopped while this ran")
+    assert before == ((own.work / "log.txt").read_text() if (own.work / "log.txt").exists() else "")
+
+
+@pytest.mark.sandbox
+def test_a_person_may_go_on_after_what_was_cut_off(own: Asked, lab: Backend) -> None:
+    slow = {"command": "sleep 60; echo once >> log.txt"}
+    lab.says = steps(calls(("shell.run", slow), more=True), LAST)
+    own.client.send("ask", text="slowly", cwd=str(own.work), id="slow", route="cloud", consent="yes")
+    own.client.until("running")
+    time.sleep(0.2)
+    _kill(own, lab, signal.SIGKILL)
+    own.client.send("resume", id="no", consent="interactive")
+    question = own.client.until("approval")["data"]
+    assert question["tool"] == "resume" and "sleep 60" in question["command"]
+    own.client.result("approve", id="no", decision="no")
+    assert len(own.client.result("resume.list")["waiting"]) == 1 and not lab.requests
+    number = own.client.send("resume", id="go", consent="interactive")
+    for _ in range(2):  # whether to go on, and about the call that is proposed then
+        own.client.until("approval")
+        own.client.result("approve", id="go", decision="yes")
+    result = own.client.reply(number)["result"]
+    assert result["status"] == "done" and (own.work / "log.txt").read_text() == "last\n"
+
+
+@pytest.mark.sandbox
+def test_it_may_go_on_where_no_backend_answered(own: Asked, lab: Backend) -> None:
+    lab.says, lab.faults = steps(ONCE, LAST), ["", "status:500"]
+    failed = own("two steps", route="cloud", consent="yes", id="two")
+    assert "llmos resume two" in failed["data"]["next_step"], failed
+    assert own.client.result("resume", consent="yes")["status"] == "done"
+    assert (own.work / "log.txt").read_text() == "once\nlast\n"
