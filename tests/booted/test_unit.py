@@ -253,7 +253,7 @@ def test_an_upgrade_in_place_loses_nobodys_request(installed: Machine) -> None:
     old = show(installed, "MainPID")
     asked = {**later, "args": {"command": "touch asked-for"}, "consent": "interactive"}
     waiting = speaking(installed, "dave", "call", **asked)
-    args = ["call", "shell.run", "--json", "--yes", "--args", '{"command": "sleep 2; echo slept > upgraded"}']
+    args = ["call", "shell.run", "--json", "--yes", "--args", '{"command": "sleep 6; echo slept > upgraded"}']
     words = ["env", "-C", "/home/carol", machines.python(), "-m", "llmos"]
     streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
     running = subprocess.Popen([*installed.words("carol"), *words, *args], **streams)
