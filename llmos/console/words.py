@@ -2,7 +2,8 @@
 
 `tr("yes")` is for words of the console, `told(text)` for whole sentences that come from elsewhere: errors,
 reasons of the policy, answers of the broker. Those are found by their pattern, so that the places that raise
-them know nothing of languages. What has no translation stays English. A model's answers are never touched.
+them know nothing of languages; rare ones stand in `locale/rare/LANGUAGE.po`, read when one is not found.
+What has no translation stays English. A model's answers are never touched.
 """
 
 from __future__ import annotations
@@ -10,23 +11,54 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from llmos import paths
 
 FOLDER = Path(__file__).with_name("locale")
-SAID = "said"  # msgctxt of the sentences that `told` recognises
+SAID = "said"  # msgctxt of the sentences that `told` recognises, and the name of a hole for one
 _HOLE = re.compile(r"\\\{([a-z_0-9]+)\\\}")
+_MAX_JOINED = 1000  # characters of a sentence whose parts are looked up by themselves
 _REASON = re.compile(r"(.*?)((?: \(.*\))?)\.", re.DOTALL)  # `It writes a file (/tmp/x).`
 
 
 class Catalogue(NamedTuple):
-    """Translations by the English text, and patterns of sentences with names and numbers in them."""
+    """Translations by the English text, and sentences with names and numbers in them."""
 
     messages: Mapping[str, str]
-    sentences: tuple[tuple[re.Pattern[str], str], ...] = ()
+    sentences: tuple[Sentence, ...] = ()
+
+    def __add__(self, other: Catalogue) -> Catalogue:  # type: ignore[override]  # not as a tuple
+        return Catalogue({**self.messages, **other.messages}, _by_length(self.sentences + other.sentences))
+
+
+class Sentence:
+    """`no tool {name}` and its translation. The pattern is made when a text has all the rest of it.
+
+    What stands in a hole stays as it was; in one that is called `said` it is a sentence itself.
+    """
+
+    def __init__(self, template: str, translation: str) -> None:
+        self.template, self._translation = template, translation
+        pieces = re.split(r"(?<!\{)\{[a-z_0-9]+\}", template)
+        self._pieces = [piece.replace("{{", "{").replace("}}", "}") for piece in pieces if piece]
+
+    def of(self, text: str, tell: Callable[[str], str]) -> str | None:
+        """The translation of this text; None if it is another. `tell` translates a sentence within it."""
+        if not all(piece in text for piece in self._pieces):
+            return None
+        match = pattern(self.template).fullmatch(text)
+        if match is None:
+            return None
+        holes = {name: tell(held) if name == SAID else held for name, held in match.groupdict().items()}
+        return self._translation.format(**holes)
+
+
+def _by_length(sentences: Iterable[Sentence]) -> tuple[Sentence, ...]:
+    """What says more fits less by accident, and comes first."""
+    return tuple(sorted(sentences, key=lambda one: -len(one.template)))
 
 
 def read(file: Path) -> Catalogue:
@@ -34,12 +66,11 @@ def read(file: Path) -> Catalogue:
     import polib
 
     entries = [entry for entry in polib.pofile(str(file)) if entry.translated()]
-    said = [entry for entry in entries if entry.msgctxt == SAID]
-    said.sort(key=lambda entry: -len(entry.msgid))  # what says more fits less by accident
-    sentences = [(pattern(entry.msgid), entry.msgstr) for entry in said]
-    return Catalogue({entry.msgid: entry.msgstr for entry in entries}, tuple(sentences))
+    said = (Sentence(entry.msgid, entry.msgstr) for entry in entries if entry.msgctxt == SAID)
+    return Catalogue({entry.msgid: entry.msgstr for entry in entries}, _by_length(said))
 
 
+@functools.cache
 def pattern(template: str) -> re.Pattern[str]:
     """`no tool {name}` as an expression that finds the name; braces of the text itself are doubled."""
     found = _HOLE.sub(r"(?P<\1>.+?)", re.escape(template))
@@ -73,14 +104,32 @@ def configured() -> str:
 
 
 @functools.cache
-def _catalogue() -> Catalogue | None:
+def _file() -> Path | None:
     for language in languages(os.environ, configured()):
         name = language.split(".")[0].split("@")[0]
         if name.split("_")[0] == "en":
             break
         if file := catalogue_file(name):
-            return read(file)
+            return file
     return None
+
+
+@functools.cache
+def _catalogue() -> Catalogue | None:
+    return read(file) if (file := _file()) else None
+
+
+@functools.cache
+def _rare() -> Catalogue:
+    """With the sentences that are seldom said."""
+    common, file = _catalogue(), _file()
+    assert common is not None and file is not None
+    return common + read(rare_file(file))
+
+
+def rare_file(file: Path) -> Path:
+    """Where the rare sentences of a catalogue stand."""
+    return file.parent / "rare" / file.name
 
 
 def catalogue_file(name: str) -> Path | None:
@@ -103,18 +152,30 @@ def tr(message: str) -> str:
 
 def told(text: str) -> str:
     """A sentence that comes from elsewhere, in the person's language; unchanged where it is not known."""
-    found = _catalogue()
-    return text if found is None else sentence(text, found)
+    common = _catalogue()
+    if common is None or not text:
+        return text
+    found = sentence(text, common)
+    return sentence(text, _rare()) if found == text else found
 
 
 def sentence(text: str, catalogue: Catalogue) -> str:
-    """Pure half of `told`. What stands in the holes is put back as it was."""
+    """Pure half of `told`."""
     if text in catalogue.messages:
         return catalogue.messages[text]
     reason = _REASON.fullmatch(text)
     if reason and reason[1] in catalogue.messages:
         return f"{catalogue.messages[reason[1]]}{reason[2]}。"
-    for known, translated in catalogue.sentences:
-        if match := known.fullmatch(text):
-            return translated.format(**match.groupdict())
-    return text
+    for known in catalogue.sentences:
+        if (found := known.of(text, lambda part: sentence(part, catalogue))) is not None:
+            return found
+    return _joined(text, catalogue)
+
+
+def _joined(text: str, catalogue: Catalogue) -> str:
+    """`FILE:12: key: what is wrong`, `llmos run: argument FILE: …`: its parts, where one of them is known."""
+    head, colon, tail = text.partition(": ")
+    if not colon or "\n" in text or len(text) > _MAX_JOINED:
+        return text
+    parts = sentence(head, catalogue), sentence(tail, catalogue)
+    return text if parts == (head, tail) else "：".join(parts)
