@@ -44,7 +44,7 @@ class Part(ctypes.Structure):
 
 class Matrix(ctypes.Structure):
     _fields_ = (
-        *(("parts", ctypes.POINTER(Part)), ("bias", ctypes.c_void_p)),
+        *((name, ctypes.c_void_p) for name in ("parts", "bias", "low", "high")),
         *((name, ctypes.c_int32) for name in ("num_parts", "rows", "columns")),
     )
 
@@ -146,7 +146,7 @@ def _loaded(file: Path) -> ctypes.CDLL:
     found.llmos_start.argtypes = (number, ctypes.c_long)
     found.llmos_product.argtypes = (ctypes.POINTER(Matrix), number, *[pointer] * 3)
     found.llmos_product.restype = None
-    found.llmos_forward.argtypes = (ctypes.POINTER(Model), number, number, number, *[pointer] * 7)
+    found.llmos_forward.argtypes = (ctypes.POINTER(Model), *[number] * 4, *[pointer] * 7)
     found.llmos_forward.restype = None
     _try_out(found)
     return found
@@ -157,7 +157,7 @@ def _try_out(kernels: ctypes.CDLL) -> None:
     block = struct.pack("<8e", *range(1, 9)) + b"\x99" * 128  # 4 bits: 9 - 8 is one
     held = ctypes.create_string_buffer(block, len(block))
     part = Part(blocks=ctypes.addressof(held), rows=8, kind=2)
-    matrix = Matrix(parts=ctypes.pointer(part), bias=None, num_parts=1, rows=8, columns=32)
+    matrix = Matrix(parts=ctypes.addressof(part), num_parts=1, rows=8, columns=32)
     x, out = (ctypes.c_float * 32)(*range(1, 33)), (ctypes.c_float * 8)()
     groups = ctypes.create_string_buffer(64)
     kernels.llmos_product(ctypes.byref(matrix), 1, x, groups, out)

@@ -128,7 +128,9 @@ class PackedTransformer:
         )
         self._kept.append(array)
         bias = self._address(f"{name}.bias") if f"{name}.bias" in self._tensors else None
-        return Matrix(parts=array, bias=bias, num_parts=len(parts), rows=rows, columns=columns)
+        return Matrix(
+            parts=ctypes.addressof(array), bias=bias, num_parts=len(parts), rows=rows, columns=columns
+        )
 
     # --- used again and again ---
 
@@ -153,12 +155,13 @@ class PackedTransformer:
         narrow, mixed = torch.empty(2, tokens, self._narrow)
         wide = torch.empty(tokens, self._widest)
         keys, values = cache.addresses()
+        wanted = tokens if wanted is None else wanted
         self._kernels.llmos_forward(
-            *(ctypes.byref(self._model), tokens, cache.length, cache.capacity, keys, values),
+            *(ctypes.byref(self._model), tokens, wanted, cache.length, cache.capacity, keys, values),
             *(tensor.data_ptr() for tensor in (x, narrow, mixed, wide, groups)),
         )
         cache.advance(tokens)
-        return self._logits(x if wanted is None else x[-wanted:], groups).unsqueeze(0)
+        return self._logits(x[-wanted:], groups).unsqueeze(0)
 
     def _most_columns(self) -> int:
         return max(self._narrow, self.config.intermediate_size)

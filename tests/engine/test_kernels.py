@@ -141,6 +141,7 @@ def test_reading_in_pieces_changes_nothing(family: str) -> None:
         start += count
     assert start == cache.length == 512
     assert torch.equal(torch.cat(pieces), whole), "bit for bit: guessing relies on it"
+    assert torch.equal(ours(ids, ours.new_cache(1, 512), wanted=3)[0], whole[-3:])
     cache.truncate(100)
     again = ours(ids[:, 100:101], cache)[0]
     assert torch.equal(again[0], whole[100])

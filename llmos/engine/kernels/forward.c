@@ -41,6 +41,12 @@ INLINE float sum_of(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
+INLINE float max_of(__m256 v) {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
 /* e^x to float32's last bits, clamped to where that is a normal number (Cephes' expf). */
 INLINE __m256 exp_of(__m256 x) {
     x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
@@ -111,83 +117,154 @@ static void remember(const void *task, int t) {
         memcpy(p->values + ((size_t)kv * p->capacity + position) * width, row, sizeof(float) * width);
 }
 
-#define KEYS 64 /* looked at together */
-#define MAX_HEAD_DIM 256
+#define KEYS 64   /* looked at together */
+#define QUERIES 4 /* tokens that look at them together; what one of them gets does not depend on the others */
 
-/* scores[j] = q . keys[j] */
-INLINE void four_keys(const float *q, const float *keys, int width, float *scores) {
+/* The sum of each, in the same order of additions wherever it stands among the four. */
+INLINE __m128 four_sums(const __m256 *s) {
+    __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+}
+
+/* scores[j] = q . keys[j], four of them; where there are fewer keys the last is taken again. */
+INLINE void score(const float *q, const float *keys, int count, int width, float *scores) {
+    const float *key[4];
+    for (int j = 0; j < 4; j++) key[j] = keys + (size_t)(j < count ? j : count - 1) * width;
     __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     for (int i = 0; i < width; i += 8) {
         __m256 v = _mm256_loadu_ps(q + i);
-        for (int j = 0; j < 4; j++) s[j] = _mm256_fmadd_ps(v, _mm256_loadu_ps(keys + (size_t)j * width + i), s[j]);
+        for (int j = 0; j < 4; j++) s[j] = _mm256_fmadd_ps(v, _mm256_loadu_ps(key[j] + i), s[j]);
     }
-    __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
-    _mm_storeu_ps(scores, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+    _mm_storeu_ps(scores, four_sums(s));
 }
 
-INLINE void add_values(const float *weights, const float *values, int count, int width, float *out) {
-    for (int i = 0; i < width; i += 32) {
-        int lanes = width - i < 32 ? (width - i) / 8 : 4;
-        __m256 s[4];
-        for (int k = 0; k < lanes; k++) s[k] = _mm256_loadu_ps(out + i + 8 * k);
+/* The same for four queries: scores [QUERIES][KEYS]. */
+INLINE void score_together(const float *q, size_t stride, const float *keys, int count, int width, float *scores) {
+    __m128 found[4];
+#pragma GCC unroll 2
+    for (int j = 0; j < 4; j += 2) {
+        const float *one = keys + (size_t)(j < count ? j : count - 1) * width;
+        const float *other = keys + (size_t)(j + 1 < count ? j + 1 : count - 1) * width;
+        __m256 s[2 * QUERIES];
+#pragma GCC unroll 8
+        for (int n = 0; n < 2 * QUERIES; n++) s[n] = _mm256_setzero_ps();
+        for (int i = 0; i < width; i += 8) {
+            __m256 first = _mm256_loadu_ps(one + i), second = _mm256_loadu_ps(other + i);
+#pragma GCC unroll 4
+            for (int n = 0; n < QUERIES; n++) {
+                __m256 v = _mm256_loadu_ps(q + n * stride + i);
+                s[n] = _mm256_fmadd_ps(v, first, s[n]);
+                s[QUERIES + n] = _mm256_fmadd_ps(v, second, s[QUERIES + n]);
+            }
+        }
+        found[j] = four_sums(s), found[j + 1] = four_sums(s + QUERIES);
+    }
+    _MM_TRANSPOSE4_PS(found[0], found[1], found[2], found[3]);
+    for (int n = 0; n < QUERIES; n++) _mm_storeu_ps(scores + n * KEYS, found[n]);
+}
+
+/* Scores become weights, those from `count` on none; returns what earlier sums are to be multiplied by. */
+INLINE float weigh(float *scores, int count, float scale, float *most, float *total) {
+    for (int j = count > 0 ? count : 0; j < KEYS; j++) scores[j] = -INFINITY;
+    __m256 factor = _mm256_set1_ps(scale), sum = _mm256_setzero_ps(), tops = _mm256_set1_ps(*most);
+    for (int j = 0; j < KEYS; j += 8) tops = _mm256_max_ps(tops, _mm256_mul_ps(_mm256_loadu_ps(scores + j), factor));
+    float top = max_of(tops);
+    __m256 shift = _mm256_set1_ps(top);
+    for (int j = 0; j < KEYS; j += 8) {
+        __m256 s = _mm256_loadu_ps(scores + j), e = exp_of(_mm256_fmsub_ps(s, factor, shift));
+        e = _mm256_and_ps(e, _mm256_cmp_ps(s, _mm256_set1_ps(-INFINITY), _CMP_NEQ_OQ));
+        _mm256_storeu_ps(scores + j, e);
+        sum = _mm256_add_ps(sum, e);
+    }
+    float fade = *most == -INFINITY ? 0.0f : expf(*most - top);
+    *total = *total * fade + sum_of(sum), *most = top;
+    return fade;
+}
+
+/* out[n] = fade[n] * out[n] + weights[n] . values */
+INLINE void add_values(const float *weights, const float *fade, const float *values, int count, int width, int queries,
+                       float *out, size_t stride) {
+    for (int i = 0; i < width; i += 16) {
+        __m256 low[QUERIES], high[QUERIES];
+#pragma GCC unroll 4
+        for (int n = 0; n < queries; n++) {
+            __m256 f = _mm256_set1_ps(fade[n]);
+            low[n] = _mm256_mul_ps(_mm256_loadu_ps(out + n * stride + i), f);
+            high[n] = _mm256_mul_ps(_mm256_loadu_ps(out + n * stride + i + 8), f);
+        }
         for (int j = 0; j < count; j++) {
-            __m256 w = _mm256_set1_ps(weights[j]);
-            for (int k = 0; k < lanes; k++) s[k] = _mm256_fmadd_ps(w, _mm256_loadu_ps(values + (size_t)j * width + i + 8 * k), s[k]);
+            const float *value = values + (size_t)j * width + i;
+            __m256 first = _mm256_loadu_ps(value), second = _mm256_loadu_ps(value + 8);
+#pragma GCC unroll 4
+            for (int n = 0; n < queries; n++) {
+                __m256 w = _mm256_set1_ps(weights[n * KEYS + j]);
+                low[n] = _mm256_fmadd_ps(w, first, low[n]), high[n] = _mm256_fmadd_ps(w, second, high[n]);
+            }
         }
-        for (int k = 0; k < lanes; k++) _mm256_storeu_ps(out + i + 8 * k, s[k]);
+#pragma GCC unroll 4
+        for (int n = 0; n < queries; n++) {
+            _mm256_storeu_ps(out + n * stride + i, low[n]);
+            _mm256_storeu_ps(out + n * stride + i + 8, high[n]);
+        }
     }
 }
 
-/* Softmax as it goes (Milakov and Gimelshein 2018): the running maximum rescales what was added before. */
-INLINE void attend(const Pass *p, const float *q, const float *keys, const float *values, int first, int end, float *out) {
-    const int width = p->model->head_dim;
-    const float scale = p->model->attention_scale;
-    float most = -INFINITY, total = 0;
-    memset(out, 0, sizeof(float) * width);
-    for (int at = first; at < end; at += KEYS) {
-        int count = end - at < KEYS ? end - at : KEYS;
-        float scores[KEYS];
-        for (int i = 0; i < KEYS; i++) scores[i] = -INFINITY;
-        int j = 0;
-        for (; j + 4 <= count; j += 4) four_keys(q, keys + (size_t)(at + j) * width, width, scores + j);
-        for (; j < count; j++) {
-            __m256 s = _mm256_setzero_ps();
-            for (int i = 0; i < width; i += 8)
-                s = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), _mm256_loadu_ps(keys + (size_t)(at + j) * width + i), s);
-            scores[j] = sum_of(s);
-        }
-        float top = most;
-        for (j = 0; j < count; j++) top = scores[j] * scale > top ? scores[j] * scale : top;
-        __m256 shift = _mm256_set1_ps(top), factor = _mm256_set1_ps(scale), sum = _mm256_setzero_ps();
-        for (j = 0; j < KEYS; j += 8) {
-            __m256 s = _mm256_loadu_ps(scores + j), e = exp_of(_mm256_fmsub_ps(s, factor, shift));
-            e = _mm256_and_ps(e, _mm256_cmp_ps(s, _mm256_set1_ps(-INFINITY), _CMP_NEQ_OQ));
-            _mm256_storeu_ps(scores + j, e);
-            sum = _mm256_add_ps(sum, e);
-        }
-        float fade = most == -INFINITY ? 0.0f : expf(most - top);
-        for (int i = 0; i < width; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(out + i), _mm256_set1_ps(fade)));
-        total = total * fade + sum_of(sum);
-        most = top;
-        add_values(scores, values + (size_t)at * width, count, width, out);
+typedef struct {
+    const float *q, *keys, *values;
+    float *out;
+    size_t q_stride, out_stride; /* from one token to the next */
+    int width;
+    float scale;
+} Head;
+
+/* Softmax as it goes (Milakov and Gimelshein 2018): the running maximum rescales what was added before. The
+   first query sees the keys from `first` to `end`, each further one a key more. */
+INLINE void attend(Head h, int queries, int first, int end) {
+    float most[QUERIES], total[QUERIES], fade[QUERIES];
+    for (int n = 0; n < queries; n++) {
+        most[n] = -INFINITY, total[n] = 0;
+        memset(h.out + n * h.out_stride, 0, sizeof(float) * h.width);
     }
-    __m256 inverse = _mm256_set1_ps(1.0f / total);
-    for (int i = 0; i < width; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(out + i), inverse));
+    int last = end + queries - 1;
+    for (int at = first; at < last; at += KEYS) {
+        int count = last - at < KEYS ? last - at : KEYS;
+        float scores[QUERIES * KEYS];
+        for (int j = 0; j < count; j += 4) {
+            const float *keys = h.keys + (size_t)(at + j) * h.width;
+            if (queries == 1) score(h.q, keys, count - j, h.width, scores + j);
+            else score_together(h.q, h.q_stride, keys, count - j, h.width, scores + j);
+        }
+        for (int n = 0; n < queries; n++) {
+            int own = end + n - at < count ? end + n - at : count;
+            fade[n] = weigh(scores + n * KEYS, own, h.scale, most + n, total + n);
+        }
+        add_values(scores, fade, h.values + (size_t)at * h.width, count, h.width, queries, h.out, h.out_stride);
+    }
+    for (int n = 0; n < queries; n++) {
+        __m256 inverse = _mm256_set1_ps(1.0f / total[n]);
+        float *out = h.out + n * h.out_stride;
+        for (int i = 0; i < h.width; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(out + i), inverse));
+    }
 }
+
+#define ATTENTION_TILE 16 /* tokens */
 
 /* Head by head, so that the keys of one head stay in the cache from token to token. */
 static void attend_piece(const void *task, int piece) {
     const Pass *p = task;
     const Model *m = p->model;
-    int head = piece % m->heads, tile = piece / m->heads, group = m->heads / m->kv_heads, width = m->head_dim;
-    const float *keys = p->keys + (size_t)(head / group) * p->capacity * width;
-    const float *values = p->values + (size_t)(head / group) * p->capacity * width;
-    int end = (tile + 1) * 16 < p->tokens ? (tile + 1) * 16 : p->tokens;
-    for (int t = tile * 16; t < end; t++) {
-        int seen = p->start + t + 1, window = p->layer->window;
-        int first = window && seen > window ? seen - window : 0;
-        attend(p, p->wide + (size_t)t * p->layer->qkv.rows + (size_t)head * width, keys, values, first, seen,
-               p->mixed + ((size_t)t * m->heads + head) * width);
+    int head = piece % m->heads, start = piece / m->heads * ATTENTION_TILE, width = m->head_dim;
+    size_t kept = (size_t)(head / (m->heads / m->kv_heads)) * p->capacity * width;
+    int end = start + ATTENTION_TILE < p->tokens ? start + ATTENTION_TILE : p->tokens, window = p->layer->window;
+    for (int t = start, together; t < end; t += together) {
+        int seen = p->start + t + 1;
+        Head h = {.q = p->wide + (size_t)t * p->layer->qkv.rows + (size_t)head * width, .q_stride = p->layer->qkv.rows,
+                  .keys = p->keys + kept, .values = p->values + kept,
+                  .out = p->mixed + ((size_t)t * m->heads + head) * width, .out_stride = (size_t)m->heads * width,
+                  .width = width, .scale = m->attention_scale};
+        together = !window && end - t >= QUERIES ? QUERIES : 1;
+        if (together == QUERIES) attend(h, QUERIES, 0, seen);
+        else attend(h, 1, window && seen > window ? seen - window : 0, seen);
     }
 }
 
@@ -228,12 +305,20 @@ static void close_gaps(const Pass *p) {
     for (int t = 1; t < p->tokens; t++) memcpy(p->wide + t * width, p->wide + t * 2 * width, sizeof(float) * width);
 }
 
-static void layer_pass(const Pass *p) {
+/* Of the last layer's tokens only the last ones' rows of x are wanted: from here on the others are left out. */
+static void keep_last(Pass *p, int wanted) {
+    int left = p->tokens - wanted;
+    p->x += (size_t)left * p->model->hidden, p->wide += (size_t)left * p->layer->qkv.rows;
+    p->start += left, p->tokens = wanted;
+}
+
+static void layer_pass(Pass *p, int wanted) {
     const Layer *layer = p->layer;
     each(norm_attention, p);
     multiply(&layer->qkv, p->tokens, p->narrow, p->groups, p->wide);
     each(remember, p);
-    share(attend_piece, p, p->model->heads * ((p->tokens + 15) / 16));
+    keep_last(p, wanted);
+    share(attend_piece, p, p->model->heads * ((p->tokens + ATTENTION_TILE - 1) / ATTENTION_TILE));
     multiply(&layer->out, p->tokens, p->mixed, p->groups, p->narrow);
     add_to_x(p, layer->attention_post_norm);
     each(norm_feed_forward, p);
@@ -252,14 +337,15 @@ void llmos_product(const Matrix *matrix, int tokens, const float *x, void *group
     multiply(matrix, tokens, x, groups, out);
 }
 
-/* keys and values: for each layer an address. narrow and mixed: tokens * max(hidden, heads * head_dim) floats each,
-   wide: tokens * the most rows of a matrix, groups: tokens * the most columns / 32 of 40 bytes. */
-void llmos_forward(const Model *model, int tokens, int start, int capacity, float **keys, float **values, float *x,
-                   float *narrow, float *mixed, float *wide, void *groups) {
+/* x becomes what the last layer gives, of the last `wanted` tokens only. keys and values: for each layer an address.
+   narrow and mixed: tokens * max(hidden, heads * head_dim) floats each, wide: tokens * the most rows of a matrix,
+   groups: tokens * (the most columns and ranks / 32 of 40 bytes, the highest rank of 4 bytes). */
+void llmos_forward(const Model *model, int tokens, int wanted, int start, int capacity, float **keys, float **values,
+                   float *x, float *narrow, float *mixed, float *wide, void *groups) {
     Pass pass = {.model = model, .tokens = tokens, .start = start, .capacity = capacity, .x = x,
                  .narrow = narrow, .wide = wide, .mixed = mixed, .groups = groups};
     for (int i = 0; i < model->num_layers; i++) {
         pass.layer = model->layers + i, pass.keys = keys[i], pass.values = values[i];
-        layer_pass(&pass);
+        layer_pass(&pass, i == model->num_layers - 1 ? wanted : tokens);
     }
 }

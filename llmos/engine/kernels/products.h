@@ -45,19 +45,27 @@ typedef struct {
     int8_t values[GROUP];
 } Group;
 
-typedef struct {
+/* value + high * low where there is an addition of low rank (Hu et al. 2021), which is multiplied beside the weights. */
+typedef struct Matrix {
     const Part *parts;
-    const float *bias; /* [rows] or null */
+    const float *bias;        /* [rows] or null */
+    const struct Matrix *low; /* [rank][columns] or null */
+    const uint8_t *high;      /* [rows][rank], KIND_7 */
     int32_t num_parts, rows, columns;
 } Matrix;
 
 typedef struct {
     Matrix matrix;
     int tokens;
-    const float *x; /* [tokens][columns] */
-    Group *groups;  /* [columns / GROUP][tokens] */
-    float *out;     /* [tokens][rows] */
+    const float *x;    /* [tokens][columns] */
+    Group *groups;     /* for each tile of tokens [columns / GROUP][tile] */
+    float *out;        /* [tokens][rows] */
+    const Group *side; /* what `low` gives, as `groups`, with the rank for columns */
 } Product;
+
+#define TILE 4 /* tokens that are multiplied together; what is left over goes in tiles of 2 and 1 */
+
+INLINE int tile_of(int left) { return left >= TILE ? TILE : left >= 2 ? 2 : 1; }
 
 /* --- activations ----------------------------------------------------------------------------- */
 
@@ -88,8 +96,9 @@ static void round_group(const float *x, Group *out) {
 
 /* --- one block of 8 rows against a few tokens --------------------------------------------------- */
 
-INLINE __m256i weights_of(const uint8_t *data, int kind, int step) {
-    if (kind == KIND_7) return _mm256_loadu_si256((const __m256i *)data + step);
+/* `plain`: unpacked already, a byte each. */
+INLINE __m256i weights_of(const uint8_t *data, int kind, int plain, int step) {
+    if (plain || kind == KIND_7) return _mm256_loadu_si256((const __m256i *)data + step);
     __m256i pair = _mm256_loadu_si256((const __m256i *)data + step / 2);
     if (step % 2) pair = _mm256_srli_epi16(pair, 4);
     __m256i low = _mm256_and_si256(pair, _mm256_set1_epi8(15));
@@ -108,12 +117,12 @@ INLINE __m256i four(const Group *group, int step) {
 INLINE __m256i widened(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
 /* sums[t] = the 8 rows' whole-number products with token t. */
-INLINE void dot(const uint8_t *data, int kind, const Group *groups, int count, __m256i *sums) {
+INLINE void dot(const uint8_t *data, int kind, int plain, const Group *groups, int count, __m256i *sums) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
     for (int t = 0; t < count; t++) sums[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
     for (int step = 0; step < STEPS; step++) {
-        __m256i w = weights_of(data, kind, step);
+        __m256i w = weights_of(data, kind, plain, step);
         for (int t = 0; t < count; t++) sums[t] = _mm256_dpbusd_epi32(sums[t], w, four(groups + t, step));
     }
 #else
@@ -121,15 +130,15 @@ INLINE void dot(const uint8_t *data, int kind, const Group *groups, int count, _
     const int hold = kind == KIND_7 ? 1 : kind == KIND_5 ? 4 : 8;
 #pragma GCC unroll 8
     for (int first = 0; first < STEPS; first += hold) {
-        __m256i pairs[8];
+        __m256i pairs[TILE];
 #pragma GCC unroll 8
         for (int step = first; step < first + hold; step++) {
-            __m256i w = weights_of(data, kind, step);
+            __m256i w = weights_of(data, kind, plain, step);
 #pragma GCC unroll 8
             for (int t = 0; t < count; t++) {
                 __m256i product = _mm256_maddubs_epi16(w, four(groups + t, step));
                 pairs[t] = step == first ? product : _mm256_add_epi16(pairs[t], product);
-                __asm__("" : "+x"(pairs[t])); /* in this order: reordered, the sums no longer fit the registers */
+                __asm__ volatile("" : "+x"(pairs[t])); /* in this order: reordered, the sums no longer fit the registers */
             }
         }
 #pragma GCC unroll 8
@@ -143,40 +152,62 @@ INLINE void dot(const uint8_t *data, int kind, const Group *groups, int count, _
 
 INLINE __m256 halves(const uint8_t *at) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at)); }
 
-INLINE void rows_by_tokens(const uint8_t *block, int kind, const Product *p, int token, int count, int row) {
-    const int zero = kind == KIND_7 ? 64 : kind == KIND_5 ? 16 : 8;
+/* total[t] += 8 rows' products with `count` tokens, group by group. With `plain` the weights are read from there. */
+INLINE void add_groups(const uint8_t *block, int kind, int is_plain, const uint8_t *plain, const Group *groups, int num_groups, int count,
+                       __m256 *total) {
+    const int shift = kind == KIND_7 ? 6 : kind == KIND_5 ? 4 : 3; /* zero is a power of two */
     const int head = kind == KIND_4_MIN ? 32 : 16;
-    __m256 total[8];
-#pragma GCC unroll 8
-    for (int t = 0; t < count; t++) total[t] = p->matrix.bias ? _mm256_loadu_ps(p->matrix.bias + row) : _mm256_setzero_ps();
-    for (int g = 0; g < p->matrix.columns / GROUP; g++, block += BLOCK_BYTES[kind]) {
-        const Group *groups = p->groups + (size_t)g * p->tokens + token;
+    for (int g = 0; g < num_groups; g++, block += BLOCK_BYTES[kind], groups += count) {
         if (count == 1) _mm_prefetch((const char *)block + 2048, _MM_HINT_T0);
         __m256 scale = halves(block);
-        __m256i sums[8];
-        dot(block + head, kind, groups, count, sums);
+        __m256i sums[TILE];
+        dot(is_plain ? plain + (size_t)g * ROWS * GROUP : block + head, kind, is_plain, groups, count, sums);
 #pragma GCC unroll 8
         for (int t = 0; t < count; t++) {
             __m256 own = _mm256_set1_ps(groups[t].scale);
-            if (kind == KIND_4_MIN) {
-                __m256 least = _mm256_mul_ps(halves(block + 16), _mm256_set1_ps(groups[t].scale * (float)groups[t].sum));
-                total[t] = _mm256_sub_ps(total[t], least);
-            } else {
-                sums[t] = _mm256_sub_epi32(sums[t], _mm256_set1_epi32(zero * groups[t].sum));
-            }
+            __m256i sum = _mm256_set1_epi32(groups[t].sum);
+            if (kind == KIND_4_MIN) total[t] = _mm256_sub_ps(total[t], _mm256_mul_ps(halves(block + 16), _mm256_mul_ps(own, _mm256_cvtepi32_ps(sum))));
+            else sums[t] = _mm256_sub_epi32(sums[t], _mm256_slli_epi32(sum, shift));
             total[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), _mm256_mul_ps(scale, own), total[t]);
         }
+    }
+}
+
+INLINE void rows_by_tokens(const uint8_t *block, int kind, int is_plain, const uint8_t *plain, const Product *p, int token, int count, int row) {
+    const int num_groups = p->matrix.columns / GROUP;
+    __m256 total[TILE];
+#pragma GCC unroll 8
+    for (int t = 0; t < count; t++) total[t] = p->matrix.bias ? _mm256_loadu_ps(p->matrix.bias + row) : _mm256_setzero_ps();
+    add_groups(block, kind, is_plain, plain, p->groups + (size_t)token * num_groups, num_groups, count, total);
+    if (p->side) {
+        const int rank = p->matrix.low->rows / GROUP;
+        add_groups(p->matrix.high + (size_t)(row / ROWS) * rank * BLOCK_BYTES[KIND_7], KIND_7, 0, 0, p->side + (size_t)token * rank,
+                   rank, count, total);
     }
 #pragma GCC unroll 8
     for (int t = 0; t < count; t++) _mm256_storeu_ps(p->out + (size_t)(token + t) * p->matrix.rows + row, total[t]);
 }
 
+#define MANY (2 * TILE) /* tokens from which on unpacking 8 rows once pays */
+
+/* [columns / GROUP][STEPS][8 rows][4 columns] */
+INLINE void unpack(const uint8_t *block, int kind, int num_groups, uint8_t *plain) {
+    for (int g = 0; g < num_groups; g++, block += BLOCK_BYTES[kind])
+#pragma GCC unroll 8
+        for (int step = 0; step < STEPS; step++, plain += ROWS * 4)
+            _mm256_storeu_si256((__m256i *)plain, weights_of(block + (kind == KIND_4_MIN ? 32 : 16), kind, 0, step));
+}
+
 INLINE void rows_by_all(const uint8_t *blocks, int kind, const Product *p, int row) {
     int token = 0;
-    for (; token + 8 <= p->tokens; token += 8) rows_by_tokens(blocks, kind, p, token, 8, row);
-    if (p->tokens - token >= 4) rows_by_tokens(blocks, kind, p, token, 4, row), token += 4;
-    if (p->tokens - token >= 2) rows_by_tokens(blocks, kind, p, token, 2, row), token += 2;
-    if (p->tokens - token >= 1) rows_by_tokens(blocks, kind, p, token, 1, row);
+    if (p->tokens >= MANY) {
+        uint8_t plain[p->matrix.columns * ROWS];
+        unpack(blocks, kind, p->matrix.columns / GROUP, plain);
+        for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 1, plain, p, token, TILE, row);
+    }
+    for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 0, 0, p, token, TILE, row);
+    if (p->tokens - token >= 2) rows_by_tokens(blocks, kind, 0, 0, p, token, 2, row), token += 2;
+    if (p->tokens - token >= 1) rows_by_tokens(blocks, kind, 0, 0, p, token, 1, row);
 }
 
 /* Rows are counted in eights over all parts. */
@@ -199,8 +230,18 @@ static void eight_rows(const Product *p, int unit) {
 
 static void round_column(const void *task, int g) {
     const Product *p = task;
-    for (int t = 0; t < p->tokens; t++)
-        round_group(p->x + (size_t)t * p->matrix.columns + g * GROUP, p->groups + (size_t)g * p->tokens + t);
+    const int columns = p->matrix.columns;
+    for (int token = 0, tile; token < p->tokens; token += tile) {
+        tile = tile_of(p->tokens - token);
+        Group *groups = p->groups + (size_t)token * (columns / GROUP) + (size_t)g * tile;
+        for (int t = 0; t < tile; t++) round_group(p->x + (size_t)(token + t) * columns + g * GROUP, groups + t);
+    }
+}
+
+static void round_all(const Product *p) {
+    int columns = p->matrix.columns / GROUP;
+    if (p->tokens > 8) share(round_column, p, columns);
+    else for (int g = 0; g < columns; g++) round_column(p, g);
 }
 
 static void rows_piece(const void *task, int piece) {
@@ -209,10 +250,21 @@ static void rows_piece(const void *task, int piece) {
     for (int unit = piece * UNITS; unit < end && unit < total; unit++) eight_rows(p, unit);
 }
 
+static void all_rows(const Product *p) { share(rows_piece, p, (p->matrix.rows / ROWS + UNITS - 1) / UNITS); }
+
+/* `groups` has room for the groups of x and, where there is an addition, those of the low rank and as many floats. */
 static void multiply(const Matrix *matrix, int tokens, const float *x, Group *groups, float *out) {
-    Product p = {*matrix, tokens, x, groups, out};
-    int columns = matrix->columns / GROUP;
-    if (tokens > 8) share(round_column, &p, columns);
-    else for (int g = 0; g < columns; g++) round_column(&p, g);
-    share(rows_piece, &p, (matrix->rows / ROWS + UNITS - 1) / UNITS);
+    Product p = {.matrix = *matrix, .tokens = tokens, .x = x, .groups = groups, .out = out};
+    round_all(&p);
+    if (matrix->low) {
+        const int rank = matrix->low->rows;
+        Group *side = groups + (size_t)tokens * (matrix->columns / GROUP);
+        float *narrow = (float *)(side + (size_t)tokens * (rank / GROUP));
+        Product low = {.matrix = *matrix->low, .tokens = tokens, .groups = groups, .out = narrow};
+        all_rows(&low);
+        Product rounding = {.matrix = {.columns = rank}, .tokens = tokens, .x = narrow, .groups = side};
+        round_all(&rounding);
+        p.side = side;
+    }
+    all_rows(&p);
 }
