@@ -63,6 +63,21 @@ def _port(text: str) -> int:
     return value
 
 
+def _replicas(text: str) -> tuple[int, int]:
+    """N, or MIN:MAX."""
+    least, _, most = text.partition(":")
+    found = int(least), int(most or least)
+    if not 0 <= found[0] <= found[1] or found[1] < 1:
+        raise argparse.ArgumentTypeError("a number from 1 up, or the least and the most: 1:4")
+    return found
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < 1000:
+        raise argparse.ArgumentTypeError("above 0, please")
+    return value
+
+
 def _serve(parser: Parser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="where to listen (127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8080, metavar="PORT", help="0: any that is free (8080)")
@@ -76,6 +91,17 @@ def _serve(parser: Parser) -> None:
     parser.add_argument("--max-waiting", type=count, default=16, metavar="N", help="more are refused (16)")
     parser.add_argument("--context", type=count, default=4096, metavar="TOKENS", help="window (4096)")
     parser.add_argument("--threads", type=count, default=0, metavar="N", help="processors (all it may use)")
+    parser.add_argument(
+        "--ray", nargs="?", const="", metavar="HOST:PORT",
+        help="several engines, on the Ray cluster that this machine belongs to, or on one of its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--replicas", type=_replicas, default=None, metavar="N|MIN:MAX", help="with --ray: engines (1)"
+    )
+    parser.add_argument(
+        "--target", type=_positive, default=1.5, metavar="X",
+        help="with --ray: requests for each engine, above which more are started (1.5)",
+    )  # fmt: skip
 
 
 VERBS: dict[str, Verb] = {

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import ipaddress
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmos.console import screen
 from llmos.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from llmos.serve.working import Room
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -46,18 +50,40 @@ def _listening(options: argparse.Namespace) -> socket.socket:
 
 def _application(options: argparse.Namespace, known: dict[bytes, str]) -> Any:
     from llmos.engine import store
-    from llmos.engine.engine import Engine
     from llmos.serve.app import application
     from llmos.serve.keys import Doorkeeper
+
+    options.model = options.model or store.current()
+    options.name = options.name or Path(options.model).stem
+    file = store.resolve(options.model)
+    room = _one_engine(options, file) if options.ray is None else _replicas(options)
+    return application(room, Doorkeeper(known, options.per_minute), options.name, own_names_only=not known)
+
+
+def _one_engine(options: argparse.Namespace, file: Path) -> Room:
+    from llmos.engine.engine import Engine
     from llmos.serve.working import Workroom
 
-    model = options.model or store.current()
-    options.name = options.name or Path(model).stem
-    engine = Engine.load(
-        store.resolve(model), dtype="auto", threads=options.threads, context_tokens=options.context
-    )
-    room = Workroom(engine, options.max_waiting)
-    return application(room, Doorkeeper(known, options.per_minute), options.name, own_names_only=not known)
+    engine = Engine.load(file, dtype="auto", threads=options.threads, context_tokens=options.context)
+    return Workroom(engine, options.max_waiting)
+
+
+def _replicas(options: argparse.Namespace) -> Room:
+    """Engines in processes that Ray starts: each finds the model's name, or its path, on its own machine."""
+    from llmos.engine.localfile import is_path
+    from llmos.serve import cluster
+
+    least, most = options.replicas or (1, 1)
+    threads = options.threads or 1
+    joined = cluster.join(options.ray, own_processors=threads * most)
+    from llmos.serve import replicas  # Ray must not be imported before
+
+    model = str(Path(options.model).absolute()) if is_path(options.model) else options.model
+    wanted = replicas.Wanted(
+        model, f"llmos-{options.name}", least=least, most=most, target=options.target, threads=threads,
+        context_tokens=options.context, max_waiting=options.max_waiting,
+    )  # fmt: skip
+    return replicas.start(wanted, joined)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,6 +99,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _check(options: argparse.Namespace, has_keys: bool) -> None:
     """Other machines are served with keys, and what they say is encrypted."""
+    if options.replicas and options.ray is None:
+        raise UsageError("--replicas are had with --ray", "Give --ray, or start one server for each engine.")
+    if options.ray is not None and importlib.util.find_spec("ray") is None:
+        raise ConfigError("--ray needs Ray, which is not installed", "Run: pip install 'llmos[serve,ray]'")
     if bool(options.tls_cert) != bool(options.tls_key):
         raise UsageError("TLS needs a certificate and its key", "Give both --tls-cert and --tls-key.")
     for file in filter(None, (options.tls_cert, options.tls_key)):

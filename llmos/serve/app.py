@@ -28,7 +28,7 @@ from llmos.serve import asked
 from llmos.serve.keys import Doorkeeper
 from llmos.serve.replies import Reply
 from llmos.serve.told import ApiError, bad
-from llmos.serve.working import Began, Event, Workroom
+from llmos.serve.working import Began, Event, Room
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _OWN_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 
 
 class Metrics:
-    def __init__(self, room: Workroom) -> None:
+    def __init__(self, room: Room) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "llmos_serve_requests", "Answered requests", ["holder", "status"], registry=self.registry
@@ -58,7 +58,7 @@ class Metrics:
 
 
 class Server:
-    def __init__(self, room: Workroom, door: Doorkeeper, model: str) -> None:
+    def __init__(self, room: Room, door: Doorkeeper, model: str) -> None:
         self._room, self._door, self._model = room, door, model
         self._started = int(time.time())
         self._metrics = Metrics(room)
@@ -99,15 +99,16 @@ class Server:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def health(self, _request: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        if await self._room.able():
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("no replica is up\n", 503)
 
     # --- parts ---
 
     def _card(self) -> dict[str, Any]:
-        window = self._room.engine.context_tokens
         return {
             "id": self._model, "object": "model", "created": self._started, "owned_by": "llmos",
-            "max_model_len": window,
+            "max_model_len": self._room.context_tokens,
         }  # fmt: skip
 
     async def _counted(self, events: AsyncIterator[Event], holder: str) -> AsyncIterator[Event]:
@@ -138,7 +139,7 @@ class Server:
         return handled
 
 
-def application(room: Workroom, door: Doorkeeper, model: str, *, own_names_only: bool) -> Starlette:
+def application(room: Room, door: Doorkeeper, model: str, *, own_names_only: bool) -> Starlette:
     server = Server(room, door, model)
     routes = [
         Route("/v1/chat/completions", server.kept(server.chat), methods=["POST"]),
@@ -204,5 +205,6 @@ async def _guarded(reply: Reply, events: AsyncIterator[Event]) -> AsyncIterator[
     try:
         async for line in reply.streamed(events):
             yield line
-    except LlmosError as error:
-        yield f"data: {json.dumps(ApiError(500, str(error), kind='server_error').body())}\n\n"
+    except (ApiError, LlmosError) as error:
+        told = error if isinstance(error, ApiError) else ApiError(500, str(error), kind="server_error")
+        yield f"data: {json.dumps(told.body())}\n\n"

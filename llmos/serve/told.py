@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 from llmos.messages import JsonObject
 
@@ -23,6 +25,16 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.kind, self.param, self.code = status, kind, param, code
         self.headers = dict(headers or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, for it may come from another process."""
+        given: dict[str, Any] = {
+            "kind": self.kind,
+            "param": self.param,
+            "code": self.code,
+            "headers": self.headers,
+        }
+        return partial(ApiError, **given), (self.status, str(self))
 
     def body(self) -> JsonObject:
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
@@ -31,14 +33,30 @@ class Began:
 Event = Began | str | Generation
 
 
+class Room(Protocol):
+    """Where the application has its requests thought about: here, or by replicas elsewhere."""
+
+    held: int  # requests that run or wait
+    context_tokens: int
+
+    def think(self, asked: ChatAsked) -> AsyncIterator[Event]:
+        """First `Began`, then text as it comes, then the whole. Raises ApiError before `Began`."""
+
+    async def able(self) -> bool:
+        """Whether a request would be thought about now."""
+
+    def close(self) -> None: ...
+
+
 class Workroom:
     def __init__(self, engine: Engine, max_waiting: int) -> None:
         self.engine, self.max_waiting = engine, max_waiting
-        self.held = 0  # requests that run or wait
+        self.context_tokens = engine.context_tokens
+        self.held = 0
+        self._last_sign = time.monotonic()  # of the engine: work begun, text
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     async def think(self, asked: ChatAsked) -> AsyncIterator[Event]:
-        """First `Began`, then text as it comes, then the whole. Raises ApiError before `Began`."""
         if self.held > self.max_waiting:
             raise busy(503, f"{self.held} requests are ahead of this one; try again", "overloaded", 1)
         loop, events, cancel = (
@@ -48,6 +66,7 @@ class Workroom:
         )
 
         def send(event: Event | Exception) -> None:
+            self._last_sign = time.monotonic()
             with suppress(RuntimeError):  # the server stopped meanwhile
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
@@ -73,8 +92,9 @@ class Workroom:
     ) -> None:
         if cancel.is_set():
             return
+        self._last_sign = time.monotonic()
         try:
-            prompt = build(asked, self.engine.tokenizer, self.engine.context_tokens)
+            prompt = build(asked, self.engine.tokenizer, self.context_tokens)
             send(Began(len(prompt.ids)))
             generation = self.engine.generate(
                 prompt.ids,
@@ -88,6 +108,14 @@ class Workroom:
             send(generation)
         except Exception as error:  # told to the client by whoever awaits it
             send(error)
+
+    async def able(self) -> bool:
+        return True
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the engine last gave a sign, where it has work."""
+        return time.monotonic() - self._last_sign if self.held else 0.0
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
