@@ -15,7 +15,7 @@ class ShareHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         sys.path.insert(0, self.root)
-        from llmos import cli_hooks  # the standard library alone
+        from llmos import cli_hooks  # the standard library and polib
 
         self._made = tempfile.TemporaryDirectory(prefix="llmos-share-")
         for place, text in cli_hooks.installed().items():

@@ -47,7 +47,7 @@ def installed() -> dict[str, str]:
 
     started = '__llmos() { command llmos "$@"; }\n'
     return {
-        "man/man1/llmos.1": cli_manual.page(),
+        **cli_manual.pages(),
         "bash-completion/completions/llmos": started + completions("bash"),
         "zsh/site-functions/_llmos": f'#compdef llmos\n{started}{completions("zsh")}_llmos "$@"\n',
         "fish/vendor_completions.d/llmos.fish": completions("fish"),
@@ -56,8 +56,9 @@ def installed() -> dict[str, str]:
 
 def man(_options: argparse.Namespace) -> int:
     from llmos import cli_manual
+    from llmos.console import words
 
-    screen.write(sys.stdout, cli_manual.page())
+    screen.write(sys.stdout, cli_manual.page(words.told))
     return 0
 
 

@@ -1,16 +1,20 @@
 """`llmos.1`, the manual page in roff's man macros, from the tables that `--help` is made of. Pure.
 
-It tells what the command line takes; how things work stands in docs/.
+It tells what the command line takes; how things work stands in docs/. There is one for every
+language that has a catalogue.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from llmos import __version__, cli_args, errors
 from llmos.cli_parser import Parser
+from llmos.console import words
+
+Tell = Callable[[str], str]  # a sentence, in a language
 
 _FILES = (
     ("$XDG_RUNTIME_DIR/llmos.sock, /run/llmos/llmos.sock", "the daemon's socket: your own, the system's"),
@@ -32,21 +36,32 @@ and asked about; changes can be taken back. Without words it is an interactive s
 verb does what the verb says; everything else is a request."""
 
 
-def page() -> str:
+def page(tell: Tell = str) -> str:
     """The whole page."""
-    parts = [
-        f'.TH LLMOS 1 "" "llmos {__version__}" "User Commands"',
-        _section("NAME", "llmos \\- say what you want done on this machine"),
-        _section("SYNOPSIS", *_synopsis()),
-        _section("DESCRIPTION", _text(_DESCRIPTION)),
-        _section("OPTIONS OF A REQUEST", *_arguments(cli_args.parser("ask", "llmos"))),
-        _section("VERBS", *(line for name in verbs() for line in _verb(name))),
-        _section("EXIT STATUS", *_terms(_codes())),
-        _section("ENVIRONMENT", *_terms(_ENVIRONMENT)),
-        _section("FILES", *_terms(_FILES)),
-        _section("SEE ALSO", ".BR systemd (1),", ".BR docker (1),", ".BR bash (1),", ".BR zsh (1)"),
-    ]
-    return "\n".join(parts) + "\n"
+    titles = ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS OF A REQUEST", "VERBS", "EXIT STATUS",
+              "ENVIRONMENT", "FILES", "SEE ALSO")  # fmt: skip
+    sections = (
+        [f"llmos \\- {_text(tell('say what you want done on this machine'))}"],
+        _synopsis(),
+        [_text(tell(_DESCRIPTION))],
+        _arguments(cli_args.parser("ask", "llmos"), tell),
+        [line for name in verbs() for line in _verb(name, tell)],
+        _terms(_codes(), tell),
+        _terms(_ENVIRONMENT, tell),
+        _terms(_FILES, tell),
+        [".BR systemd (1),", ".BR docker (1),", ".BR bash (1),", ".BR zsh (1)"],
+    )
+    head = f'.TH LLMOS 1 "" "llmos {__version__}" "User Commands"'
+    told = (_section(_text(tell(title)), *lines) for title, lines in zip(titles, sections, strict=True))
+    return "\n".join([head, *told]) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """Every language's page, by its place below `share/`."""
+    found = {"man/man1/llmos.1": page()}
+    for file in sorted(words.FOLDER.glob("*.po")):
+        found[f"man/{file.stem}/man1/llmos.1"] = page(words.teller(file))
+    return found
 
 
 def verbs() -> list[str]:
@@ -58,17 +73,18 @@ def _section(title: str, *lines: str) -> str:
 
 
 def _synopsis() -> Iterable[str]:
-    for words in ("", '[OPTIONS] "TEXT"', "VERB …"):
-        yield f".B llmos\n{_escaped(words)}\n.br" if words else ".B llmos\n.br"
+    for rest in ("", '[OPTIONS] "TEXT"', "VERB …"):
+        yield f".B llmos\n{_escaped(rest)}\n.br" if rest else ".B llmos\n.br"
 
 
-def _verb(name: str) -> Iterable[str]:
+def _verb(name: str, tell: Tell) -> Iterable[str]:
     verb, parser = cli_args.VERBS[name], cli_args.parser(name, f"llmos {name}")
     usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
     yield f'.SS "llmos {name}"'
-    yield _text(f"{verb.summary[:1].upper()}{verb.summary[1:]}.")
+    summary = tell(verb.summary)
+    yield _text(f"{summary[:1].upper()}{summary[1:]}{'.' if summary.isascii() else '。'}")
     yield f".PP\n{_text(usage)}"
-    yield from _arguments(parser)
+    yield from _arguments(parser, tell)
     examples = (parser.epilog or "").partition("\n")[2]
     yield (
         ".PP\n.nf\n"
@@ -77,9 +93,9 @@ def _verb(name: str) -> Iterable[str]:
     )
 
 
-def _arguments(parser: Parser) -> Iterable[str]:
+def _arguments(parser: Parser, tell: Tell) -> Iterable[str]:
     actions = [action for action in parser._actions if action.dest != "help"]
-    return _terms((_names(action), _about(action)) for action in actions)
+    return _terms(((_names(action), _about(action)) for action in actions), tell)
 
 
 def _names(action: argparse.Action) -> str:
@@ -94,8 +110,8 @@ def _about(action: argparse.Action) -> str:
     return action.help if action.help and action.help != argparse.SUPPRESS else "what it is about"
 
 
-def _terms(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    return [f".TP\n.B {_escaped(term)}\n{_text(' '.join(about.split()))}" for term, about in pairs]
+def _terms(pairs: Iterable[tuple[str, str]], tell: Tell) -> list[str]:
+    return [f".TP\n.B {_escaped(term)}\n{_text(' '.join(tell(about).split()))}" for term, about in pairs]
 
 
 def _codes() -> list[tuple[str, str]]:

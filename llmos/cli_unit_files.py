@@ -54,13 +54,13 @@ def system_files() -> tuple[UnitFile, ...]:
 
 
 def _manual(share: Path) -> tuple[UnitFile, ...]:
-    """The manual page; none where that place is mounted read-only, as on immutable systems."""
+    """The manual in its languages; none where that place is mounted read-only, as on immutable systems."""
     from llmos import cli_manual
 
     there = next(folder for folder in (share, *share.parents) if folder.exists())
     if os.statvfs(there).f_flag & os.ST_RDONLY:
         return ()
-    return (UnitFile(share / "man/man1/llmos.1", cli_manual.page()),)
+    return tuple(UnitFile(share / place, text) for place, text in cli_manual.pages().items())
 
 
 def user_files() -> tuple[UnitFile, ...]:

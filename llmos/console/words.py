@@ -159,6 +159,12 @@ def told(text: str) -> str:
     return sentence(text, _rare()) if found == text else found
 
 
+def teller(file: Path) -> Callable[[str], str]:
+    """`told` in the language of a catalogue, whatever the person's is."""
+    whole = read(file) + read(rare_file(file))
+    return lambda text: sentence(text, whole)
+
+
 def sentence(text: str, catalogue: Catalogue) -> str:
     """Pure half of `told`."""
     if text in catalogue.messages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,19 @@ def test_completion_of_verbs_options_and_tools(terminal: Terminal) -> None:
 
 def shown_verbs() -> list[str]:
     return [name for name, verb in cli_args.VERBS.items() if not verb.hidden]
+
+
+def test_the_manual_has_every_section_verb_and_option_in_chinese_as_well() -> None:
+    """What is left in English are usages, examples, and terms."""
+    english, chinese = (
+        re.sub(r"\.nf\n.*?\.fi", "", page, flags=re.DOTALL) for page in cli_manual.pages().values()
+    )
+    assert [line.split()[0] for line in english.split("\n") if line[:1] == "."] == [
+        line.split()[0] for line in chinese.split("\n") if line[:1] == "."
+    ]
+    prose = {line for line in english.split("\n") if re.match(r"[A-Za-z0-9:]+ [a-z]+ [a-z]+", line)}
+    assert len(prose) > 100
+    assert prose & set(chinese.split("\n")) == set()
 
 
 def test_every_verb_and_option_of_help_is_in_the_manual() -> None:
