@@ -36,9 +36,9 @@ class _Actions:
         show = {"plan": cli_requests.show_plan, "translate": cli_requests.show_command}.get(method)
         cli_requests.perform(method, {**common, **params}, self._options, show=show)
 
-    def unattended(self, text: str) -> JsonObject:
+    def unattended(self, asked: JsonObject) -> JsonObject:
         """For the background: what needs a word waits in the inbox."""
-        params = cli_input.common_params(self._options, None) | {"consent": "none", "text": text}
+        params = cli_input.common_params(self._options, None) | {"consent": "none"} | asked
         with cli_requests.connected() as daemon:
             return daemon.call("inbox.ask", {**params, "origin": "shell"}, timeout_s=BACKGROUND_TIMEOUT_S)
 

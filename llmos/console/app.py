@@ -57,7 +57,7 @@ HELP = {
     "/approve ITEM": "give your word to what waits in the inbox",
     "/quit": "leave (or Ctrl-D)",
     "!COMMAND": "a shell command, through the same policy and sandbox",
-    "TEXT &": "a request in the background; what needs your word waits in the inbox",
+    "TEXT &": "a request or !COMMAND in the background; what needs your word waits in the inbox",
     "cd [FOLDER]": "change the folder of what follows",
     "export NAME=VALUE": "set a variable for commands after ! (unset NAME)",
 }
@@ -74,7 +74,7 @@ class Actions(Protocol):
 
     def question(self, method: str, params: JsonObject, say: Callable[[str], None] = ...) -> JsonObject: ...
 
-    def unattended(self, text: str) -> JsonObject: ...
+    def unattended(self, asked: JsonObject) -> JsonObject: ...
 
 
 class Shell:
@@ -130,11 +130,10 @@ class Shell:
         name, _, rest = line.partition(" ")
         if not line:
             return
-        if line.startswith("!"):
-            self._run_command(line[1:].strip())
-        elif line.endswith(" &"):
-            job = self._jobs.start(line[:-1].strip())
-            self._show(f"[{job.number}] {safetext.one_line(job.text)}\n")
+        if line.endswith(" &"):
+            self._start_job(line[:-1].strip())
+        elif line.startswith("!"):
+            self._actions.request("call", self._command(line[1:].strip()))
         elif name in ("export", "unset") and _ASSIGNMENT[name].fullmatch(rest.strip()):
             self._set_variable(rest.strip())
         elif name == "cd" and (not rest or is_folder(rest)):
@@ -157,12 +156,18 @@ class Shell:
             )
         self._actions.request(method, {"text": text})
 
-    def _run_command(self, command: str) -> None:
+    def _start_job(self, line: str) -> None:
+        """A request or a command in the background."""
+        job = self._jobs.start(line, self._command(line[1:].strip()) if line[:1] == "!" else {"text": line})
+        self._show(f"[{job.number}] {safetext.one_line(job.text)}\n")
+
+    def _command(self, command: str) -> JsonObject:
+        """The call that a line after `!` is. Raises UsageError."""
         if not command:
             raise UsageError("! needs a command after it", "For instance: !ls -l")
         check_needs_no_terminal(command)
         command = exported(self._variables) + command
-        self._actions.request("call", {"tool": SHELL_TOOL, "args": {self._command_argument(): command}})
+        return {"tool": SHELL_TOOL, "args": {self._command_argument(): command}}
 
     def _command_argument(self) -> str:
         spec = next((spec for spec in self._specs if spec.get("name") == SHELL_TOOL), {})
@@ -289,6 +294,7 @@ class Shell:
             auto_suggest=AutoSuggestFromHistory(),
             key_bindings=key_bindings(),
             output=create_output(stdout=welcome.stream()),
+            enable_suspend=True,
         )
 
     def _tool_names(self) -> list[str]:

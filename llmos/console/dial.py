@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmos.errors import DaemonUnreachable, LlmosError
 
 CONNECT_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 15.0
+_STARTING = threading.Lock()
 
 
 def connect(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Client | None:
@@ -89,9 +91,12 @@ def open_client(start: Callable[[Path], int] | None, say: Callable[[str], None])
             f"no llmos daemon answers at {own}",
             "Start one with `llmos daemon`; any request starts one by itself.",
         )
-    pid = start(own)
-    say(f"started the llmos daemon (pid {pid})")
-    return _await_daemon(own)
+    with _STARTING:
+        if (client := connect(own)) is not None:  # by another thread meanwhile
+            return client
+        pid = start(own)
+        say(f"started the llmos daemon (pid {pid})")
+        return _await_daemon(own)
 
 
 def _await_daemon(path: Path) -> Client:

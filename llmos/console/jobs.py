@@ -51,18 +51,20 @@ class Job:
 
 
 class Jobs:
-    def __init__(self, work: Callable[[str], JsonObject], ended: Callable[[], None]) -> None:
-        """`work` makes one request unattended and returns `{"result", "item"}`, or raises LlmosError.
+    def __init__(self, work: Callable[[JsonObject], JsonObject], ended: Callable[[], None]) -> None:
+        """`work` makes a request (`text`, or `tool` and `args`) unattended and returns `{"result", "item"}`.
+        It raises LlmosError.
 
         `ended` is called, in a thread, when one has.
         """
         self._work, self._ended = work, ended
         self.all: list[Job] = []
 
-    def start(self, text: str) -> Job:
-        job = Job(len(self.all) + 1, text)
+    def start(self, line: str, asked: JsonObject) -> Job:
+        """Do `asked`, which the person typed as `line`."""
+        job = Job(len(self.all) + 1, line)
         self.all.append(job)
-        threading.Thread(target=self._run, args=(job,), daemon=True).start()
+        threading.Thread(target=self._run, args=(job, asked), daemon=True).start()
         return job
 
     def running(self) -> int:
@@ -78,15 +80,15 @@ class Jobs:
             job.told = True
         return found
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job, asked: JsonObject) -> None:
         try:
-            self._do(job)
+            self._do(job, asked)
         finally:
             self._ended()
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: Job, asked: JsonObject) -> None:
         try:
-            found = self._work(job.text)
+            found = self._work(asked)
         except LlmosError as error:
             job.error = error
             return

@@ -128,8 +128,9 @@ class Carrying:
         self._send("approval", index=index, **telling.facts(item.judged), **self._found_out(item))
         timeout_s = self._hands.gate.settings.server.approval_timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                decision, edited = await self._unless_cancelled(self._question.answered)
+            with self._clock.asked():
+                async with asyncio.timeout(timeout_s):
+                    decision, edited = await self._unless_cancelled(self._question.answered)
         except TimeoutError:
             await self._refuse(item, "needs_approval", f"Nobody answered within {timeout_s:g} seconds.")
         finally:

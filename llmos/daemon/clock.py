@@ -17,6 +17,7 @@ class Clock:
         self._queue_ms = 0.0
         self._policy_ms = 0.0
         self._sandbox_ms = 0.0
+        self._asked_ms = 0.0
         self._thought = Timing()
 
     def left_queue(self) -> None:
@@ -42,12 +43,21 @@ class Clock:
         finally:
             self._sandbox_ms += self._since(start)
 
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """While a person thinks about a question: that is not our time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._asked_ms += self._since(start)
+
     def timing(self) -> Timing:
         measured = {
             "queue_ms": self._queue_ms,
             "policy_ms": self._policy_ms,
             "sandbox_ms": self._sandbox_ms,
-            "total_ms": self._since(self._start),
+            "total_ms": round(self._since(self._start) - self._asked_ms, 3),
         }
         return self._thought.model_copy(update=measured)
 

@@ -74,8 +74,9 @@ class Stepwise(Carrying):
         self._send("approval", index=LEAVING, **data)
         timeout_s = self._hands.gate.settings.server.approval_timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                decision, _ = await self._unless_cancelled(self._question.answered)
+            with self._clock.asked():
+                async with asyncio.timeout(timeout_s):
+                    decision, _ = await self._unless_cancelled(self._question.answered)
         except TimeoutError as error:
             raise NeedsApproval(f"nobody answered within {timeout_s:g} seconds", "Ask again.") from error
         finally:

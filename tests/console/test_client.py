@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -116,6 +117,26 @@ def test_a_refusal_in_place_of_the_greeting_is_its_error(path: Path) -> None:
         threading.Thread(target=refuse, daemon=True).start()
         with pytest.raises(Overloaded, match="256 clients"):
             dial.connect(path)
+
+
+def test_two_threads_that_find_no_daemon_start_one(path: Path) -> None:
+    said: list[str] = []
+    with contextlib.ExitStack() as running:
+
+        def start(where: Path) -> int:
+            time.sleep(0.2)
+            running.enter_context(serving(where, methods()))
+            return 4711
+
+        def connect() -> None:
+            dial.open_client(start, said.append).close()
+
+        threads = [threading.Thread(target=connect) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=10)
+    assert said == ["started the llmos daemon (pid 4711)"]
 
 
 def test_a_daemon_is_started_once_and_said_once(path: Path) -> None:

@@ -327,7 +327,7 @@ def test_the_shell_outlives_a_daemon_that_is_away(open_terminal: Open, short_dir
 
 def in_the_background(peer: Peer, frame: JsonObject) -> None:
     """What has "remove" in it needs a word; the rest takes half a second."""
-    said = frame["params"]["text"]
+    said = frame["params"].get("text") or str(frame["params"]["args"]["command"])
     time.sleep(0.5)
     waits = {"id": "0badcafe"} if "remove" in said else None
     peer.reply(frame, {"result": result(frame, calls=[], answer=f"<{said}>"), "item": waits})
@@ -359,6 +359,8 @@ def test_background_variables_undo_and_names_in_a_narrow_shell(open_terminal: Op
         terminal.type("export GREETING='good day'")
         terminal.type("!printenv GREETING")
         terminal.wait("\"export GREETING='good day'; printenv GREETING")
+        terminal.type("!sleep 1 &")
+        terminal.wait("<export GREETING='good day'; sleep 1>")
         terminal.type("unset GREETING")
         terminal.type("!printenv")
         terminal.wait("<shell.run {'command': 'printenv'}>")
@@ -383,6 +385,20 @@ open("/proc/self/comm", "w").write("test-a-name")
 print(flush=True)
 time.sleep(60)
 """
+
+
+def test_ctrl_z_puts_the_shell_aside_as_it_does_any_program(open_terminal: Open, short_dir: Path) -> None:
+    with serving(short_dir / "s", shell_methods(call=echo)):
+        terminal = open_terminal(argv=("bash", "--norc"))
+        terminal.type(f"{sys.executable} -m llmos")
+        terminal.wait("model tiny")
+        terminal.type("!first", enter=False)
+        terminal.keys("C-z")
+        terminal.wait("Stopped")
+        terminal.type("fg")
+        time.sleep(0.5)
+        terminal.keys("Enter")
+        terminal.wait("<shell.run {'command': 'first'}>")
 
 
 def test_a_sentence_typed_or_pasted_at_a_question_answers_nothing(

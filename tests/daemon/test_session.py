@@ -255,6 +255,7 @@ def start_interactive(client: Client, folder: Path, text: str = "write") -> tupl
 
 @pytest.mark.sandbox
 def test_a_person_sees_the_exact_command_and_says_yes(client: Client, folder: Path) -> None:
+    began = time.monotonic()
     number, data = start_interactive(client, folder)
     assert data["index"] == 0
     assert data["call"] == shell("echo new > made.txt")
@@ -262,8 +263,12 @@ def test_a_person_sees_the_exact_command_and_says_yes(client: Client, folder: Pa
     assert data["effects"]["writes"] == [str(folder / "made.txt")]
     assert data["verdict"] == "ask" and data["rule"] and data["reason"]
     assert not (folder / "made.txt").exists()
+    time.sleep(1)
     assert client.result("approve", id="mine", decision="yes") == {"ok": True}
-    assert client.reply(number)["result"]["status"] == "done"
+    result = client.reply(number)["result"]
+    assert result["status"] == "done"
+    # What the person took is not counted.
+    assert result["timing"]["total_ms"] < 1000 * (time.monotonic() - began - 1)
     assert (folder / "made.txt").exists()
 
 
