@@ -25,14 +25,18 @@ class Served:
     process: psutil.Popen
     log: Path
 
-    def replicas(self, *, of: psutil.Process | None = None) -> set[int]:
-        """The processes with an engine, by number, below the server or below `of`."""
-        family = (of or self.process).children(recursive=True)
-        return {process.pid for process in family if _is_replica(process)}
+    def replicas(self) -> set[int]:
+        """Those of a cluster of its own."""
+        return replicas_below(self.process)
 
     def replayed(self) -> int:
         """How many attempts were lost with their replica."""
         return self.log.read_text().count("ended with its replica")
+
+
+def replicas_below(parent: psutil.Process) -> set[int]:
+    """The processes with an engine that `parent` or its children started, by number."""
+    return {process.pid for process in parent.children(recursive=True) if _is_replica(process)}
 
 
 def _is_replica(process: psutil.Process) -> bool:
