@@ -2,15 +2,17 @@
 
 A folder holds `adapter.safetensors` (`NAME.a` [rank, in] and `NAME.b` [out, rank] for each matrix NAME of
 `engine.model`) and `card.toml`: which weights it was trained on (by SHA-256), its scale, and the form of
-prompt it knows. It is added to the dequantised weights when a model is loaded, once (`weights.Change`), so
-that it costs nothing afterwards. An adapter on other weights than its own would make nonsense, so it is
-never tried.
+prompt it knows. Beside packed weights it stays what it is, two narrow matrices that are multiplied as well
+(`packed`): the weights keep their few bits, and are the same for every adapter. To other forms it is added
+once, when they are loaded (`change`). An adapter on other weights than its own would make nonsense, so it
+is never tried.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,20 +78,36 @@ def merged(weight: Tensor, low: Tensor, high: Tensor, scale: float) -> Tensor:
     return torch.addmm(weight.float(), high.float(), low.float(), alpha=scale).to(weight.dtype)
 
 
+def packed(adapter: Adapter, matrices: Collection[str]) -> dict[str, Tensor]:
+    """`NAME.low` and `NAME.high` in 7-bit blocks for `engine.packed`, the scale in `high`.
+
+    The rank is filled up to whole groups. Raises ModelError for an adapter that cannot be read, or that names
+    what is not among `matrices`.
+    """
+    import torch.nn.functional as F
+
+    from llmos.engine.groups import GROUP, pack, rounded
+
+    made: dict[str, Tensor] = {}
+    parts = _read_parts(adapter)
+    try:
+        for name in sorted({key[:-2] for key in parts}):
+            if name not in matrices:
+                raise KeyError(f"there is no {name}")
+            low, high = parts[f"{name}.a"].float(), parts[f"{name}.b"].float() * adapter.scale
+            missing = -len(low) % GROUP
+            made[f"{name}.low"] = pack(rounded(F.pad(low, (0, 0, 0, missing)), 7))
+            made[f"{name}.high"] = pack(rounded(F.pad(high, (0, missing)), 7))
+    except (KeyError, RuntimeError) as error:
+        raise _unfit(adapter, error) from error
+    return made
+
+
 def change(adapter: Adapter) -> Change:
     """What the adapter does to the matrices it names. Raises ModelError for one that cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     from llmos.engine.weights import Change
 
-    try:
-        data = adapter.weights.read_bytes()
-        if hashlib.sha256(data).hexdigest() != adapter.sha256:
-            raise ModelError(f"{adapter.weights} is not what its card says", "Install llmos again.")
-        parts = load(data)
-    except (OSError, SafetensorError) as error:
-        raise _unfit(adapter, error) from error
+    parts = _read_parts(adapter)
 
     def apply(name: str, weight: Tensor) -> Tensor:
         own = name.removesuffix(".weight")
@@ -101,8 +119,22 @@ def change(adapter: Adapter) -> Change:
     return Change(frozenset(f"{key[:-2]}.weight" for key in parts), apply)
 
 
+def _read_parts(adapter: Adapter) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = adapter.weights.read_bytes()
+        if hashlib.sha256(data).hexdigest() != adapter.sha256:
+            raise ModelError(f"{adapter.weights} is not what its card says", "Install llmos again.")
+        return load(data)
+    except (OSError, SafetensorError) as error:
+        raise _unfit(adapter, error) from error
+
+
 def _unfit(adapter: Adapter, error: Exception) -> ModelError:
+    why = error.args[0] if isinstance(error, KeyError) else error
     return ModelError(
-        f"the adapter {adapter.name} does not fit the model: {error}",
+        f"the adapter {adapter.name} does not fit the model: {why}",
         "Set `adapter = false` under [model] in the configuration.",
     )

@@ -6,8 +6,8 @@
 
 `auto` is the first of them that this machine and this model allow.
 
-An adapter (`engine.adapter`) is added before a matrix is packed and before the prepared form is kept, whose
-name carries the adapter's hash.
+An adapter (`engine.adapter`) is multiplied beside packed weights, whose prepared form is the same with every
+adapter and without one. To the other forms it is added before they are kept, under its hash.
 """
 
 from __future__ import annotations
@@ -86,19 +86,24 @@ def _read(
             raise ModelError(f"{path} is quantised and has no {numbers} form", 'Use dtype = "auto".')
         return "packed", *quantised.load(path, origin, adapter)
     chosen = _first_choice(numbers)
+    inside = None if chosen == "packed" else adapter
     # Folders of safetensors are in a good form already, and float32 is not for every day.
     keep = path.is_file() and chosen != "float32"
-    if keep and (found := prepared.load(kept_at(path, chosen, adapter))) is not None:
-        return chosen, *found
-    source = weights.open_source(path)
-    if chosen == "packed" and not packed.fits(source.config):
-        if numbers == "auto":
-            return _read(path, "bfloat16", on_progress, adapter)
-        raise ModelError(f"{path} does not divide into blocks of 8 by 32", 'Use dtype = "bfloat16".')
-    config, tensors = _tensors(source, chosen, on_progress, adapters.change(adapter) if adapter else None)
-    if keep:
-        prepared.save(kept_at(path, chosen, adapter), config, tensors, source.tokenizer)
-    return chosen, config, tensors, source.tokenizer
+    found = prepared.load(kept_at(path, chosen, inside)) if keep else None
+    if found is None:
+        source = weights.open_source(path)
+        if chosen == "packed" and not packed.fits(source.config):
+            if numbers == "auto":
+                return _read(path, "bfloat16", on_progress, adapter)
+            raise ModelError(f"{path} does not divide into blocks of 8 by 32", 'Use dtype = "bfloat16".')
+        change = adapters.change(inside) if inside else None
+        found = (*_tensors(source, chosen, on_progress, change), source.tokenizer)
+        if keep:
+            prepared.save(kept_at(path, chosen, inside), *found)
+    config, tensors, tokenizer = found
+    if adapter is not None and inside is None:
+        tensors = tensors | adapters.packed(adapter, {name.split(".weight.")[0] for name in tensors})
+    return chosen, config, tensors, tokenizer
 
 
 def _first_choice(numbers: Numbers | Literal["auto"]) -> Numbers:

@@ -1,7 +1,8 @@
 """A model whose weights stay in few bits: read by the kernels of `kernels/`, never unpacked.
 
 The 4- and 5-bit formats of ggml (Q4_0, Q4_1, Q4_K, Q5_0) are taken over as they are, every other matrix is
-rounded to 7 bits; the rows of the embedding stay as the file has them. Activations are rounded to 8 bits
+rounded to 7 bits; the rows of the embedding stay as the file has them. An adapter's matrices are multiplied
+beside the weights (`adapter.packed`). Activations are rounded to 8 bits
 in front of each product, everything else is float32. One sequence at a time: batches are those of
 `model.Transformer`.
 """
@@ -22,8 +23,10 @@ from llmos.engine.dequantize import unpacker
 from llmos.engine.groups import GROUP, ROWS, Kind
 from llmos.engine.model import ModelConfig, Rope, rms_norm
 from llmos.engine.native import Layer, Matrix, Model, Part
+from llmos.errors import ModelError
 
 _GROUP_BYTES = 40  # sizeof(Group) in products.h
+_MOST_RANK = 1024  # of an adapter: far above any
 
 
 def fits(config: ModelConfig) -> bool:
@@ -50,6 +53,7 @@ class PackedTransformer:
         self._kept: list[Any] = []  # what the kernels hold addresses of
         self._tensors = tensors
         self._embed = _embedding(tensors)
+        self._rank = 0  # the highest of an adapter's
         self._norm = tensors["norm.weight"]
         self._ropes = [
             Rope(config, theta, factors, positions)
@@ -128,9 +132,29 @@ class PackedTransformer:
         )
         self._kept.append(array)
         bias = self._address(f"{name}.bias") if f"{name}.bias" in self._tensors else None
-        return Matrix(
-            parts=ctypes.addressof(array), bias=bias, num_parts=len(parts), rows=rows, columns=columns
-        )
+        low, high = self._addition(name, rows, columns)
+        return Matrix(ctypes.addressof(array), bias, low, high, len(parts), rows, columns)
+
+    def _addition(self, name: str, rows: int, columns: int) -> tuple[int | None, int | None]:
+        """The addresses of an adapter's `low` and `high` for this matrix. Raises ModelError."""
+        if f"{name}.low" not in self._tensors:
+            return None, None
+        low, high = (self._keep(self._tensors[f"{name}.{part}"]) for part in ("low", "high"))
+        rank = len(low) * ROWS
+        widths = [n // GROUP * Kind.BITS_7.block_bytes for n in (columns, rank)]
+        if [low.shape[1], high.shape[1]] != widths or len(high) * ROWS != rows or rank > _MOST_RANK:
+            raise ModelError(
+                f"the adapter does not fit the model: {name} has {rows} rows of {columns}",
+                "Set `adapter = false` under [model] in the configuration.",
+            )
+        self._rank = max(self._rank, rank)
+        part = self._kept_structure(Part(low.data_ptr(), rank, Kind.BITS_7.value))
+        matrix = Matrix(parts=ctypes.addressof(part), num_parts=1, rows=rank, columns=columns)
+        return ctypes.addressof(self._kept_structure(matrix)), high.data_ptr()
+
+    def _kept_structure(self, structure: ctypes.Structure) -> ctypes.Structure:
+        self._kept.append(structure)
+        return structure
 
     # --- used again and again ---
 
@@ -151,7 +175,7 @@ class PackedTransformer:
         tokens = ids.shape[1]
         cache.reserve(tokens)
         x = self._embed(ids[0]) * self.config.embedding_scale
-        groups = torch.empty(tokens, self._most_columns() // GROUP * _GROUP_BYTES, dtype=torch.uint8)
+        groups = torch.empty(tokens, self._group_bytes(), dtype=torch.uint8)
         narrow, mixed = torch.empty(2, tokens, self._narrow)
         wide = torch.empty(tokens, self._widest)
         keys, values = cache.addresses()
@@ -163,8 +187,10 @@ class PackedTransformer:
         cache.advance(tokens)
         return self._logits(x[-wanted:], groups).unsqueeze(0)
 
-    def _most_columns(self) -> int:
-        return max(self._narrow, self.config.intermediate_size)
+    def _group_bytes(self) -> int:
+        """Of a token: its widest activations in groups; an adapter's narrow ones in both forms."""
+        widest = max(self._narrow, self.config.intermediate_size)
+        return (widest + self._rank) // GROUP * _GROUP_BYTES + self._rank * 4
 
     def _logits(self, x: Tensor, groups: Tensor) -> Tensor:
         normed = rms_norm(x, self._norm, self.config.rms_eps)

@@ -28,7 +28,7 @@ from llmos import paths
 from llmos.engine.model import ModelConfig
 from llmos.engine.tokenizer import Tokenizer
 
-_FORMAT = 4  # to be raised whenever the layout below or the model's parameter names change
+_FORMAT = 5  # to be raised whenever the layout below or the model's parameter names change
 _SPARE_BYTES = 1 << 30  # left free on the disk
 _MAX_FORMS = 4  # of one model: number formats and adapters
 _STALE_S = 3600.0  # what is still being written by then was given up

@@ -10,6 +10,8 @@ test_packed.py's to show.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -18,12 +20,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from llmos.engine import adapter as adapters
+from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE, Adapter
 from llmos.engine.engine import Engine
-from llmos.engine.groups import GROUP, Grouped, Kind, pack
+from llmos.engine.groups import GROUP, Grouped, Kind, pack, rounded
 from llmos.engine.model import ModelConfig, Transformer
 from llmos.engine.packed import PackedTransformer, fits
+from llmos.errors import ModelError
 from tests.bench import calls, guesses
 
 MEDIAN_BOUND, MEAN_BOUND = 1e-5, 5e-3
@@ -80,16 +86,22 @@ def eighth(x: Tensor) -> Tensor:
 
 
 class Rounding(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
+    """A linear layer, and where there is an adapter its `low` and `high` beside it."""
+
+    def __init__(self, inner: nn.Module, added: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.added = inner, added
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(eighth(x))  # type: ignore[no-any-return]
+        out: Tensor = self.inner(eighth(x))
+        if self.added is None:
+            return out
+        low, high = self.added
+        return out + eighth(eighth(x) @ low.T) @ high.T
 
 
-def both(config: ModelConfig) -> tuple[PackedTransformer, Transformer]:
-    """The same random weights, of every kind in turn, packed and plain."""
+def both(config: ModelConfig, rank: int = 0) -> tuple[PackedTransformer, Transformer]:
+    """The same random weights, of every kind in turn, packed and plain; with an adapter of this rank."""
     torch.manual_seed(1)
     plain = Transformer(replace(config, tied=False), positions=512).requires_grad_(False)
     kinds = [Kind.BITS_5, Kind.BITS_4_MIN, Kind.BITS_7, Kind.BITS_4]
@@ -107,8 +119,14 @@ def both(config: ModelConfig) -> tuple[PackedTransformer, Transformer]:
                 tensors[f"{name}.weight.{index}.{part.kind.name}"] = pack(part)
             if module.bias is not None:
                 tensors[f"{name}.bias"] = module.bias.normal_()
+            added = None
+            if rank and name != "head":
+                low = rounded(torch.randn(rank, module.in_features) / 16, 7)
+                high = rounded(torch.randn(module.out_features, rank) / 16, 7)
+                tensors |= {f"{name}.low": pack(low), f"{name}.high": pack(high)}
+                added = (low.plain(), high.plain())
             parent, _, own = name.rpartition(".")
-            setattr(plain.get_submodule(parent), own, Rounding(module))
+            setattr(plain.get_submodule(parent), own, Rounding(module, added))
         elif hasattr(module, "eps"):
             tensors[f"{name}.weight"] = module.weight.uniform_(0.5, 1.5)  # type: ignore[union-attr,operator]
     tensors["embedding.weight"] = plain.embedding.weight.normal_()
@@ -116,9 +134,10 @@ def both(config: ModelConfig) -> tuple[PackedTransformer, Transformer]:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("rank", [0, 64])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_are_the_reference_s(family: str) -> None:
-    ours, theirs = both(FAMILIES[family])
+def test_logits_are_the_reference_s(family: str, rank: int) -> None:
+    ours, theirs = both(FAMILIES[family], rank)
     ids = torch.randint(0, 80, (1, 200))
     expected = theirs(ids, theirs.new_cache(1, 512), wanted=None)
     off = (ours(ids, ours.new_cache(1, 512), wanted=None) - expected)[0].norm(dim=-1) / expected[0].norm(
@@ -129,10 +148,11 @@ def test_logits_are_the_reference_s(family: str) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("rank", [0, 32])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_reading_in_pieces_changes_nothing(family: str) -> None:
+def test_reading_in_pieces_changes_nothing(family: str, rank: int) -> None:
     """Every count of tokens that the kernels treat apart, across a growing cache."""
-    ours, _ = both(FAMILIES[family])
+    ours, _ = both(FAMILIES[family], rank)
     ids = torch.randint(0, 80, (1, 512))
     whole = ours(ids, ours.new_cache(1, 512), wanted=None)[0]
     cache, start, pieces = ours.new_cache(1, 512), 0, []
@@ -145,6 +165,44 @@ def test_reading_in_pieces_changes_nothing(family: str) -> None:
     cache.truncate(100)
     again = ours(ids[:, 100:101], cache)[0]
     assert torch.equal(again[0], whole[100])
+
+
+def written(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Adapter:
+    """An adapter of rank 3 with a scale of 2 and normally distributed matrices."""
+    data = save({name: torch.randn(shape) for name, shape in shapes.items()})
+    (folder / WEIGHTS_FILE).write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    card = {"base_sha256": "0", "sha256": sha256, "alpha": 6, "rank": 3, "form": "signatures"}
+    lines = [
+        f"{key} = {json.dumps(value)}" for key, value in (card | {"shots": 1, "command_shots": 0}).items()
+    ]
+    (folder / CARD_FILE).write_text("\n".join(lines))
+    return adapters.read(folder)
+
+
+def test_an_adapter_keeps_its_scale_and_is_filled_up_to_whole_groups(tmp_path: Path) -> None:
+    adapter = written(tmp_path, {"x.a": (3, 64), "x.b": (16, 3)})
+    made = adapters.packed(adapter, {"x"})
+    assert made["x.low"].shape == (32 // 8, 2 * Kind.BITS_7.block_bytes)
+    assert made["x.high"].shape == (16 // 8, Kind.BITS_7.block_bytes)
+    blocks = made["x.high"].view(2, Kind.BITS_7.block_bytes)
+    scales = blocks[:, :16].contiguous().view(torch.float16).float().view(16, 1)
+    steps = blocks[:, 16:].reshape(2, 8, 8, 4).transpose(1, 2).reshape(16, 32)
+    high = load_file(adapter.weights)["x.b"]
+    found = (steps.float() - 64) * scales
+    assert torch.allclose(found[:, :3], 2 * high, atol=0.6 * float(scales.max()))
+    assert not found[:, 3:].any()
+
+
+def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
+    adapter = written(tmp_path, {"x.a": (3, 64), "x.b": (16, 3)})
+    with pytest.raises(ModelError, match="there is no x"):
+        adapters.packed(adapter, {"y"})
+    name = "blocks.0.attention.out"
+    narrow = written(tmp_path, {f"{name}.a": (3, 64), f"{name}.b": (16, 3)})
+    ours, _ = both(PLAIN)
+    with pytest.raises(ModelError, match=f"{name} has 128 rows of 192"):
+        PackedTransformer(PLAIN, ours._tensors | adapters.packed(narrow, {name}), positions=512)
 
 
 def test_a_model_that_does_not_divide_is_not_packed() -> None:

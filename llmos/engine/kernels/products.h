@@ -63,6 +63,7 @@ typedef struct {
     const Group *side; /* what `low` gives, as `groups`, with the rank for columns */
 } Product;
 
+#define AHEAD 2048 /* bytes */
 #define TILE 4 /* tokens that are multiplied together; what is left over goes in tiles of 2 and 1 */
 
 INLINE int tile_of(int left) { return left >= TILE ? TILE : left >= 2 ? 2 : 1; }
@@ -158,7 +159,9 @@ INLINE void add_groups(const uint8_t *block, int kind, int is_plain, const uint8
     const int shift = kind == KIND_7 ? 6 : kind == KIND_5 ? 4 : 3; /* zero is a power of two */
     const int head = kind == KIND_4_MIN ? 32 : 16;
     for (int g = 0; g < num_groups; g++, block += BLOCK_BYTES[kind], groups += count) {
-        if (count == 1) _mm_prefetch((const char *)block + 2048, _MM_HINT_T0);
+        /* Whole blocks: the processor's own prefetching ends at each page, and single lines ahead only confuse it. */
+        if (!is_plain)
+            for (int at = 0; at < BLOCK_BYTES[kind]; at += 64) _mm_prefetch((const char *)block + AHEAD + at, _MM_HINT_T0);
         __m256 scale = halves(block);
         __m256i sums[TILE];
         dot(is_plain ? plain + (size_t)g * ROWS * GROUP : block + head, kind, is_plain, groups, count, sums);
