@@ -405,10 +405,12 @@ class Think(Message):
     type: Literal["think"] = "think"
     id: str
     text: str
-    mode: Literal["ask", "translate"] = "ask"
+    # weigh: how much each of `passages` makes one ask this; tell: one line from `data_head` alone
+    mode: Literal["ask", "translate", "weigh", "tell"] = "ask"
     cwd: str = "/"
     entries: tuple[str, ...] = ()  # some names in cwd, so that the model can copy them
     data_head: str | None = None  # the first lines of piped data, as data
+    passages: tuple[str, ...] = ()
     locale: str = ""
     examples: tuple[Worked, ...] = ()  # of the person who asks, nearest first; they leave no machine
 
@@ -455,6 +457,8 @@ class Thought(Message):
     id: str
     calls: tuple[ToolCall, ...] = ()
     command: str | None = None  # translate mode
+    said: str = ""  # tell mode
+    weights: tuple[float, ...] = ()  # weigh mode: log-likelihood of the text after each passage
     confidence: float = 0.0  # geometric mean probability of the chosen tokens, 0..1
     understood: bool = True
     route: str = "local"

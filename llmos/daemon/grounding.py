@@ -1,4 +1,4 @@
-"""Answers in words that stand on something: manual pages, a program's own --help, piped lines.
+"""Answers in words that stand on something: manual pages, a program's own --help, piped text.
 
 "How do I …?" is answered with the command that the model would write, where it is sure of it and the manual
 knows the program: each part is quoted with its source, so that a wrong one is seen. What else is asked about
@@ -18,12 +18,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
-from llmos.daemon import request
+from llmos.daemon import pieces, request
 from llmos.daemon.hands import Hands
+from llmos.daemon.pieces import Progress, Read
 from llmos.daemon.request import Job
 from llmos.errors import Cancelled, LlmosError
 from llmos.messages import Decision, Outcome, Thought, ToolCall
-from llmos.planner.route import kind_of
+from llmos.planner.route import SHOWN_DATA_CHARS, kind_of
 
 if TYPE_CHECKING:
     from llmos.explain.answers import HelpOf
@@ -36,7 +37,8 @@ NOT_IN_THE_MANUAL = "(Not found in the manual pages of this machine: these are t
 NOT_IN_THE_DATA = "(No line of what was piped in says so: these are the model's own words.)"
 FROM_THE_DATA = "From what was piped in:"
 ONLY_THE_BEGINNING = (
-    "(The model on this machine read only the first lines of {whole:,} bytes. A backend reads all: --cloud.)"
+    "(The model on this machine read only the first {read:,} of {whole:,} characters."
+    " A backend reads all: --cloud.)"
 )
 
 
@@ -48,10 +50,18 @@ class Grounding:
     """One request's."""
 
     def __init__(
-        self, job: Job, hands: Hands, cancel: asyncio.Event, translate: Callable[[], Awaitable[Thought]]
+        self,
+        job: Job,
+        hands: Hands,
+        cancel: asyncio.Event,
+        *,
+        translate: Callable[[], Awaitable[Thought]],
+        read: Read,
+        progress: Progress,
     ) -> None:
-        """`translate` asks the model for the request as one command line."""
+        """`translate` asks the model for the request as a command line, `read` for words about a text."""
         self._job, self._hands, self._cancel, self._translate = job, hands, cancel, translate
+        self._read, self._progress = read, progress
         self._looked_in_vain = False
 
     @functools.cached_property
@@ -113,6 +123,11 @@ class Grounding:
             return None
         return f"{command}\n{answers.told(quotes)}" if quotes else None
 
+    @property
+    def replaces(self) -> bool:
+        """Whether the model's own words may give way to what the data says."""
+        return self.of_data or (self._job.data is not None and pieces.asks_for_summary(self._job.text))
+
     async def reply(self, said: str, *, local: bool) -> str:
         """The answer in words, or what stands where it should have looked; `local`: a model here gave it."""
         if self._looked_in_vain:
@@ -120,18 +135,27 @@ class Grounding:
         data = self._job.data
         if data is None:
             return said
+        text = data.decode("utf-8", "replace")
         if self.of_data:
             from llmos.explain import quoting
 
-            text = data.decode("utf-8", "replace")
             if found := await asyncio.to_thread(quoting.lines, self._job.text, text):
                 return f"{FROM_THE_DATA}\n{quoting.told(found)}"
-            said = f"{said}\n{NOT_IN_THE_DATA}"
-        read = len((request.data_head(data) or "").encode())
-        of_all = self.of_data or kind_of(self._job.text, has_data=True) == "document"
-        if not (local and of_all and read + 1 < len(data)):
-            return said
-        return f"{said}\n{ONLY_THE_BEGINNING.format(whole=len(data))}"
+        shown = len((request.data_head(data) or "")[:SHOWN_DATA_CHARS])
+        if local and shown + 1 < len(text):
+            return await self._in_pieces(said, text, shown)
+        return f"{said}\n{NOT_IN_THE_DATA}" if self.of_data else said
+
+    async def _in_pieces(self, said: str, text: str, shown: int) -> str:
+        """Instead of words about how a long text begins. Raises TooLong."""
+        reading = pieces.Pieces(self._job.id, text, self._read, self._progress)
+        if self.of_data:
+            return await reading.answer(self._job.text)
+        if pieces.asks_for_summary(self._job.text):
+            return await reading.summary()
+        if kind_of(self._job.text, has_data=True) == "document":
+            return f"{said}\n{ONLY_THE_BEGINNING.format(read=shown, whole=len(text))}"
+        return said
 
     # --- --help, in the sandbox ---
 

@@ -96,6 +96,15 @@ class Routing:
             else:
                 return await self._away(think, choice, cancel, on_start)
 
+    async def read(self, think: Think, *, cancel: asyncio.Event) -> Thought:
+        """What the local model makes of a piece of a text. Raises Cancelled, TooLong, PlannerDied."""
+        self._minds.tokens.check(self._job.caller)
+        thought = await self._minds.planner.think(
+            think, cancel=cancel, on_start=lambda: None, on_delta=lambda text: None
+        )
+        self._minds.tokens.spend(self._job.caller, thought.timing)
+        return thought
+
     async def explain(self, think: Think, *, cancel: asyncio.Event) -> JsonObject:
         """Where it would be thought about, and why; the local model is asked, nothing leaves."""
         label = await self._leaving.label()
@@ -163,6 +172,7 @@ class Routing:
             consent=self._leaving.consent(self.kind),
             min_confidence=offload.min_confidence,
             larger=offload.larger if self._minds.larger is not None else "",
+            pieces=self._pieces(),
             backends=tuple(
                 self._leaving.backend(one, self.kind, prompt) for one in self._offload.backends.values()
             ),
@@ -175,6 +185,10 @@ class Routing:
         if self.kind != "document" or self._job.data is None:
             return None
         return self._job.data.decode("utf-8", "replace")
+
+    def _pieces(self) -> int:
+        data = self._job.data if self.kind in ("document", "question") else None
+        return route.pieces(len(data.decode("utf-8", "replace"))) if data else 0
 
     # --- leaving ---
 
@@ -245,6 +259,7 @@ def explained(facts: Facts, choice: Choice, kept: Thought | None, text: str) -> 
             "prompt_tokens": facts.prompt_tokens,
             "reply_tokens": facts.reply_tokens,
             "local_window": facts.window,
+            "pieces": facts.pieces,
             "free_memory_bytes": facts.free_bytes,
             "flags": {"route": facts.want, "backend": facts.backend},
             "may_not_leave": facts.may_not_leave,

@@ -46,7 +46,14 @@ class Session(Stepwise):
         super().__init__(job, hands, emit)
         self._routing = Routing(job, hands, minds, ask=self._ask_whole, tell=self._on_route)
         self._personal = minds.personal
-        self._grounding = Grounding(job, hands, self._cancelled, lambda: self._think("translate"))
+        self._grounding = Grounding(
+            job,
+            hands,
+            self._cancelled,
+            translate=lambda: self._think("translate"),
+            read=lambda think: self._routing.read(think, cancel=self._cancelled),
+            progress=lambda detail: self._send("thinking", detail=detail),
+        )
 
     async def run(self) -> Result:
         """The result, whatever the verdicts; raises LlmosError for what kept it from getting that far."""
@@ -261,7 +268,7 @@ class Session(Stepwise):
         self._send("thinking", detail=f"asking {backend}")
 
     def _on_delta(self, text: str) -> None:
-        if not self._grounding.of_data:  # lines of it may be quoted in their place
+        if not self._grounding.replaces:  # lines of the data may stand in their place
             self._send("text", text=text)
 
     # --- judge ---

@@ -51,3 +51,12 @@ def _surprise(engine: Engine, ids: torch.Tensor) -> float:
         after = ids[start + 1 : start + 1 + len(chunk)]
         total += float(F.cross_entropy(logits, after, reduction="sum"))
     return total
+
+
+@torch.inference_mode()
+def likelihood(engine: Engine, before: Sequence[int], ids: Sequence[int]) -> float:
+    """log p(ids | before); `before` has at least one token."""
+    read = torch.tensor([*before, *ids])
+    cache = engine.model.new_cache(1, len(read))
+    logits = engine.model(read[:-1].unsqueeze(0), cache, wanted=len(ids))[0].float()
+    return -float(F.cross_entropy(logits, read[-len(ids) :], reduction="sum"))

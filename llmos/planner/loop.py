@@ -19,6 +19,7 @@ from llmos.engine.cache import common_prefix
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
 from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
+from llmos.engine.perplexity import likelihood
 from llmos.errors import Cancelled, NotUnderstood, TooLong, UsageError
 from llmos.messages import Think, Thought, Timing, ToolCall, ToolSpec
 from llmos.planner import hints, prompt
@@ -101,6 +102,10 @@ class Loop:
     def think(self, think: Think, *, cancel: threading.Event, on_text: OnText) -> Thought:
         """One request's thought. Raises NotUnderstood, UsageError (too long), Cancelled, ModelError."""
         started = time.perf_counter()
+        if think.mode == "weigh":
+            return self._weigh(think, cancel, started)
+        if think.mode == "tell":
+            return self._tell(think, cancel, started)
         translate = think.mode == "translate"
         generation = self._translate(think, cancel) if translate else self._call(think, cancel, on_text)
         return Thought(
@@ -144,6 +149,32 @@ class Loop:
         shots = self._commands.nearest(think.text, limit, per_tool=limit)
         ids = self._encode(prompt.translate_chat(shots, think), shots)
         return self._generate(ids, self._line, cancel, None)
+
+    def _weigh(self, think: Think, cancel: threading.Event, started: float) -> Thought:
+        """How likely the question is after each passage: what answers it makes one ask it (query likelihood,
+        Ponte and Croft 1998). A small model ranks by that far better than it says whether a text tells.
+        """
+        encode, weights, read = self._engine.tokenizer.encode, [], 0
+        asked = encode(f"Question: {prompt.plain(think.text)}")
+        for passage in think.passages:
+            if cancel.is_set():
+                raise Cancelled("the request was cancelled")
+            before = encode(f"{prompt.plain(passage)}\n")[: self._context_tokens - len(asked)]
+            weights.append(likelihood(self._engine, before, asked))
+            read += len(before) + len(asked)
+        total_ms = 1000 * (time.perf_counter() - started)
+        timing = Timing(prefill_ms=total_ms, total_ms=total_ms, prompt_tokens=read)
+        return Thought(id=think.id, weights=tuple(weights), timing=timing)
+
+    def _tell(self, think: Think, cancel: threading.Event, started: float) -> Thought:
+        ids = self._encode(prompt.tell_chat(think), ())
+        generation = self._generate(ids, self._line, cancel, None)
+        return Thought(
+            id=think.id,
+            said=generation.text,
+            confidence=confidence(generation.logprobs),
+            timing=_timing(generation, total_ms=1000 * (time.perf_counter() - started)),
+        )
 
     def _encode(self, chat: prompt.Chat, shots: Sequence[Shot]) -> list[int]:
         """The prompt's tokens; raises TooLong, with the numbers, when they do not fit."""

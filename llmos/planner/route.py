@@ -20,6 +20,9 @@ Where = Literal["local", "larger", "cloud", "keep", "refuse"]
 Consent = Literal["given", "can be asked", "nobody to ask"]
 
 CHARS_PER_TOKEN = 3.2
+SHOWN_DATA_CHARS = 600  # of piped data, in a prompt of the local model
+PIECE_CHARS = 4000  # of a text that is read in pieces: a third of the default window
+MAX_PIECES = 40  # minutes, on two cores
 _DOCUMENT = re.compile(
     r"(?i)\b(?:summar|tl;?dr|explain|describe|review|translat|proofread|rewrite"
     r"|what (?:does|do|is|are|went|happen)|which (?:errors?|warnings?|problems?)|why)"
@@ -66,6 +69,7 @@ class Facts:
     consent: Consent = "nobody to ask"
     min_confidence: float = 0.5
     larger: str = ""  # the name of a larger local model that is there
+    pieces: int = 0  # of a text that the local model would read in pieces
     backends: tuple[BackendFacts, ...] = ()
     tried: tuple[Tried, ...] = ()
     free_bytes: int = 0
@@ -91,6 +95,11 @@ def kind_of(text: str, *, has_data: bool, translate: bool = False) -> Kind:
     if _STEPS.search(text):
         return "steps"
     return "question" if _QUESTION.search(text) else "call"
+
+
+def pieces(num_chars: int) -> int:
+    """How many pieces a text of that size is read in; 0 where a prompt shows all of it."""
+    return 0 if num_chars <= SHOWN_DATA_CHARS else -(-num_chars // PIECE_CHARS)
 
 
 def tokens(num_chars: int) -> int:
@@ -127,16 +136,24 @@ def _first(facts: Facts) -> Choice:
     need = facts.prompt_tokens + facts.reply_tokens
     size = f"about {facts.prompt_tokens} + {facts.reply_tokens} tokens"
     if facts.want == "local":
-        return Choice("local", why=("you said --local",))
+        return Choice("local", why=("you said --local", *_in_pieces(facts)))
     if need <= facts.window:
         fit = f"{size} fit the local window of {facts.window}"
-        return Choice("local", why=(fit, "local is private and free"))
+        return Choice("local", why=(fit, "local is private and free", *_in_pieces(facts)))
     too_long = f"{size} exceed the local window of {facts.window}"
     order, problems = _leaving(facts)
     if order:
         return Choice("cloud", order, (too_long, *problems))
-    beginning = ("the local model sees only how it begins",) if facts.kind == "document" else ()
-    return Choice("local", why=(too_long, *problems, *beginning))
+    return Choice("local", why=(too_long, *problems, *_in_pieces(facts)))
+
+
+def _in_pieces(facts: Facts) -> tuple[str, ...]:
+    """How the local model gets to know a text that no prompt of it holds."""
+    if not facts.pieces:
+        return ()
+    if facts.pieces > MAX_PIECES:
+        return (f"it would be read in {facts.pieces} pieces, and at most {MAX_PIECES} are",)
+    return (f"where it is answered in words, the text is read in {facts.pieces} pieces, and these combined",)
 
 
 def _climb(facts: Facts, last: Tried) -> Choice:

@@ -7,6 +7,7 @@ person's own is near to. An action is an object with any of
     calls       [{"tool": …, "args": {…}}, …]      what is understood; none: not understood
     confidence  how sure it says it is (1.0)
     command     the shell command of translate mode
+    said        what tell mode says of a text: {"WORD": "…"} for one that has the word, "*" for others
     text        streamed before the answer, word by word
     delay_s     think for so long; a stop ends it, unless `deaf` is true
     die         "exit", "kill", or "once:FILE": be killed unless FILE exists, and create it first
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -88,6 +90,14 @@ def _as_shown(think: Think) -> Action:
 def _thought(think: Think, action: Action) -> Thought:
     calls = tuple(ToolCall.model_validate(call) for call in action.get("calls", ()))
     command = action.get("command") if think.mode == "translate" else None
+    if think.mode == "weigh":  # by words in common
+        asked = set(re.findall(r"\w+", think.text.lower()))
+        weights = tuple(float(len(asked & set(re.findall(r"\w+", one.lower())))) for one in think.passages)
+        return Thought(id=think.id, weights=weights)
+    if think.mode == "tell":
+        told = action.get("said", {})
+        found = (word for word in told if word in (think.data_head or ""))
+        return Thought(id=think.id, said=told.get(next(found, "*"), "nothing"))
     understood = bool(calls) or command is not None
     timing = Timing(prefill_ms=1.0, decode_ms=1.0, prompt_tokens=10, generated_tokens=5)
     return Thought(
