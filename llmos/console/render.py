@@ -204,8 +204,11 @@ def result(
     answer = str(result.get("answer") or "")
     if answer in SAID_NO and len(result.get("calls") or ()) == 1:
         shown_err = ""  # what it was stands above, in the question
-    if result.get("status") not in ("done", "needs_input"):
-        answer = words.told(answer)
+    calls = result.get("calls") or ()
+    if result.get("status") not in ("done", "needs_input") or any(
+        call.get("tool") == "undo" for call in calls
+    ):
+        answer = words.told(answer)  # none of a model's
     if result.get("status") in ("done", "needs_input"):
         shown_out += "" if answer.strip() == said.strip() else _lines(out.text(answer))
     elif answer not in shown_err:  # a denial's reason may stand there already

@@ -247,8 +247,8 @@ def _half_way(done: list[Entry], entries: list[Entry]) -> str:
 
 def _finished(done: list[Entry]) -> str:
     """What to say at the end, and how to turn it once more."""
-    word = "Taken back" if done[0].state.settled == "committed" else "Done again"
-    opposite = "To have it again" if word == "Taken back" else "To take it back"
     ids = {entry.header.request_id for entry in done}
     undo_id = ids.pop() if len(done) > 1 else done[0].header.id
-    return f"{word}. {opposite}: llmos undo {undo_id}"
+    if done[0].state.settled == "committed":
+        return f"Taken back. To have it again: llmos undo {undo_id}"
+    return f"Done again. To take it back: llmos undo {undo_id}"
