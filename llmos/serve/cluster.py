@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ def join(address: str, own_processors: int) -> Cluster:
     import ray
     from ray.exceptions import RayError
 
+    _check_answers(address)
     cluster = Cluster("" if address else tempfile.mkdtemp(prefix="llmos-ray-"))
     where = {"address": address} if address else _own(cluster.own_folder, own_processors)
     try:
@@ -52,6 +54,17 @@ def join(address: str, own_processors: int) -> Cluster:
         cluster.leave()
         raise CallFailed(f"{_what(address)}: {first_line(error)}", _next_step(address)) from None
     return cluster
+
+
+def _check_answers(address: str) -> None:
+    """At once, where Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise CallFailed(f"{_what(address)}: {first_line(error)}", _next_step(address)) from None
 
 
 def _own(folder: str, processors: int) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _deployment(wanted: Wanted) -> Any:
         }
     return serve.deployment(
         EngineReplica, name=_DEPLOYMENT, max_ongoing_requests=_ONE_RUNS_ONE_WAITS,
-        ray_actor_options={"num_cpus": wanted.threads}, health_check_period_s=5, health_check_timeout_s=30,
+        ray_actor_options={"num_cpus": wanted.threads}, health_check_period_s=5, health_check_timeout_s=10,
         graceful_shutdown_timeout_s=30, max_constructor_retry_count=3, **size,
     ).bind(wanted.model, wanted.threads, wanted.context_tokens)  # fmt: skip
 
