@@ -24,6 +24,11 @@ FAILED = 2  # an exit code that never means "nothing found"
 _MAX_SHOWN_BYTES = 2 << 20  # more than an outcome holds: a file of 100 GB is not read to its end for it
 
 
+def cut_off(limit: int) -> str:
+    """The line below a listing that has more."""
+    return f"… and more; the first {f'{limit} are' if limit > 1 else 'one is'} shown.\n"
+
+
 def split_glob(path: str) -> tuple[str, str]:
     """The folder and the pattern (for `find -name`) of `logs/*.txt`; an empty pattern for a plain path."""
     whole = PurePosixPath(path)
@@ -83,7 +88,7 @@ def read_found(outcome: Outcome, args: Args) -> Outcome:
     if not rows:
         return empty(outcome, "Nothing found.\n")
     limit = args["limit"] or _DEFAULT_LIMIT
-    more = f"… and more; the first {limit} are shown.\n" if len(rows) > limit else ""
+    more = cut_off(limit) if len(rows) > limit else ""
     return outcome.model_copy(update={"stdout": table(rows[:limit], frozenset({0})) + more, "exit_code": 0})
 
 
@@ -139,7 +144,7 @@ def read_tree(outcome: Outcome, args: Args) -> Outcome:
         corner = "├── " if depth in open_below else "└── "
         lines.append(f"{stems}{corner}{shown(path[-1])}{mark}\n")
         open_below.add(depth)
-    more = f"… and more; the first {limit} are shown.\n" if len(records) > limit else ""
+    more = cut_off(limit) if len(records) > limit else ""
     text = f"{shown(args['path'])}\n" + "".join(reversed(lines)) + more
     return outcome.model_copy(update={"stdout": text, "exit_code": 0})
 
