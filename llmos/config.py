@@ -157,7 +157,9 @@ class BackendSettings(_Section):
 class OffloadSettings(_Section):
     """When and how requests go to a backend. The order of the backends is the order they are tried in."""
 
-    min_confidence: float = Field(default=0.5, ge=0, le=1)  # below it, the local model is not relied on
+    min_confidence: float = Field(
+        default=0.5, ge=0, le=1
+    )  # that its calls are right; below it, they are not relied on
     larger: str = ""  # a larger local model that is asked before any backend, where it is pulled
     retries: int = Field(default=2, ge=0, le=10)  # of one backend, before the next one
     hedge_after_s: float = Field(default=0.0, ge=0)  # ask a second one too when the first is silent; 0: never

@@ -459,7 +459,7 @@ class Thought(Message):
     command: str | None = None  # translate mode
     said: str = ""  # tell mode
     weights: tuple[float, ...] = ()  # weigh mode: log-likelihood of the text after each passage
-    confidence: float = 0.0  # geometric mean probability of the chosen tokens, 0..1
+    confidence: float = 0.0  # of calls: how probably right; of a command: mean probability of its tokens
     understood: bool = True
     route: str = "local"
     more: bool = False  # of a backend: it wants to see what came of these calls, and go on

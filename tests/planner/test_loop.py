@@ -14,7 +14,7 @@ from llmos.engine.grammar import CallConstraint, render_call
 from llmos.engine.weights import open_source
 from llmos.errors import Cancelled, ConfigError, NotUnderstood, UsageError
 from llmos.messages import Example, Think, ToolCall, ToolSpec, Worked
-from llmos.planner.loop import AnswerText, Loop, confidence
+from llmos.planner.loop import AnswerText, Loop, confidence, probability
 from llmos.toolbox import catalog
 
 TEXT = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -52,6 +52,12 @@ def loop(tiny_model: Path) -> Loop:
 def test_confidence_is_the_geometric_mean_probability() -> None:
     assert confidence([math.log(0.5), math.log(0.125)]) == pytest.approx(0.25)
     assert confidence([]) == 1.0
+
+
+def test_calls_are_the_less_probable_the_more_surprising_they_are() -> None:
+    found = [probability(logprobs) for logprobs in ([], [-0.1], [-0.1, -0.9], [-0.5] * 9, [-9.0] * 90)]
+    assert found == sorted(found, reverse=True) and found[0] > 0.98 and 0 < found[-1] < 0.05
+    assert probability([1e-9]) <= 1  # rounding
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import argparse
 import base64
 import getpass
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -120,7 +121,9 @@ def load_cases() -> list[dict[str, Any]]:
     ]
 
 
-def run_case(case: dict[str, Any], sock: Path, folder: Path, port: int) -> dict[str, Any]:
+def run_case(
+    case: dict[str, Any], sock: Path, folder: Path, port: int, *, confidences: bool = False
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="case-", dir=folder) as name, victim(folder) as process:
         root = Path(name)
         build(root, case.get("files", {}), case.get("days", {}))
@@ -129,6 +132,7 @@ def run_case(case: dict[str, Any], sock: Path, folder: Path, port: int) -> dict[
         params = {"text": fill(case["say"], known), "cwd": str(root), "consent": "yes"}
         if data := case.get("data"):
             params["data_b64"] = base64.b64encode(data.encode()).decode()
+        told = request(sock, params, "route").get("facts", {}).get("local") if confidences else None
         started = time.monotonic()
         result = request(sock, params)
         elapsed_s = time.monotonic() - started
@@ -148,6 +152,7 @@ def run_case(case: dict[str, Any], sock: Path, folder: Path, port: int) -> dict[
             "answer": result.get("answer"),
             "status": result.get("status"),
             "seconds": elapsed_s,
+            "confidence": told[0]["confidence"] if told and not told[0]["problem"] else None,
         }
 
 
@@ -189,6 +194,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--every", type=int, default=1, help="a sample: every Nth sentence")
     parser.add_argument("--match", default="", help="only sentences that contain this text")
+    parser.add_argument(
+        "--confidences", type=Path, help="append how sure it was of each, for bench.calibration"
+    )
     parser.add_argument("--failures", action="store_true", help="print each failed sentence and why")
     options = parser.parse_args()
     cases = [
@@ -207,8 +215,12 @@ def main() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         for case in cases[: options.limit : options.every]:
-            row = run_case(case, sock, Path(name), listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            row = run_case(case, sock, Path(name), port, confidences=options.confidences is not None)
             rows.append(row)
+            if options.confidences is not None:
+                with options.confidences.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps({"ok": row["ok"], "confidence": row["confidence"]}) + "\n")
             if options.failures and not row["ok"]:
                 print(
                     f"- {row['say']!r} -> {row['calls'] or row['answer']} : {'; '.join(row['faults'])}",
