@@ -58,6 +58,7 @@ NOT_RUN = {
 }
 # By how a line begins, for those of which a page has several.
 NOT_RUN_BEGINNINGS = {
+    "llmos serve --ray": "it needs a Ray cluster: tests/serve has one on this machine",
     "llmos tune train … --launch": ABROAD,
     "llmos tune train --rows train.jsonl --valid valid.jsonl --out ~/adapters/mine --max-steps": ABROAD,
     **dict.fromkeys((f"llmos tune {verb} " for verb in ("train", "evaluate", "pretrain", "heads")), TRAINS),
@@ -80,6 +81,8 @@ EXITS = {
     'llmos policy check --call file.delete \'{"path": "build"}\'': 4,
     "llmos policy explain -- 'cat ~/.ssh/id_rsa'": 3,
     "llmos policy forget ID": 2,
+    "llmos resume": 2,  # nothing was cut off
+    "llmos resume ID --forget": 2,
 }
 
 LARGEST = {"calls": [{"tool": "file.find", "args": {"sort": "size", "limit": 3}}]}
