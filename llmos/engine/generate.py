@@ -22,7 +22,7 @@ from llmos.engine.lookup import Lookup
 from llmos.engine.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens between two looks at `cancel`
-MAX_GUESS = 3  # tokens: each takes a third of a pass here, and further ones are right less often
+MAX_GUESS = 3  # tokens: each takes an eighth of a pass here, and further ones are right less often
 StopReason = Literal["stop", "length", "cancelled", "grammar"]
 OnText = Callable[[str], None]
 
