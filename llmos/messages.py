@@ -413,6 +413,7 @@ class Think(Message):
     passages: tuple[str, ...] = ()
     locale: str = ""
     examples: tuple[Worked, ...] = ()  # of the person who asks, nearest first; they leave no machine
+    attempt: int = 0  # 0: the likeliest reply; 1, 2, …: the next ones, after those before it failed
 
 
 class Teach(Message):

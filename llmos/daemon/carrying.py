@@ -28,7 +28,8 @@ from llmos.waiting import done_or_set
 
 _EXDEV = "nvalid cross-device link"  # programs differ in the first letter
 _ENGINE = re.compile(r"(?:connect to the Docker daemon|docker\.sock|podman\.sock|containerd\.sock)")
-ONLY_LOOKS = "your words sound as if something is only to be looked at, and this call changes something"
+UNSURE = "the model is not sure that this is what you mean"
+SURE_ENOUGH = 0.5  # to change something by a word given beforehand; measured: below it, most is wrong
 MAX_TRIES = 3  # of a call whose files somebody else keeps changing
 _T = TypeVar("_T")
 Answer = Literal["yes", "no", "always", "never", "edit", "once"]
@@ -76,6 +77,7 @@ class Carrying:
         self._question: Question | None = None
         self._items: list[Item] = []
         self._clock = Clock()
+        self._confidence = 1.0  # of the model in what it proposed
 
     # --- judge and refuse ---
 
@@ -110,6 +112,7 @@ class Carrying:
             if self.job.consent == "none":
                 await self._refuse(item, "needs_approval", item.judged.verdict.reason)
             if self.job.consent == "yes":
+                await self._ask_back(index)
                 item.approved = True
             else:
                 await self._rehearse(index)
@@ -122,8 +125,8 @@ class Carrying:
 
     async def _ask_person(self, index: int) -> None:
         item = self._items[index]
-        if self._sounds_like_looking(item):
-            self._send("notice", text=ONLY_LOOKS)
+        if doubt := self._doubt(item):
+            self._send("notice", text=doubt)
         self._question = Question(index, asyncio.get_running_loop().create_future())
         self._send("approval", index=index, **telling.facts(item.judged), **self._found_out(item))
         timeout_s = self._hands.gate.settings.server.approval_timeout_s
@@ -147,13 +150,25 @@ class Carrying:
             item.judged = edited
             self._show(index)
 
-    def _sounds_like_looking(self, item: Item) -> bool:
-        """Whether the sentence surely asked for no change, and this call is one."""
-        if self.job.calls or item.judged.plan.read_only:
-            return False
-        from llmos import hints
+    async def _ask_back(self, index: int) -> None:
+        """A yes given before the call was known is no answer to a doubt about it, if it changes something."""
+        item = self._items[index]
+        if not (doubt := self._doubt(item)):
+            return
+        await self._rehearse(index)
+        if item.rehearsal is None or item.rehearsal.changes:
+            what = item.judged.plan.command
+            await self._refuse(item, "needs_input", f"Nothing was done, because {doubt}: {what}")
 
-        return hints.only_looks(self.job.text)
+    def _doubt(self, item: Item) -> str:
+        """What speaks against this change being meant; empty for a look and for typed calls."""
+        if self.job.calls or item.judged.plan.read_only:
+            return ""
+        from llmos.daemon import plausible  # reads the heads
+
+        if found := plausible.doubt(self.job.text, item.judged.plan.call):
+            return found
+        return UNSURE if self._confidence < SURE_ENOUGH else ""
 
     @staticmethod
     def _found_out(item: Item) -> JsonObject:

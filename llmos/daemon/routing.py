@@ -127,6 +127,18 @@ class Routing:
         choice = Choice("cloud", (first, *others), (why,))
         return await self._send(think, choice, cancel, lambda: None, taken)
 
+    async def otherwise(self, think: Think, attempt: int, *, cancel: asyncio.Event) -> Thought:
+        """The local model's next best reading of a request; raises NotUnderstood when there is none left."""
+        self._minds.tokens.check(self._job.caller)
+        thought = await self._minds.planner.think(
+            think.model_copy(update={"id": f"{think.id}.{attempt}", "attempt": attempt}),
+            cancel=cancel,
+            on_start=lambda: None,
+            on_delta=lambda text: None,
+        )
+        self._minds.tokens.spend(self._job.caller, thought.timing)
+        return thought
+
     async def _locally(
         self,
         where: Literal["local", "larger"],

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from llmos.daemon import pinning, progress, rehearsal, request, stepping, telling
+from llmos.daemon import pinning, plausible, progress, reading, rehearsal, request, stepping, telling
 from llmos.daemon.carrying import Answer, Ended, Item
 from llmos.daemon.grounding import Grounding
 from llmos.daemon.hands import Hands, Judged
@@ -24,6 +24,7 @@ from llmos.daemon.request import Job
 from llmos.daemon.routing import Minds, Routing
 from llmos.daemon.stepwise import Stepwise
 from llmos.errors import (
+    CallFailed,
     Cancelled,
     CloudError,
     Denied,
@@ -141,7 +142,10 @@ class Session(Stepwise):
             )
 
     async def _judge_all(self) -> None:
-        for call in self.job.calls or await self._calls_of_model():
+        await self._judge_these(self.job.calls or await self._calls_of_model())
+
+    async def _judge_these(self, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
             self._items.append(Item(await self._judge_first(call)))
 
     async def _work(self) -> str | None:
@@ -150,7 +154,45 @@ class Session(Stepwise):
             return await self._go_on()
         if (known := await self._grounding.look_up()) is not None:
             return known
-        await self._judge_all()
+        try:
+            await self._judge_all()
+            return await self._carry_out()
+        except (Ended, NotUnderstood, CallFailed, UsageError) as failure:
+            asked = self.job.consent == "interactive"
+            if (
+                self._heard
+                or self._said_no
+                or not reading.may_be_misread(self._thought, failure, self._items, asked=asked)
+            ):
+                raise
+            return await self._read_otherwise(failure)
+
+    async def _read_otherwise(self, failure: reading.Failure) -> str | None:
+        """Carry out the next best reading that works; where none does, the first one's failure stands."""
+        first = self._items
+        may_change = not first or reading.asks(failure) or not _only_looks(first)
+        async for thought in reading.others(
+            await self._words("ask"), self._routing, self._clock, self._cancelled
+        ):
+            for item in self._items:
+                await self._drop(item)
+            self._items = []
+            try:
+                await self._judge_these(thought.calls)
+                if not may_change and not _only_looks(self._items):
+                    continue  # what was read as a look does not become a change
+                self._thought, self._confidence = thought, thought.confidence
+                if not reading.asks(failure):
+                    self._send("notice", text=f"That failed, so it is read otherwise. ({failure})")
+                return await self._carry_out()
+            except (Ended, NotUnderstood, CallFailed, UsageError) as again:
+                asked = reading.asks(again) and not reading.asks(failure)
+                if asked or self._said_no or not all(map(reading.left_nothing, self._items)):
+                    raise
+        self._items = first
+        raise failure
+
+    async def _carry_out(self) -> str | None:
         await asyncio.to_thread(self._check_pins)
         if (reply := self._reply()) is not None:
             return await self._grounding.reply(reply, local=not self._route.startswith("cloud:"))
@@ -228,7 +270,7 @@ class Session(Stepwise):
                 "That could not be turned into something to do on this machine.",
                 "Say what to do and to which file, folder or process, or type the command: !COMMAND",
             )
-        self._thought = thought
+        self._thought, self._confidence = thought, thought.confidence
         return thought.calls
 
     async def _think(self, mode: Literal["ask", "translate"]) -> Thought:
@@ -274,7 +316,11 @@ class Session(Stepwise):
     # --- judge ---
 
     async def _judge_first(self, call: ToolCall) -> Judged:
-        follows = any(not item.judged.plan.read_only for item in self._items)
+        follows = not _only_looks(self._items)
+        if not self.job.calls and (why := plausible.misfit(call)):
+            raise NotUnderstood(
+                f"The model's proposal {call.tool} is not carried out: {why}.", "Say it in other words."
+            )
         try:
             return await self._judge(call, follows=follows)
         except UsageError as error:
@@ -334,3 +380,7 @@ class Session(Stepwise):
         return Result(
             id=self.job.id, status=status, route=self._route, calls=calls, answer=answer, timing=timing
         )
+
+
+def _only_looks(items: Sequence[Item]) -> bool:
+    return all(item.judged.plan.read_only for item in items)

@@ -13,12 +13,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from llmos.engine.adapter import Adapter
 from llmos.engine.cache import common_prefix
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
 from llmos.engine.grammar import ALONE, CallConstraint, LineConstraint, parse_calls, render_call
+from llmos.engine.otherwise import Otherwise, others
 from llmos.engine.perplexity import likelihood
 from llmos.errors import Cancelled, NotUnderstood, TooLong, UsageError
 from llmos.messages import Think, Thought, Timing, ToolCall, ToolSpec
@@ -36,6 +38,16 @@ SHELL_TOOL = "shell.run"
 LEAST_SURPRISE, INTERCEPT, SLOPE = 1e-3, 0.216, -0.618  # of `probability`; nats
 
 OnText = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The request that was thought about last, so that its next best replies cost no more than themselves."""
+
+    think: Think
+    ids: list[int]
+    first: Generation
+    others: list[Generation] | None = None
 
 
 class Loop:
@@ -67,6 +79,7 @@ class Loop:
         self._chooser = Chooser(self._specs, self._retriever)
         self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
         self._fixed = self._fixed_ids()
+        self._last: _Asked | None = None
 
     def read_ahead(self) -> None:
         """Read how every prompt begins, unless an earlier process has kept it on disk."""
@@ -108,7 +121,12 @@ class Loop:
         if think.mode == "tell":
             return self._tell(think, cancel, started)
         translate = think.mode == "translate"
-        generation = self._translate(think, cancel) if translate else self._call(think, cancel, on_text)
+        if translate:
+            generation = self._translate(think, cancel)
+        elif think.attempt:
+            generation = self._other(think, cancel)
+        else:
+            generation = self._call(think, cancel, on_text)
         return Thought(
             id=think.id,
             calls=() if translate else self._read(generation.text, think),
@@ -132,7 +150,23 @@ class Loop:
         listed = self._chooser.listed(think.text, also=named)
         ids = self._encode(prompt.call_chat(listed, shots, think, self._form, own=own), shots)
         likely = hints.tokens(self._engine.tokenizer.encode, self._retriever, think.text, ids[-2:])
-        return self._generate(ids, self._calls, cancel, AnswerText(on_text), likely)
+        generation = self._generate(ids, self._calls, cancel, AnswerText(on_text), likely)
+        self._last = _Asked(_same(think), ids, generation)
+        return generation
+
+    def _other(self, think: Think, cancel: threading.Event) -> Generation:
+        """The next best reply to a request; raises NotUnderstood where there is none left."""
+        if self._last is None or self._last.think != _same(think):  # another process gave the first one
+            self._call(think, cancel, lambda text: None)
+        asked, calls = self._last, self._calls
+        assert asked is not None and calls is not None
+        if asked.others is None:
+            asked.others = others(
+                asked.first, calls, lambda other: self._generate(asked.ids, other, cancel, None)
+            )
+        if think.attempt > len(asked.others):
+            raise NotUnderstood("there is no other reading of it", "Say it in other words.")
+        return asked.others[think.attempt - 1]
 
     def _own(self, think: Think) -> list[tuple[str, str]]:
         """The person's own examples as turns, those that the tools in force can still write."""
@@ -193,7 +227,7 @@ class Loop:
     def _generate(
         self,
         ids: list[int],
-        constraint: CallConstraint | LineConstraint,
+        constraint: CallConstraint | LineConstraint | Otherwise,
         cancel: threading.Event,
         on_text: OnText | None,
         likely: Sequence[Sequence[int]] = (),
@@ -216,6 +250,11 @@ class Loop:
                 "Ask for less in one request, or say it in other words.",
             )
         return generation
+
+
+def _same(think: Think) -> Think:
+    """The request without what tells its attempts apart."""
+    return think.model_copy(update={"id": "", "attempt": 0})
 
 
 def _render_examples(spec: ToolSpec) -> None:

@@ -6,6 +6,7 @@ person's own is near to. An action is an object with any of
 
     calls       [{"tool": …, "args": {…}}, …]      what is understood; none: not understood
     confidence  how sure it says it is (1.0)
+    others      [ACTION, …], the next best readings of the sentence
     command     the shell command of translate mode
     said        what tell mode says of a text: {"WORD": "…"} for one that has the word, "*" for others
     text        streamed before the answer, word by word
@@ -37,6 +38,7 @@ from llmos.wire import FrameSocket
 
 Action = dict[str, Any]
 _FRAME: TypeAdapter[Any] = TypeAdapter(ToPlanner)
+_NO_OTHER: Action = {"error": {"kind": "NotUnderstood", "message": "there is no other reading of it"}}
 
 
 class Scripted:
@@ -59,6 +61,9 @@ class Scripted:
 
     def _think(self, think: Think, stop: threading.Event) -> None:
         action = self._script.get(think.text) or _as_shown(think) or self._script.get("*") or {}
+        if think.attempt:
+            others = action.get("others", [])
+            action = others[think.attempt - 1] if think.attempt <= len(others) else _NO_OTHER
         for word in str(action.get("text", "")).split():
             self._send(Delta(id=think.id, text=word + " "))
         waiting = threading.Event() if action.get("deaf") else stop

@@ -1,4 +1,4 @@
-"""Ask every sentence of cases.toml and everyday.toml through a real daemon and judge the outcomes.
+"""Ask every sentence of the case files through a real daemon and judge the outcomes.
 
     python -m tests.bench.understand [--model NAME] [--untuned] [--level N] [--limit N] [--every N]
                                      [--set NAME] [--failures] [--match TEXT]
@@ -34,7 +34,7 @@ from tests.bench.report import report
 from tests.bench.understand.judge import Seen, fill, judge
 from tests.bench.understand.workspace import build, snapshot
 
-CASES_FILES = tuple(Path(__file__).with_name(name) for name in ("cases.toml", "everyday.toml"))
+CASES_FILES = tuple(Path(__file__).with_name(name) for name in ("cases.toml", "everyday.toml", "later.toml"))
 START_DEADLINE_S = 30.0
 ASK_DEADLINE_S = 300.0
 

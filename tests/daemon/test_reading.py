@@ -1,0 +1,214 @@
+"""A reading that fails, and one that is doubtful: real daemon and sandbox, scripted planner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmos.daemon.plausible import doubt, misfit
+from llmos.messages import ToolCall
+
+from .support import Client, Daemon
+
+
+def read(path: str) -> dict[str, Any]:
+    return {"tool": "file.read", "args": {"path": path}}
+
+
+def shell(command: str) -> dict[str, Any]:
+    return {"tool": "shell.run", "args": {"command": command}}
+
+
+def replace(find: str, put: str) -> dict[str, Any]:
+    return {"tool": "text.replace", "args": {"path": "app.yaml", "find": find, "replace": put}}
+
+
+SETTING = {"tool": "text.set", "args": {"path": "app.yaml", "key": "debug", "value": "false"}}
+
+
+def unsure(*calls: dict[str, Any], others: tuple[list[dict[str, Any]], ...] = (), sure: float = 0.6) -> Any:
+    return {
+        "calls": list(calls),
+        "confidence": sure,
+        "others": [{"calls": other, "confidence": 0.9 - 0.1 * n} for n, other in enumerate(others)],
+    }
+
+
+SCRIPT: dict[str, Any] = {
+    "read the guide": unsure(read("readme.md"), others=([read("index.md")], [read("guide.md")])),
+    "read it, surely": unsure(read("readme.md"), others=([read("guide.md")],), sure=0.99),
+    "read it or make it": unsure(read("readme.md"), others=([shell("touch readme.md")],)),
+    "read it or ask": unsure(read("readme.md"), others=([{"tool": "ask", "args": {"question": "Which?"}}],)),
+    "all readings fail": unsure(read("one.md"), others=([read("two.md")], [read("three.md")])),
+    "half done": unsure(shell("echo x > made; false"), others=([shell("touch other")],)),
+    "delete what ends in ~": unsure(
+        {"tool": "file.delete", "args": {"path": "*.~"}},
+        others=([{"tool": "file.delete", "args": {"path": "*.yaml"}}],),
+    ),
+    "delete all but not the guide.md": unsure({"tool": "file.delete", "args": {"path": "*"}}, sure=0.99),
+    "give it to nobody-here": unsure(
+        {"tool": "file.permissions", "args": {"path": "guide.md", "owner": "nobody-here"}},
+        others=([{"tool": "file.permissions", "args": {"path": "guide.md", "mode": "600"}}],),
+    ),
+    "end it perhaps": unsure(
+        {"tool": "ask", "args": {"question": "Which?"}},
+        others=([{"tool": "ask", "args": {"question": "What?"}}], [read("guide.md")]),
+    ),
+    "end it": unsure(
+        {"tool": "ask", "args": {"question": "Which?"}}, others=([read("guide.md")],), sure=0.99
+    ),
+    "turn debug off": unsure(replace("debug", "false"), others=([SETTING],), sure=0.99),
+    "show me the line after each FAIL": unsure(shell("sed -i /FAIL/d guide.md"), sure=0.9),
+    "show me the last line of each file": unsure(shell('for f in *; do tail -n 1 "$f"; done'), sure=0.9),
+    "remove the guide perhaps": unsure({"tool": "file.delete", "args": {"path": "guide.md"}}, sure=0.1),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "work"
+    place.mkdir()
+    (place / "guide.md").write_text("turn it on\nFAIL\n")
+    (place / "app.yaml").write_text("debug: true\n")
+    return place
+
+
+@pytest.fixture
+def client(start_daemon: Callable[..., Daemon]) -> Client:
+    return start_daemon(SCRIPT).connect()
+
+
+def ask(client: Client, text: str, folder: Path, consent: str = "yes") -> tuple[dict[str, Any], list[Any]]:
+    events: list[dict[str, Any]] = []
+    number = client.send("ask", text=text, cwd=str(folder), consent=consent)
+    return client.reply(number, events)["result"], events
+
+
+def test_where_a_doubtful_reading_fails_the_next_ones_are_tried(client: Client, folder: Path) -> None:
+    result, events = ask(client, "read the guide", folder, consent="none")
+    assert result["status"] == "done"
+    assert [call["args"]["path"] for call in result["calls"]] == ["guide.md"]
+    assert "turn it on" in result["calls"][0]["stdout"]
+    told = [event["data"]["text"] for event in events if event["kind"] == "notice"]
+    assert len(told) == 2
+    assert all("read otherwise" in text for text in told)
+
+
+def test_a_sure_reading_that_fails_has_failed(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "read it, surely", folder)
+    assert result["status"] == "failed"
+    assert result["calls"][0]["args"]["path"] == "readme.md"
+
+
+def test_a_look_never_becomes_a_change(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "read it or make it", folder)
+    assert result["status"] == "failed"
+    assert not (folder / "readme.md").exists()
+
+
+def test_the_next_reading_may_be_a_question_back(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "read it or ask", folder)
+    assert (result["status"], result["answer"]) == ("needs_input", "Which?")
+
+
+def test_a_hesitant_question_back_gives_way_to_the_likeliest_call(client: Client, folder: Path) -> None:
+    result, events = ask(client, "end it perhaps", folder)
+    assert (result["status"], len(result["calls"])) == ("done", 1)
+    assert not [event for event in events if event["kind"] == "notice"]
+    assert ask(client, "end it", folder)[0]["status"] == "needs_input"
+
+
+def test_where_all_readings_fail_the_first_ones_failure_stands(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "all readings fail", folder)
+    assert result["status"] == "failed"
+    assert result["calls"][0]["args"]["path"] == "one.md"
+
+
+def test_what_failed_half_way_is_not_tried_in_another_form(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "half done", folder)
+    assert result["status"] == "failed"
+    assert not (folder / "other").exists()
+
+
+def test_a_change_that_found_nothing_does_not_become_another_one_unasked(
+    client: Client, folder: Path
+) -> None:
+    result, _ = ask(client, "delete what ends in ~", folder)
+    assert result["status"] == "failed"
+    assert (folder / "app.yaml").exists()
+
+
+def test_an_exception_that_the_call_does_not_know_of_is_asked_back(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "delete all but not the guide.md", folder)
+    assert result["status"] == "needs_input"
+    assert "guide.md" in result["answer"]
+    assert (folder / "guide.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "doubtful"),
+    [
+        ("clear out photos except cat.png", "rm photos/*", True),
+        ("clear out photos except cat.png", "find photos -type f ! -name cat.png -delete", False),
+        ("删除除了 a.txt 以外的文件", "rm *", True),
+        ("delete everything other than the src folder", "rm -r build", True),
+        ("delete old.log", "rm old.log", False),
+    ],
+)
+def test_exceptions_are_heard(text: str, command: str, doubtful: bool) -> None:
+    assert bool(doubt(text, ToolCall.model_validate(shell(command)))) is doubtful
+
+
+def test_a_proposal_that_cannot_be_carried_out_is_read_otherwise(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "give it to nobody-here", folder)
+    assert result["status"] == "done", result
+    assert (folder / "guide.md").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_name_of_a_setting_is_not_replaced_by_a_value(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "turn debug off", folder)
+    assert result["status"] == "done", result
+    assert (folder / "app.yaml").read_text() == "debug: false\n"
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "fits"),
+    [
+        ("debug", "", False),
+        ("debug", "off", False),
+        ("timeout", "60", False),
+        ("debug", "verbose", True),
+        ("true", "false", True),
+        ("8080", "9090", True),
+        ("debug: true", "debug: false", True),
+    ],
+)
+def test_which_replacements_somebody_may_mean(find: str, put: str, fits: bool) -> None:
+    assert (misfit(ToolCall.model_validate(replace(find, put))) == "") is fits
+    assert misfit(ToolCall.model_validate(read("app.yaml"))) == ""
+
+
+def test_a_yes_given_beforehand_is_none_to_a_change_where_a_look_was_asked_for(
+    client: Client, folder: Path
+) -> None:
+    result, _ = ask(client, "show me the line after each FAIL", folder)
+    assert result["status"] == "needs_input"
+    assert "sed -i" in result["answer"]
+    assert "FAIL" in (folder / "guide.md").read_text()
+
+
+def test_a_script_that_turns_out_to_change_nothing_is_no_change(client: Client, folder: Path) -> None:
+    result, _ = ask(client, "show me the last line of each file", folder)
+    assert result["status"] == "done", result
+    assert "debug: true" in result["calls"][0]["stdout"]
+
+
+def test_a_yes_given_beforehand_is_none_to_what_the_model_is_very_unsure_of(
+    client: Client, folder: Path
+) -> None:
+    result, _ = ask(client, "remove the guide perhaps", folder)
+    assert result["status"] == "needs_input"
+    assert (folder / "guide.md").exists()
