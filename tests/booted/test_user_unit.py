@@ -110,3 +110,33 @@ def test_uninstalling_leaves_the_records_and_nothing_else(frank: Person) -> None
     assert not frank.machine.path(f"/run/user/{frank.machine.uid('frank')}/llmos.sock").exists()
     assert frank.machine.path("/home/frank/.local/state/llmos/audit.jsonl").exists()
     assert "not installed" in frank.llmos("service", "uninstall", "--user", "--yes").stderr
+
+
+def test_a_schedule_fires_by_its_timer_and_what_is_asked_about_waits(frank: Person) -> None:
+    (frank.machine.path("/home/frank") / "lines.txt").write_text("one\ntwo\n")
+    for said in ("!wc -l lines.txt", "!cp lines.txt copy.txt"):
+        done = frank.llmos("schedule", "*:*:0/2", said)
+        assert done.returncode == 0, done.stderr
+    timers = list((frank.machine.path("/home/frank/.config/systemd/user")).glob("llmos-schedule-*.timer"))
+    assert len(timers) == 2
+    for timer in timers:  # by itself a timer may be a minute late
+        sharp = timer.with_name(f"{timer.name}.d")
+        sharp.mkdir()
+        (sharp / "sharp.conf").write_text("[Timer]\nAccuracySec=100ms\n")
+    frank.run("systemctl", "--user", "daemon-reload")
+    frank.run("systemctl", "--user", "restart", *(timer.name for timer in timers))
+
+    def ran() -> bool:
+        told = json.loads(frank.llmos("schedule", "list", "--json").stdout)
+        return all(one["runs"] for one in told["triggers"])
+
+    await_that(ran, frank.llmos("schedule", "list").stdout)
+    (waiting,) = json.loads(frank.llmos("inbox", "--json").stdout)["waiting"]
+    assert waiting["said"] == "!cp lines.txt copy.txt", waiting
+    assert not frank.machine.path("/home/frank/copy.txt").exists()
+    assert frank.llmos("inbox", "approve", "--yes", "all").returncode == 0
+    assert frank.machine.path("/home/frank/copy.txt").read_text() == "one\ntwo\n"
+    for timer in timers:
+        name = timer.stem.removeprefix("llmos-schedule-")
+        assert frank.llmos("schedule", "remove", name).returncode == 0
+    assert not any(timer.exists() for timer in timers)
