@@ -169,6 +169,7 @@ class OffloadSettings(_Section):
     consent_days: float = Field(default=90.0, gt=0)
     idle_s: float = Field(default=300.0, gt=0)  # then the process that speaks with backends ends
     max_steps: int = Field(default=8, ge=1, le=50)  # of a request that goes on from what came of its calls
+    steps_timeout_s: float = Field(default=900.0, gt=0)  # for them together, without a person's thinking
 
 
 class BudgetSettings(_Section):

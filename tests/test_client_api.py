@@ -150,4 +150,5 @@ def test_what_the_daemon_says_is_what_the_schema_says(client: Client, tmp_path: 
     check("inbox.ask", {"tool": "shell.run", "args": {"command": "touch x"}, **here})
     check("inbox.list", {})
     check("trigger.list", {})
+    check("resume.list", {})
     assert document["components"]["errors"]["Denied"]["code"] == -32003

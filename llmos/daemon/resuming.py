@@ -20,7 +20,7 @@ class ResumeParams(Params):
     consent: Consent = "none"
 
 
-class ForgetParams(Params):
+class ForgetStepsParams(Params):
     of: str = Field(max_length=64)
 
 
@@ -49,7 +49,7 @@ class Resuming:
         return {"waiting": [story.told() for story in found]}
 
     async def forget(self, params: JsonObject, client: Connection) -> JsonObject:
-        read = parsed(ForgetParams, params)
+        read = parsed(ForgetStepsParams, params)
         story = await self._find(client, read.of)
         await asyncio.to_thread(steplog.forget, story)
         return {"forgotten": story.id}

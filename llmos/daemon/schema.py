@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 import llmos
 from llmos import errors, wire
-from llmos.daemon import automating, clouding, methods, personalising
+from llmos.daemon import automating, clouding, methods, personalising, resuming
 from llmos.daemon.inbox import Waiting
 from llmos.daemon.personal import Habits, Pair
 from llmos.daemon.triggers import Trigger
@@ -39,6 +39,8 @@ def _ref(model: type[BaseModel]) -> JsonObject:
 _OK = _object(ok={"const": True})
 _TEXT: JsonObject = {"type": "string"}
 _VERDICT = _object(verdict={"enum": ["allow", "ask", "deny"]}, rule=_TEXT, reason=_TEXT, effects=_OBJECT)
+_STEP = _object(command=_TEXT, outcome={"enum": ["known", "unknown"]})
+_STORY = _object(id=_TEXT, text=_TEXT, cwd=_TEXT, time={"type": "number"}, steps={"type": "array", "items": _STEP})
 _TOOL = _object(name=_TEXT, summary=_TEXT, parameters=_OBJECT, read_only={"type": "boolean"})
 
 # Method: (parameters, result).
@@ -80,6 +82,9 @@ METHODS: Mapping[str, tuple[type[BaseModel], JsonObject]] = {
     "personal.switch": (personalising.PersonalSwitchParams, _object(on={"type": "boolean"})),
     "personal.add": (personalising.AddPhraseParams, _object(added=_ref(Pair))),
     "personal.forget": (personalising.ForgetPhraseParams, _object(forgotten={"type": "integer"})),
+    "resume": (resuming.ResumeParams, _ref(Result)),
+    "resume.list": (methods.NoParams, _object(waiting={"type": "array", "items": _STORY})),
+    "resume.forget": (resuming.ForgetStepsParams, _object(forgotten=_TEXT)),
     "route": (clouding.RouteParams, _OBJECT),
     "usage": (clouding.UsageParams, _OBJECT),
     "backend.list": (methods.NoParams, _OBJECT),

@@ -231,10 +231,16 @@ class Session(Stepwise):
 
     async def _tell_outcomes(self, thoughts: int) -> None:
         """Ask for the next calls. Raises Ended where it goes no further."""
-        most = self._hands.gate.settings.offload.max_steps
-        if thoughts > most:
-            raise Ended("failed", f"It was stopped after {most} steps; what was done stands.")
         assert self._steps is not None and self._thought is not None
+        limits = self._hands.gate.settings.offload
+        if thoughts > limits.max_steps:
+            raise Ended("failed", f"It was stopped after {limits.max_steps} steps; what was done stands.")
+        if self._clock.timing().total_ms > 1000 * limits.steps_timeout_s:
+            self._may_go_on = True
+            go_on = f"To go on: llmos resume {self._steps.story.id}"
+            raise Ended(
+                "failed", f"It was stopped after {limits.steps_timeout_s:g} s; what was done stands. {go_on}"
+            )
         steps = self._steps.story.steps
         named = stepping.places(steps)
         kept = await asyncio.to_thread(

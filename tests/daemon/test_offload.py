@@ -417,13 +417,13 @@ ONCE = calls(("shell.run", {"command": "echo once >> log.txt"}), more=True)
 LAST = calls(("shell.run", {"command": "echo last >> log.txt"}))
 
 
-def _goes_on(own: Asked, lab: Backend) -> None:
+def _goes_on(own: Asked, lab: Backend, asked_before: int = 0) -> None:
     (left,) = own.client.result("resume.list")["waiting"]
     assert left["id"] == "two" and [step["outcome"] for step in left["steps"]] == ["known"]
     result = own.client.result("resume", consent="yes")
     assert (result["status"], result["route"]) == ("done", "cloud:lab"), result
     assert (own.work / "log.txt").read_text() == "once\nlast\n"
-    assert lab.requests[0]["messages"][-1]["content"].startswith("Outcome:\nexit code 0")
+    assert lab.requests[asked_before]["messages"][-1]["content"].startswith("Outcome:\nexit code 0")
     assert own.client.result("resume.list")["waiting"] == []
     assert "no steps" in own.client.error("resume")["message"]
 
@@ -483,10 +483,11 @@ def test_a_person_may_go_on_after_what_was_cut_off(own: Asked, lab: Backend) -> 
     own.client.until("running")
     time.sleep(0.2)
     _kill(own, lab, signal.SIGKILL)
-    own.client.send("resume", id="no", consent="interactive")
+    number = own.client.send("resume", id="no", consent="interactive")
     question = own.client.until("approval")["data"]
     assert question["tool"] == "resume" and "sleep 60" in question["command"]
     own.client.result("approve", id="no", decision="no")
+    own.client.reply(number)
     assert len(own.client.result("resume.list")["waiting"]) == 1 and not lab.requests
     number = own.client.send("resume", id="go", consent="interactive")
     for _ in range(2):  # whether to go on, and about the call that is proposed then
@@ -503,3 +504,19 @@ def test_it_may_go_on_where_no_backend_answered(own: Asked, lab: Backend) -> Non
     assert "llmos resume two" in failed["data"]["next_step"], failed
     assert own.client.result("resume", consent="yes")["status"] == "done"
     assert (own.work / "log.txt").read_text() == "once\nlast\n"
+
+
+@pytest.mark.sandbox
+def test_steps_that_take_too_long_are_stopped_and_may_go_on(
+    lab: Backend, make_home: Callable[[], dict[str, str]]
+) -> None:
+    slow = Asked(make_home(), lab.settings(), offload={"steps_timeout_s": 0.001})
+    lab.says = steps(ONCE, LAST)
+    stopped = slow("two steps", route="cloud", consent="yes", id="two")
+    assert stopped["status"] == "failed" and "llmos resume two" in stopped["answer"]
+    assert (slow.work / "log.txt").read_text() == "once\n"
+    slow.client.close()
+    slow.daemon.stop()
+    slow.start(lab.settings(), offload={})
+    _goes_on(slow, lab, asked_before=1)
+    slow.close()
