@@ -40,7 +40,9 @@ _OK = _object(ok={"const": True})
 _TEXT: JsonObject = {"type": "string"}
 _VERDICT = _object(verdict={"enum": ["allow", "ask", "deny"]}, rule=_TEXT, reason=_TEXT, effects=_OBJECT)
 _STEP = _object(command=_TEXT, outcome={"enum": ["known", "unknown"]})
-_STORY = _object(id=_TEXT, text=_TEXT, cwd=_TEXT, time={"type": "number"}, steps={"type": "array", "items": _STEP})
+_STORY = _object(
+    id=_TEXT, text=_TEXT, cwd=_TEXT, time={"type": "number"}, steps={"type": "array", "items": _STEP}
+)
 _TOOL = _object(name=_TEXT, summary=_TEXT, parameters=_OBJECT, read_only={"type": "boolean"})
 
 # Method: (parameters, result).
