@@ -165,7 +165,8 @@ def test_every_verb_is_completed(shell: str) -> None:
 def test_what_a_package_installs_is_whole_and_parses() -> None:
     files = cli_hooks.installed()
     assert set(map(os.path.dirname, files)) == {
-        "man/man1", "man/zh_CN/man1", "bash-completion/completions", "zsh/site-functions", "fish/vendor_completions.d"
+        "man/man1", "man/zh_CN/man1",
+        "bash-completion/completions", "zsh/site-functions", "fish/vendor_completions.d",
     }  # fmt: skip
     bash = files["bash-completion/completions/llmos"]
     done = subprocess.run(["bash", "-n"], input=bash, text=True, capture_output=True)
