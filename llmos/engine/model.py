@@ -251,7 +251,22 @@ class Transformer(nn.Module):
     def forward(
         self, ids: Tensor, cache: KVCache, *, padding: Tensor | None = None, wanted: int | None = 1
     ) -> Tensor:
-        """Logits [B, wanted, vocab] of the last (None: all) of ids [B, T].
+        """Logits [B, wanted, vocab] of the last (None: all) of ids [B, T]; see `states`."""
+        return self.logits(self.states(ids, cache, padding=padding, wanted=wanted))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[..., vocab] of states [..., hidden]."""
+        with _kernels_for(states.numel() // states.shape[-1]):
+            return self.head(states)  # type: ignore[no-any-return]
+
+    def logits_of(self, state: Tensor, ids: Tensor) -> Tensor:
+        """[len(ids)] of one state [hidden]; no less is computed for it than for all."""
+        return self.logits(state.unsqueeze(0))[0, ids]
+
+    def states(
+        self, ids: Tensor, cache: KVCache, *, padding: Tensor | None = None, wanted: int | None = 1
+    ) -> Tensor:
+        """What logits are computed from, [B, wanted, hidden], of the last (None: all) of ids [B, T].
 
         `cache` holds what was read before and grows by T.
 
@@ -275,7 +290,7 @@ class Transformer(nn.Module):
         cache.advance(tokens)
         x = x if wanted is None else x[:, -wanted:]
         with _kernels_for(x.shape[0] * x.shape[1]):
-            return self.head(self.norm(x))  # type: ignore[no-any-return]
+            return self.norm(x)  # type: ignore[no-any-return]
 
     def _masks(self, start: int, tokens: int, padding: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """(global, local) masks [B or 1, 1, T, S]; None where one new token may see everything."""

@@ -144,7 +144,15 @@ def _loaded(file: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(file))
     pointer, number = ctypes.c_void_p, ctypes.c_int
     found.llmos_start.argtypes = (number, ctypes.c_long)
-    found.llmos_product.argtypes = (ctypes.POINTER(Matrix), number, *[pointer] * 3)
+    found.llmos_product.argtypes = (
+        ctypes.POINTER(Matrix),
+        number,
+        pointer,
+        pointer,
+        number,
+        pointer,
+        pointer,
+    )
     found.llmos_product.restype = None
     found.llmos_forward.argtypes = (ctypes.POINTER(Model), *[number] * 4, *[pointer] * 7)
     found.llmos_forward.restype = None
@@ -160,7 +168,7 @@ def _try_out(kernels: ctypes.CDLL) -> None:
     matrix = Matrix(parts=ctypes.addressof(part), num_parts=1, rows=8, columns=32)
     x, out = (ctypes.c_float * 32)(*range(1, 33)), (ctypes.c_float * 8)()
     groups = ctypes.create_string_buffer(64)
-    kernels.llmos_product(ctypes.byref(matrix), 1, x, groups, out)
+    kernels.llmos_product(ctypes.byref(matrix), 1, x, None, 1, groups, out)
     if any(abs(out[row] / (528 * (row + 1)) - 1) > 0.01 for row in range(8)):
         raise OSError("the kernels compute something else than they should")
 

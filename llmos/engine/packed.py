@@ -167,7 +167,11 @@ class PackedTransformer:
         return self.config.new_cache(batch, max_tokens, self.dtype)
 
     def __call__(self, ids: Tensor, cache: KVCache, *, wanted: int | None = 1) -> Tensor:
-        """Logits [1, wanted, vocab] of the last (None: all) of ids [1, T].
+        """Logits [1, wanted, vocab] of the last (None: all) of ids [1, T]; see `states`."""
+        return self.logits(self.states(ids, cache, wanted=wanted)[0]).unsqueeze(0)
+
+    def states(self, ids: Tensor, cache: KVCache, *, wanted: int | None = 1) -> Tensor:
+        """What logits are computed from, [1, wanted, hidden], of the last (None: all) of ids [1, T].
 
         `cache` holds what was read before and grows by T.
         """
@@ -185,20 +189,33 @@ class PackedTransformer:
             *(tensor.data_ptr() for tensor in (x, narrow, mixed, wide, groups)),
         )
         cache.advance(tokens)
-        return self._logits(x[-wanted:], groups).unsqueeze(0)
+        return rms_norm(x[-wanted:], self._norm, self.config.rms_eps).unsqueeze(0)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[n, vocab] of states [n, hidden]."""
+        return self._of_head(states, None, self.config.vocab_size // ROWS)
+
+    def logits_of(self, state: Tensor, ids: Tensor) -> Tensor:
+        """[len(ids)] of one state [hidden]; only the blocks of 8 rows that these ids are in are read."""
+        units, places = torch.unique(ids // ROWS, return_inverse=True)
+        out = self._of_head(state.unsqueeze(0), units.int(), len(units))
+        return out[0, places * ROWS + ids % ROWS]
+
+    def _of_head(self, states: Tensor, units: Tensor | None, num_units: int) -> Tensor:
+        states = states.contiguous()
+        groups = torch.empty(len(states), self._group_bytes(), dtype=torch.uint8)
+        out = torch.empty(len(states), num_units * ROWS)
+        address = None if units is None else units.data_ptr()
+        self._kernels.llmos_product(
+            *(ctypes.byref(self._head), len(states), states.data_ptr(), address, num_units),
+            *(groups.data_ptr(), out.data_ptr()),
+        )
+        return out
 
     def _group_bytes(self) -> int:
         """Of a token: its widest activations in groups; an adapter's narrow ones in both forms."""
         widest = max(self._narrow, self.config.intermediate_size)
         return (widest + self._rank) // GROUP * _GROUP_BYTES + self._rank * 4
-
-    def _logits(self, x: Tensor, groups: Tensor) -> Tensor:
-        normed = rms_norm(x, self._norm, self.config.rms_eps)
-        out = torch.empty(len(x), self.config.vocab_size)
-        self._kernels.llmos_product(
-            *(ctypes.byref(self._head), len(x), normed.data_ptr(), groups.data_ptr(), out.data_ptr())
-        )
-        return out
 
 
 def _embedding(tensors: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:

@@ -33,6 +33,8 @@ typedef struct {
     Group *groups;
 } Pass;
 
+_Static_assert(sizeof(Pass) <= TASK_BYTES, "a task is copied");
+
 /* --- small functions of vectors ------------------------------------------------------------------ */
 
 INLINE float sum_of(__m256 v) {
@@ -250,7 +252,14 @@ INLINE void attend(Head h, int queries, int first, int end) {
 #define ATTENTION_TILE 16 /* tokens */
 
 /* Head by head, so that the keys of one head stay in the cache from token to token. */
-static void attend_piece(const void *task, int piece) {
+static Place attended_place(const void *task, int piece) {
+    const Pass *p = task;
+    int heads = p->model->heads, width = p->model->head_dim, start = piece / heads * ATTENTION_TILE, left = p->tokens - start;
+    return (Place){.out = p->mixed + ((size_t)start * heads + piece % heads) * width, .stride = (size_t)heads * width,
+                   .count = left < ATTENTION_TILE ? left : ATTENTION_TILE, .width = width};
+}
+
+static void fill_attended(const void *task, int piece, float *out, size_t stride) {
     const Pass *p = task;
     const Model *m = p->model;
     int head = piece % m->heads, start = piece / m->heads * ATTENTION_TILE, width = m->head_dim;
@@ -260,7 +269,7 @@ static void attend_piece(const void *task, int piece) {
         int seen = p->start + t + 1;
         Head h = {.q = p->wide + (size_t)t * p->layer->qkv.rows + (size_t)head * width, .q_stride = p->layer->qkv.rows,
                   .keys = p->keys + kept, .values = p->values + kept,
-                  .out = p->mixed + ((size_t)t * m->heads + head) * width, .out_stride = (size_t)m->heads * width,
+                  .out = out + (t - start) * stride, .out_stride = stride,
                   .width = width, .scale = m->attention_scale};
         together = !window && end - t >= QUERIES ? QUERIES : 1;
         if (together == QUERIES) attend(h, QUERIES, 0, seen);
@@ -294,15 +303,14 @@ static void add_to_x(const Pass *p, const float *norm) {
     }
 }
 
-static void each(Work work, const Pass *p) {
-    if (p->tokens > 8) share(work, p, p->tokens);
+static void each(void (*work)(const void *, int), const Pass *p) {
+    if (p->tokens > 8) share_work(work, p, sizeof *p, p->tokens);
     else for (int t = 0; t < p->tokens; t++) work(p, t);
 }
 
-/* Gates and the others alternate in `wide`; the products want their rows without gaps. */
-static void close_gaps(const Pass *p) {
-    size_t width = p->model->intermediate;
-    for (int t = 1; t < p->tokens; t++) memcpy(p->wide + t * width, p->wide + t * 2 * width, sizeof(float) * width);
+static void product(const Pass *p, const Matrix *matrix, const float *x, size_t x_stride, float *out) {
+    multiply((Product){.matrix = *matrix, .tokens = p->tokens, .num_units = matrix->rows / ROWS, .x = x, .x_stride = x_stride,
+                       .groups = p->groups, .out = out});
 }
 
 /* Of the last layer's tokens only the last ones' rows of x are wanted: from here on the others are left out. */
@@ -314,18 +322,19 @@ static void keep_last(Pass *p, int wanted) {
 
 static void layer_pass(Pass *p, int wanted) {
     const Layer *layer = p->layer;
+    const Model *m = p->model;
     each(norm_attention, p);
-    multiply(&layer->qkv, p->tokens, p->narrow, p->groups, p->wide);
+    product(p, &layer->qkv, p->narrow, m->hidden, p->wide);
     each(remember, p);
     keep_last(p, wanted);
-    share(attend_piece, p, p->model->heads * ((p->tokens + ATTENTION_TILE - 1) / ATTENTION_TILE));
-    multiply(&layer->out, p->tokens, p->mixed, p->groups, p->narrow);
+    int pieces = m->heads * ((p->tokens + ATTENTION_TILE - 1) / ATTENTION_TILE);
+    share_filling(fill_attended, attended_place, p, sizeof *p, pieces);
+    product(p, &layer->out, p->mixed, (size_t)m->heads * m->head_dim, p->narrow);
     add_to_x(p, layer->attention_post_norm);
     each(norm_feed_forward, p);
-    multiply(&layer->gate_up, p->tokens, p->narrow, p->groups, p->wide);
+    product(p, &layer->gate_up, p->narrow, m->hidden, p->wide);
     each(gate, p);
-    close_gaps(p);
-    multiply(&layer->down, p->tokens, p->wide, p->groups, p->narrow);
+    product(p, &layer->down, p->wide, (size_t)2 * m->intermediate, p->narrow); /* behind each gate stand the others */
     add_to_x(p, layer->feed_forward_post_norm);
 }
 
@@ -333,8 +342,12 @@ static void layer_pass(Pass *p, int wanted) {
 
 int llmos_start(int threads, long spins) { return start_threads(threads, spins); }
 
-void llmos_product(const Matrix *matrix, int tokens, const float *x, void *groups, float *out) {
-    multiply(matrix, tokens, x, groups, out);
+/* out: [tokens][num_units * 8], of those eights of rows that `units` names (null: the first ones). */
+void llmos_product(const Matrix *matrix, int tokens, const float *x, const int32_t *units, int num_units, void *groups,
+                   float *out) {
+    multiply((Product){.matrix = *matrix, .tokens = tokens, .units = units, .num_units = num_units, .x = x,
+                       .x_stride = matrix->columns, .groups = groups, .out = out});
+    finish();
 }
 
 /* x becomes what the last layer gives, of the last `wanted` tokens only. keys and values: for each layer an address.
@@ -348,4 +361,5 @@ void llmos_forward(const Model *model, int tokens, int wanted, int start, int ca
         pass.layer = model->layers + i, pass.keys = keys[i], pass.values = values[i];
         layer_pass(&pass, i == model->num_layers - 1 ? wanted : tokens);
     }
+    finish();
 }

@@ -56,12 +56,23 @@ typedef struct Matrix {
 
 typedef struct {
     Matrix matrix;
-    int tokens;
-    const float *x;    /* [tokens][columns] */
-    Group *groups;     /* for each tile of tokens [columns / GROUP][tile] */
-    float *out;        /* [tokens][rows] */
-    const Group *side; /* what `low` gives, as `groups`, with the rank for columns */
+    int tokens, num_units;
+    const int32_t *units; /* which eights of rows, [num_units]; null: all of them */
+    const float *x;       /* [tokens][columns], each x_stride behind the one before */
+    size_t x_stride;
+    Group *groups;        /* for each tile of tokens [columns / GROUP][tile] */
+    float *out;           /* [tokens][num_units * ROWS] */
+    const Group *side;    /* what `low` gives, as `groups`, with the rank for columns */
 } Product;
+
+_Static_assert(sizeof(Product) <= TASK_BYTES, "a task is copied");
+
+/* Eight rows' place among the results. */
+typedef struct {
+    int row;
+    float *out;
+    size_t stride;
+} Rows;
 
 #define AHEAD 2048 /* bytes */
 #define TILE 4 /* tokens that are multiplied together; what is left over goes in tiles of 2 and 1 */
@@ -176,19 +187,19 @@ INLINE void add_groups(const uint8_t *block, int kind, int is_plain, const uint8
     }
 }
 
-INLINE void rows_by_tokens(const uint8_t *block, int kind, int is_plain, const uint8_t *plain, const Product *p, int token, int count, int row) {
+INLINE void rows_by_tokens(const uint8_t *block, int kind, int is_plain, const uint8_t *plain, const Product *p, int token, int count, Rows to) {
     const int num_groups = p->matrix.columns / GROUP;
     __m256 total[TILE];
 #pragma GCC unroll 8
-    for (int t = 0; t < count; t++) total[t] = p->matrix.bias ? _mm256_loadu_ps(p->matrix.bias + row) : _mm256_setzero_ps();
+    for (int t = 0; t < count; t++) total[t] = p->matrix.bias ? _mm256_loadu_ps(p->matrix.bias + to.row) : _mm256_setzero_ps();
     add_groups(block, kind, is_plain, plain, p->groups + (size_t)token * num_groups, num_groups, count, total);
     if (p->side) {
         const int rank = p->matrix.low->rows / GROUP;
-        add_groups(p->matrix.high + (size_t)(row / ROWS) * rank * BLOCK_BYTES[KIND_7], KIND_7, 0, 0, p->side + (size_t)token * rank,
+        add_groups(p->matrix.high + (size_t)(to.row / ROWS) * rank * BLOCK_BYTES[KIND_7], KIND_7, 0, 0, p->side + (size_t)token * rank,
                    rank, count, total);
     }
 #pragma GCC unroll 8
-    for (int t = 0; t < count; t++) _mm256_storeu_ps(p->out + (size_t)(token + t) * p->matrix.rows + row, total[t]);
+    for (int t = 0; t < count; t++) _mm256_storeu_ps(to.out + (size_t)(token + t) * to.stride, total[t]);
 }
 
 #define MANY (2 * TILE) /* tokens from which on unpacking 8 rows once pays */
@@ -201,29 +212,29 @@ INLINE void unpack(const uint8_t *block, int kind, int num_groups, uint8_t *plai
             _mm256_storeu_si256((__m256i *)plain, weights_of(block + (kind == KIND_4_MIN ? 32 : 16), kind, 0, step));
 }
 
-INLINE void rows_by_all(const uint8_t *blocks, int kind, const Product *p, int row) {
+INLINE void rows_by_all(const uint8_t *blocks, int kind, const Product *p, Rows to) {
     int token = 0;
     if (p->tokens >= MANY) {
         uint8_t plain[p->matrix.columns * ROWS];
         unpack(blocks, kind, p->matrix.columns / GROUP, plain);
-        for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 1, plain, p, token, TILE, row);
+        for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 1, plain, p, token, TILE, to);
     }
-    for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 0, 0, p, token, TILE, row);
-    if (p->tokens - token >= 2) rows_by_tokens(blocks, kind, 0, 0, p, token, 2, row), token += 2;
-    if (p->tokens - token >= 1) rows_by_tokens(blocks, kind, 0, 0, p, token, 1, row);
+    for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 0, 0, p, token, TILE, to);
+    if (p->tokens - token >= 2) rows_by_tokens(blocks, kind, 0, 0, p, token, 2, to), token += 2;
+    if (p->tokens - token >= 1) rows_by_tokens(blocks, kind, 0, 0, p, token, 1, to);
 }
 
 /* Rows are counted in eights over all parts. */
-static void eight_rows(const Product *p, int unit) {
-    int row = unit * ROWS;
+static void eight_rows(const Product *p, int unit, float *out, size_t stride) {
+    Rows to = {.row = unit * ROWS, .out = out, .stride = stride};
     const Part *part = p->matrix.parts;
     while (unit >= part->rows / ROWS) unit -= (part++)->rows / ROWS;
     const uint8_t *blocks = part->blocks + (size_t)unit * (p->matrix.columns / GROUP) * BLOCK_BYTES[part->kind];
     switch (part->kind) {
-    case KIND_7: rows_by_all(blocks, KIND_7, p, row); break;
-    case KIND_5: rows_by_all(blocks, KIND_5, p, row); break;
-    case KIND_4: rows_by_all(blocks, KIND_4, p, row); break;
-    case KIND_4_MIN: rows_by_all(blocks, KIND_4_MIN, p, row); break;
+    case KIND_7: rows_by_all(blocks, KIND_7, p, to); break;
+    case KIND_5: rows_by_all(blocks, KIND_5, p, to); break;
+    case KIND_4: rows_by_all(blocks, KIND_4, p, to); break;
+    case KIND_4_MIN: rows_by_all(blocks, KIND_4_MIN, p, to); break;
     }
 }
 
@@ -237,37 +248,43 @@ static void round_column(const void *task, int g) {
     for (int token = 0, tile; token < p->tokens; token += tile) {
         tile = tile_of(p->tokens - token);
         Group *groups = p->groups + (size_t)token * (columns / GROUP) + (size_t)g * tile;
-        for (int t = 0; t < tile; t++) round_group(p->x + (size_t)(token + t) * columns + g * GROUP, groups + t);
+        for (int t = 0; t < tile; t++) round_group(p->x + (token + t) * p->x_stride + g * GROUP, groups + t);
     }
 }
 
 static void round_all(const Product *p) {
     int columns = p->matrix.columns / GROUP;
-    if (p->tokens > 8) share(round_column, p, columns);
+    if (p->tokens > 8) share_work(round_column, p, sizeof *p, columns);
     else for (int g = 0; g < columns; g++) round_column(p, g);
 }
 
-static void rows_piece(const void *task, int piece) {
+static Place rows_place(const void *task, int piece) {
     const Product *p = task;
-    int total = p->matrix.rows / ROWS, end = (piece + 1) * UNITS;
-    for (int unit = piece * UNITS; unit < end && unit < total; unit++) eight_rows(p, unit);
+    int left = p->num_units - piece * UNITS;
+    return (Place){.out = p->out + (size_t)piece * UNITS * ROWS, .stride = (size_t)p->num_units * ROWS, .count = p->tokens,
+                   .width = (left < UNITS ? left : UNITS) * ROWS};
 }
 
-static void all_rows(const Product *p) { share(rows_piece, p, (p->matrix.rows / ROWS + UNITS - 1) / UNITS); }
+static void fill_rows(const void *task, int piece, float *out, size_t stride) {
+    const Product *p = task;
+    int first = piece * UNITS, end = first + UNITS < p->num_units ? first + UNITS : p->num_units;
+    for (int i = first; i < end; i++) eight_rows(p, p->units ? p->units[i] : i, out + (i - first) * ROWS, stride);
+}
+
+static void fill_all(const Product *p) {
+    share_filling(fill_rows, rows_place, p, sizeof *p, (p->num_units + UNITS - 1) / UNITS);
+}
 
 /* `groups` has room for the groups of x and, where there is an addition, those of the low rank and as many floats. */
-static void multiply(const Matrix *matrix, int tokens, const float *x, Group *groups, float *out) {
-    Product p = {.matrix = *matrix, .tokens = tokens, .x = x, .groups = groups, .out = out};
+static void multiply(Product p) {
     round_all(&p);
-    if (matrix->low) {
-        const int rank = matrix->low->rows;
-        Group *side = groups + (size_t)tokens * (matrix->columns / GROUP);
-        float *narrow = (float *)(side + (size_t)tokens * (rank / GROUP));
-        Product low = {.matrix = *matrix->low, .tokens = tokens, .groups = groups, .out = narrow};
-        all_rows(&low);
-        Product rounding = {.matrix = {.columns = rank}, .tokens = tokens, .x = narrow, .groups = side};
-        round_all(&rounding);
+    if (p.matrix.low) {
+        const int rank = p.matrix.low->rows;
+        Group *side = p.groups + (size_t)p.tokens * (p.matrix.columns / GROUP);
+        float *narrow = (float *)(side + (size_t)p.tokens * (rank / GROUP));
+        fill_all(&(Product){.matrix = *p.matrix.low, .tokens = p.tokens, .num_units = rank / ROWS, .groups = p.groups, .out = narrow});
+        round_all(&(Product){.matrix = {.columns = rank}, .tokens = p.tokens, .x = narrow, .x_stride = rank, .groups = side});
         p.side = side;
     }
-    all_rows(&p);
+    fill_all(&p);
 }
