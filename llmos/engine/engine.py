@@ -21,10 +21,11 @@ import torch
 from llmos.engine import loading, native, weights
 from llmos.engine.adapter import Adapter
 from llmos.engine.cache import KVCache, common_prefix
-from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output, Sampling
+from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output
 from llmos.engine.loading import AnyModel, Numbers
 from llmos.engine.lookup import Lookup
 from llmos.engine.prefix import FEWEST, Prefix
+from llmos.engine.sampling import Sampling
 from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import UsageError
 

@@ -1,6 +1,5 @@
 """Decoding: prompt in, tokens out, one at a time, under an optional constraint.
 
-Greedy or sampled (temperature; top-k; nucleus top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024).
 Tokens that the constraint leaves no choice about are not decoded: they join the next forward pass. So do a
 few guessed ones (`lookup`): where the model would have chosen them, one pass gives several tokens.
 """
@@ -19,6 +18,7 @@ from torch import Tensor
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.loading import AnyModel
 from llmos.engine.lookup import Lookup
+from llmos.engine.sampling import Ahead, Sampling
 from llmos.engine.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens between two looks at `cancel`
@@ -43,17 +43,6 @@ class Constraint(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """Greedy with temperature 0 (the default). `seed` makes a sampled run repeatable."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """What came out. `logprobs` has one entry per token that was chosen (not forced, not the end mark),
     in natural logarithms, after the constraint and the temperature, before top-k, top-p and min-p."""
@@ -73,31 +62,6 @@ class Generation:
     @property
     def generated_tokens(self) -> int:
         return len(self.tokens)
-
-
-def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> tuple[int, float]:
-    """One token of float logits [vocab] (forbidden ones at -inf), and its log-probability."""
-    if sampling.temperature <= 0:
-        token = int(logits.argmax())
-        return token, float(logits[token] - logits.logsumexp(0))
-    logprobs = (logits / sampling.temperature).log_softmax(0)
-    kept = _filtered(logprobs, sampling)
-    token = int(torch.multinomial(kept.softmax(0), 1, generator=generator))
-    return token, float(logprobs[token])
-
-
-def _filtered(logprobs: Tensor, sampling: Sampling) -> Tensor:
-    """[vocab] log-probabilities with what top-k, min-p and top-p cut off at -inf; the best always stays."""
-    kept = logprobs.clone()
-    if 0 < sampling.top_k < kept.numel():
-        kept[kept < kept.topk(sampling.top_k).values[-1]] = -torch.inf
-    if sampling.min_p > 0:
-        kept[kept < kept.max() + torch.tensor(sampling.min_p).log()] = -torch.inf
-    if sampling.top_p < 1:
-        ordered, order = kept.softmax(0).sort(descending=True)
-        beyond = ordered.cumsum(0) - ordered >= sampling.top_p
-        kept[order[1:][beyond[1:]]] = -torch.inf
-    return kept
 
 
 class Output:
@@ -169,11 +133,11 @@ class Decoder:
         prefill_s = 0.0
         while not self._over():
             guess = self._guess()
-            logits = self._forward(pending, guess)
+            ahead = self._forward(pending, guess)
             prefill_s = prefill_s or time.perf_counter() - started
-            if logits is None:
+            if ahead is None:
                 break
-            pending = self._take_chosen(logits, guess)
+            pending = self._take_chosen(ahead, guess)
         total_s = time.perf_counter() - started
         return self._result(len(prompt), cached, prefill_s or total_s, total_s)
 
@@ -182,16 +146,17 @@ class Decoder:
             return []
         return self.lookup.guess(min(MAX_GUESS, self.max_tokens - len(self.tokens) - 1))
 
-    def _take_chosen(self, logits: Tensor, guess: list[int]) -> list[int]:
+    def _take_chosen(self, ahead: Ahead, guess: list[int]) -> list[int]:
         """Choose at one position after the other for as long as the guess was right.
 
-        `logits` [1 + guess, vocab]; the cache has read the guess, and is cut to what was taken of it. Returns
-        what was taken and is still to be read.
+        The cache has read the guess, and is cut to what was taken of it. Returns what was taken and is still
+        to be read.
         """
         start, right = self.cache.length - len(guess), 0
         pending: list[int] = []
         while not pending and not self._over():
-            token, logprob = choose(self._allowed(logits[right]), self.sampling, self.generator)
+            mask = None if self.constraint is None else self.constraint.mask()
+            token, logprob = ahead.choose(right, mask, self.sampling, self.generator)
             if token in self.tokenizer.eos_ids:
                 self.reason, self.ended = "stop", True
                 break
@@ -219,22 +184,18 @@ class Decoder:
             guessed_tokens=self.num_guessed,
         )
 
-    def _forward(self, pending: list[int], guess: list[int]) -> Tensor | None:
-        """Float logits [1 + guess, vocab] behind `pending` and each of the guess; None when cancelled."""
+    def _forward(self, pending: list[int], guess: list[int]) -> Ahead | None:
+        """What may follow `pending` and each of the guess; None when cancelled."""
         for start in range(0, len(pending), PREFILL_CHUNK):
             if self.cancel.is_set():
                 self.reason = "cancelled"
                 return None
             last = start + PREFILL_CHUNK >= len(pending)
             chunk = [*pending[start : start + PREFILL_CHUNK], *(guess if last else ())]
-            logits = self.model(torch.tensor([chunk]), self.cache, wanted=1 + len(guess) if last else 1)
+            wanted = 1 + len(guess) if last else 1
+            states = self.model.states(torch.tensor([chunk]), self.cache, wanted=wanted)
             self.num_passes += 1
-        return logits[0].float()
-
-    def _allowed(self, logits: Tensor) -> Tensor:
-        if self.constraint is None:
-            return logits
-        return logits.masked_fill(~self.constraint.mask(), -torch.inf)
+        return Ahead(self.model, states[0])
 
     def _take_forced(self) -> list[int]:
         if self.constraint is None or self.constraint.finished:

@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmos.engine.generate import Sampling
 from llmos.engine.grammar import GrammarConstraint
+from llmos.engine.sampling import Sampling
 from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import LlmosError, ModelError
 from llmos.messages import JsonObject

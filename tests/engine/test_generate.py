@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.engine import Engine, default_threads
-from llmos.engine.generate import Generation, Output, Sampling, choose
+from llmos.engine.generate import Generation, Output
+from llmos.engine.sampling import Sampling, choose
 from llmos.errors import ModelError, UsageError
 
 weights = pytest.mark.weights

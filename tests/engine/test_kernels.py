@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -24,11 +25,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from llmos.engine import adapter as adapters
+from llmos.engine import native
 from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE, Adapter
 from llmos.engine.engine import Engine
 from llmos.engine.groups import GROUP, Grouped, Kind, pack, rounded
 from llmos.engine.model import ModelConfig, Transformer
 from llmos.engine.packed import PackedTransformer, fits
+from llmos.engine.sampling import Ahead, Sampling
 from llmos.errors import ModelError
 from tests.bench import calls, guesses
 
@@ -165,6 +168,56 @@ def test_reading_in_pieces_changes_nothing(family: str, rank: int) -> None:
     cache.truncate(100)
     again = ours(ids[:, 100:101], cache)[0]
     assert torch.equal(again[0], whole[100])
+
+
+@torch.inference_mode()
+def test_a_few_rows_of_the_output_are_those_of_all() -> None:
+    ours, _ = both(FAMILIES["qwen2"])
+    states = ours.states(torch.randint(0, 80, (1, 9)), ours.new_cache(1, 512), wanted=3)[0]
+    whole = ours.logits(states)
+    for ids in ([5], [0, 1, 79], [40, 41, 7, 48], list(range(80))):
+        assert torch.equal(ours.logits_of(states[1], torch.tensor(ids)), whole[1, ids])
+
+
+@torch.inference_mode()
+def test_what_is_chosen_does_not_depend_on_what_was_computed_before() -> None:
+    """A position among few tokens is computed alone, or taken from what another one asked for."""
+    ours, _ = both(FAMILIES["qwen2"])
+    ids = torch.randint(0, 80, (1, 9))
+    states = ours.states(ids, ours.new_cache(1, 512), wanted=2)[0]
+    few = torch.zeros(80, dtype=torch.bool)
+    few[[3, 8, 50]] = True
+    alone, after = Ahead(ours, states), Ahead(ours, states)
+    any_token = after.choose(0, None, Sampling(), None)
+    assert alone.choose(1, few, Sampling(), None) == after.choose(1, few, Sampling(), None)
+    assert alone.choose(0, None, Sampling(), None) == any_token
+    scores = ours.logits(states)[1][few]
+    token, logprob = alone.choose(1, few, Sampling(), None)
+    assert token == [3, 8, 50][int(scores.argmax())]
+    assert logprob == pytest.approx(float(scores.log_softmax(0).max()))
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+@torch.inference_mode()
+def test_busy_neighbours_change_no_bit() -> None:
+    """Helpers are put aside in the middle of their pieces, which are then taken from them."""
+    ours, _ = both(replace(PLAIN, num_layers=2, hidden_size=512, intermediate_size=8192), 32)
+    ids = torch.randint(0, 80, (1, 40))
+    native.start(4)
+    expected = ours(ids, ours.new_cache(1, 512), wanted=None)
+    neighbours = [multiprocessing.Process(target=spin, daemon=True) for _ in range(os.cpu_count() or 1)]
+    try:
+        for neighbour in neighbours:
+            neighbour.start()
+        for _ in range(30):
+            assert torch.equal(ours(ids, ours.new_cache(1, 512), wanted=None), expected)
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
 
 
 def written(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Adapter:
