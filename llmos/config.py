@@ -20,6 +20,7 @@ from llmos import paths
 from llmos.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/llmos/config.toml")
+THINK_AT_ONCE = 3  # requests side by side in one planner: each has a cache of some 20 MB
 
 
 class _Section(BaseModel):

@@ -3,6 +3,7 @@
 The model, the worker threads and the event loop itself are each one thing for all. Somebody who makes a
 thousand requests gets as much of them as somebody who makes one: users take turns, and within one user's
 turn the oldest goes first. A turn is not cut short: the others wait for as long as one piece of work takes.
+The model thinks about a few requests side by side, so that a long one does not keep short ones waiting.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ class RoundRobin(Generic[_T]):
 
 
 class Turns:
-    """A lock that goes round among users."""
+    """A lock that goes round among users; `most` have it at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1) -> None:
         self._waiting: RoundRobin[asyncio.Future[None]] = RoundRobin()
-        self._taken = False
+        self._most, self._taken = most, 0
 
     def locked(self) -> bool:
-        return self._taken
+        """Whether anybody has it."""
+        return self._taken > 0
 
     @asynccontextmanager
     async def of(self, user: int) -> AsyncIterator[None]:
@@ -64,8 +66,8 @@ class Turns:
             self._hand_on()
 
     async def _acquire(self, user: int) -> None:
-        if not self._taken:
-            self._taken = True
+        if self._taken < self._most:
+            self._taken += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.put(user, turn)
@@ -81,7 +83,7 @@ class Turns:
             if not found[1].done():
                 found[1].set_result(None)
                 return
-        self._taken = False
+        self._taken -= 1
 
 
 class Threads(ThreadPoolExecutor):

@@ -146,12 +146,13 @@ class Link(WorkerEnd):
             pending.answer.set_result(frame)
 
     def _fail(self, why: str) -> None:
+        lost = LinkLost(why)  # one for all: it is one loss
         waiting: list[asyncio.Future[Thought] | asyncio.Future[None]] = [self.ready]
         waiting += [pending.answer for pending in self._pending.values()]
         self._pending.clear()
         for future in waiting:
             if not future.done():
-                future.set_exception(LinkLost(why))
+                future.set_exception(lost)
                 future.exception()  # marks it as seen: nobody may be waiting any more
 
 

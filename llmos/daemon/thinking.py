@@ -1,7 +1,7 @@
 """The broker's side of the planner: one worker process, started when first needed and never trusted.
 
-Requests wait their turn, users going round: the worker thinks about one at a time. A worker that dies or
-sends what is no frame is replaced, and the request it was on is tried once more: thinking executes
+Requests wait their turn, users going round: the worker thinks about a few at a time. A worker that dies or
+sends what is no frame is replaced, and the requests it was on are tried once more: thinking executes
 nothing, so trying again is safe. One that hangs is killed. One that keeps dying is started ever more rarely.
 After `idle_unload_s` without a request the worker ends, and its memory with it.
 
@@ -14,8 +14,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
-from llmos.config import ModelSettings
+from llmos.config import THINK_AT_ONCE, ModelSettings
 from llmos.daemon import supervisor
 from llmos.daemon.fairness import Turns, serving
 from llmos.daemon.link import Link, LinkLost
@@ -45,7 +46,11 @@ class Planner:
         self._argv = tuple(worker_argv)
         self._tools: tuple[ToolSpec, ...] = ()
         self._link: Link | None = None
-        self._turn = Turns()
+        self._turn = Turns(THINK_AT_ONCE)
+        self._thinking = 0  # requests that the worker is on
+        self._quiet = asyncio.Event()  # it is on none
+        self._starting = asyncio.Lock()
+        self._again = asyncio.Lock()  # second tries: what kills the worker is to kill none but itself
         self._turns: set[asyncio.Task[Thought]] = set()
         self._idle: asyncio.TimerHandle | None = None
         self._outdated = False
@@ -115,14 +120,24 @@ class Planner:
         async with self._turn.of(serving.get()):
             if self._idle is not None:
                 self._idle.cancel()
+            while self._outdated:  # what is being thought about comes to its end under the settings before
+                await self._quiet.wait()
+            self._thinking += 1
+            self._quiet.clear()
             try:
                 return await self._try_twice(think, cancel, on_start, on_delta)
             finally:
-                if self._outdated:
-                    self._outdated = False
-                    await self._unload()
-                loop = asyncio.get_running_loop()
-                self._idle = loop.call_later(self._settings.idle_unload_s, self._unload_if_idle)
+                self._thinking -= 1
+                if not self._thinking:
+                    await self._at_rest()
+
+    async def _at_rest(self) -> None:
+        if self._outdated:
+            await self._unload()
+            self._outdated = False
+        self._quiet.set()
+        loop = asyncio.get_running_loop()
+        self._idle = loop.call_later(self._settings.idle_unload_s, self._unload_if_idle)
 
     async def _try_twice(
         self, think: Think, cancel: asyncio.Event, on_start: OnStart, on_delta: OnDelta
@@ -131,11 +146,12 @@ class Planner:
             if cancel.is_set():
                 raise _cancelled()
             try:
-                link = await self._alive()
-                on_start()
-                thought = await self._ask(link, think, cancel, on_delta)
+                async with self._again if last_try else nullcontext():
+                    link = await self._alive()
+                    on_start()
+                    thought = await self._ask(link, think, cancel, on_delta)
             except LinkLost as lost:
-                self._crashes.count(str(lost))
+                self._crashes.count(lost)
                 log.warning("the planner was lost: %s", lost)
                 if last_try:
                     raise PlannerDied(
@@ -173,8 +189,12 @@ class Planner:
 
     async def _alive(self) -> Link:
         """A worker that is loaded. Raises LinkLost, ModelError, or PlannerDied while backing off."""
-        if self._link is not None and not self._link.lost:
-            return self._link
+        async with self._starting:
+            if self._link is not None and not self._link.lost:
+                return self._link
+            return await self._start()
+
+    async def _start(self) -> Link:
         self._crashes.check()
         link = self._link = await Link.start(self._argv, self._settings)
         link.send(Teach(tools=self._tools))
@@ -211,15 +231,18 @@ class _Crashes:
 
     def __init__(self) -> None:
         self.in_a_row = 0
-        self._last = ""
+        self._last: LinkLost | None = None
         self._not_before = 0.0
 
     def clear(self) -> None:
         self.in_a_row = 0
 
-    def count(self, reason: str) -> None:
+    def count(self, lost: LinkLost) -> None:
+        """Once, however many requests the worker was on."""
+        if lost is self._last:
+            return
         self.in_a_row += 1
-        self._last = reason
+        self._last = lost
         extra = self.in_a_row - FREE_CRASHES
         wait_s = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (extra - 1)) if extra > 0 else 0.0
         self._not_before = time.monotonic() + wait_s

@@ -1,8 +1,8 @@
 """A loaded model, ready to generate: weights, tokenizer, and the caches kept between calls.
 
-One call at a time (the planner's loop sees to that). The prompt's longest prefix that an earlier call has
-read is not read again; a few caches are kept, so that prompts of different kinds do not push
-one another out.
+Several threads may generate side by side: their passes take turns (`engine.turns`), and each has a cache of
+its own. The prompt's longest prefix that an earlier call has read is not read again; a few caches are kept,
+so that prompts of different kinds do not push one another out.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ _MAX_CACHES = 3
 _MAX_THREADS = 8  # a small model's matrices do not feed more
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Slot:
     """One kept cache and the ids whose keys and values it holds."""
 
     cache: KVCache
     ids: list[int] = field(default_factory=list)
+    busy: bool = True  # a call has it, which changes nothing of what `ids` names
 
 
 class Engine:
@@ -61,6 +62,7 @@ class Engine:
         self.guessing = True
         self._prefix = prefix
         self._slots: list[_Slot] = []  # most recently used last
+        self._guard = threading.Lock()  # of the slots and of what is kept on disk
 
     @classmethod
     def load(
@@ -126,7 +128,8 @@ class Engine:
                 f" {self.context_tokens}",
                 "Shorten the request, or raise model.context_tokens in the configuration.",
             )
-        slot = self._slot_for(prompt_ids)
+        with self._guard:
+            slot = self._slot_for(prompt_ids)
         decoder = Decoder(
             model=self.model,
             tokenizer=self.tokenizer,
@@ -142,9 +145,11 @@ class Engine:
         try:
             return decoder.run(prompt_ids)
         finally:
-            slot.ids = [*prompt_ids, *decoder.tokens][: slot.cache.length]
-            if self._prefix is not None and fixed_tokens <= slot.cache.length:
-                self._prefix.keep(slot.cache, prompt_ids[:fixed_tokens])
+            with self._guard:
+                slot.ids = [*prompt_ids, *decoder.tokens][: slot.cache.length]
+                if self._prefix is not None and fixed_tokens <= slot.cache.length:
+                    self._prefix.keep(slot.cache, prompt_ids[:fixed_tokens])
+                self._give_back(slot)
 
     def read_ahead(self, ids: Sequence[int]) -> None:
         """Read what prompts will begin with and keep it on disk; nothing where it lies there already."""
@@ -152,22 +157,46 @@ class Engine:
             self.generate(ids, max_tokens=1, fixed_tokens=len(ids))
 
     def _slot_for(self, prompt: Sequence[int]) -> _Slot:
-        """The kept cache that shares the longest prefix, cut to it; the last token is always read anew."""
+        """A cache with the longest known prefix, cut to it; the last token is always read anew."""
         if not self._slots and (slot := self._from_disk(prompt)) is not None:
             self._slots.append(slot)
             return slot
-        shared = [common_prefix(slot.ids, prompt[:-1]) for slot in self._slots]
-        best = max(range(len(shared)), key=shared.__getitem__, default=-1)
-        if best >= 0 and shared[best] * 4 >= min(len(prompt), len(self._slots[best].ids)):
-            slot = self._slots.pop(best)
-            slot.cache.truncate(shared[best])
-        elif len(self._slots) >= _MAX_CACHES:
-            slot = self._slots.pop(0)
-            slot.cache.truncate(0)
+        known = [common_prefix(slot.ids, prompt[:-1]) for slot in self._slots]
+        best = max(
+            zip(known, self._slots, strict=True), key=lambda one: (one[0], not one[1].busy), default=None
+        )
+        if best is None or not best[0] or 4 * best[0] < min(len(prompt), len(best[1].ids)):
+            return self._emptied()
+        length, slot = best
+        if slot.busy:
+            held = slot.cache.held(length)
+            slot = self._emptied()
+            slot.cache.restore(held)
         else:
+            self._slots.remove(slot)
+            self._slots.append(slot)
+            slot.cache.truncate(length)
+        slot.ids, slot.busy = list(prompt[:length]), True
+        return slot
+
+    def _emptied(self) -> _Slot:
+        """The one that was not used for longest, or a new one while there are few."""
+        free = next((slot for slot in self._slots if not slot.busy), None)
+        if free is None or len(self._slots) < _MAX_CACHES:
             slot = _Slot(self.model.new_cache(1, self.context_tokens))
+        else:
+            self._slots.remove(free)
+            slot = free
+            slot.cache.truncate(0)
+        slot.ids, slot.busy = [], True
         self._slots.append(slot)
         return slot
+
+    def _give_back(self, slot: _Slot) -> None:
+        slot.busy = False
+        free = [other for other in self._slots if not other.busy]
+        for other in free[:-_MAX_CACHES]:
+            self._slots.remove(other)
 
     def _from_disk(self, prompt: Sequence[int]) -> _Slot | None:
         """A cache with what an earlier process has read of this prompt."""

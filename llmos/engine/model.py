@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmos.engine.cache import KVCache
+from llmos.engine.turns import passes
 
 # Far above any real model; what is allocated before a weight is read stays small all the same.
 _LIMITS = {"num_layers": 1 << 10, "num_heads": 1 << 12, "head_dim": 1 << 12}
@@ -316,9 +317,10 @@ class Transformer(nn.Module):
 def _kernels_for(rows: int) -> Iterator[None]:
     """For one row, torch's own matrix-vector product: it reads bf16 weights at twice oneDNN's speed (17 to
     8 GB/s on two Zen 4 cores; from three rows on oneDNN wins). The switch is the whole process's."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = before and rows > 1  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
+    with passes:
+        before = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = before and rows > 1  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before

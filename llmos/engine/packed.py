@@ -23,6 +23,7 @@ from llmos.engine.dequantize import unpacker
 from llmos.engine.groups import GROUP, ROWS, Kind
 from llmos.engine.model import ModelConfig, Rope, rms_norm
 from llmos.engine.native import Layer, Matrix, Model, Part
+from llmos.engine.turns import passes
 from llmos.errors import ModelError
 
 _GROUP_BYTES = 40  # sizeof(Group) in products.h
@@ -184,10 +185,11 @@ class PackedTransformer:
         wide = torch.empty(tokens, self._widest)
         keys, values = cache.addresses()
         wanted = tokens if wanted is None else wanted
-        self._kernels.llmos_forward(
-            *(ctypes.byref(self._model), tokens, wanted, cache.length, cache.capacity, keys, values),
-            *(tensor.data_ptr() for tensor in (x, narrow, mixed, wide, groups)),
-        )
+        with passes:
+            self._kernels.llmos_forward(
+                *(ctypes.byref(self._model), tokens, wanted, cache.length, cache.capacity, keys, values),
+                *(tensor.data_ptr() for tensor in (x, narrow, mixed, wide, groups)),
+            )
         cache.advance(tokens)
         return rms_norm(x[-wanted:], self._norm, self.config.rms_eps).unsqueeze(0)
 
@@ -206,10 +208,11 @@ class PackedTransformer:
         groups = torch.empty(len(states), self._group_bytes(), dtype=torch.uint8)
         out = torch.empty(len(states), num_units * ROWS)
         address = None if units is None else units.data_ptr()
-        self._kernels.llmos_product(
-            *(ctypes.byref(self._head), len(states), states.data_ptr(), address, num_units),
-            *(groups.data_ptr(), out.data_ptr()),
-        )
+        with passes:
+            self._kernels.llmos_product(
+                *(ctypes.byref(self._head), len(states), states.data_ptr(), address, num_units),
+                *(groups.data_ptr(), out.data_ptr()),
+            )
         return out
 
     def _group_bytes(self) -> int:

@@ -51,7 +51,10 @@ class _Asked:
 
 
 class Loop:
-    """The planner's state between requests: the model, the tools in force, what follows from them."""
+    """The planner's state between requests: the model, the tools in force, what follows from them.
+
+    Several threads may `think` at a time; none while another one teaches.
+    """
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class Loop:
         elif think.attempt:
             generation = self._other(think, cancel)
         else:
-            generation = self._call(think, cancel, on_text)
+            generation = self._asked(think, cancel, on_text).first
         return Thought(
             id=think.id,
             calls=() if translate else self._read(generation.text, think),
@@ -141,7 +144,7 @@ class Loop:
         copies = Copies(think.text, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
         return copies.mended(parse_calls(text, self._specs), self._by_name)
 
-    def _call(self, think: Think, cancel: threading.Event, on_text: OnText) -> Generation:
+    def _asked(self, think: Think, cancel: threading.Event, on_text: OnText) -> _Asked:
         if self._calls is None:
             raise NotUnderstood("no tools are loaded", "Run: llmos doctor")
         shots = self._retriever.nearest(think.text, self._num_shots)
@@ -149,20 +152,23 @@ class Loop:
         named = {call.tool for worked in think.examples for call in worked.calls} if own else set()
         listed = self._chooser.listed(think.text, also=named)
         ids = self._encode(prompt.call_chat(listed, shots, think, self._form, own=own), shots)
+        calls = self._calls.copy()
         likely = hints.tokens(self._engine.tokenizer.encode, self._retriever, think.text, ids[-2:])
-        generation = self._generate(ids, self._calls, cancel, AnswerText(on_text), likely)
-        self._last = _Asked(_same(think), ids, generation)
-        return generation
+        generation = self._generate(ids, calls, cancel, AnswerText(on_text), likely)
+        self._last = asked = _Asked(_same(think), ids, generation)
+        return asked
 
     def _other(self, think: Think, cancel: threading.Event) -> Generation:
         """The next best reply to a request; raises NotUnderstood where there is none left."""
-        if self._last is None or self._last.think != _same(think):  # another process gave the first one
-            self._call(think, cancel, lambda text: None)
-        asked, calls = self._last, self._calls
-        assert asked is not None and calls is not None
+        asked = self._last
+        if asked is None or asked.think != _same(
+            think
+        ):  # another process gave the first one, or one came between
+            asked = self._asked(think, cancel, lambda text: None)
+        assert self._calls is not None
         if asked.others is None:
             asked.others = others(
-                asked.first, calls, lambda other: self._generate(asked.ids, other, cancel, None)
+                asked.first, self._calls.copy(), lambda other: self._generate(asked.ids, other, cancel, None)
             )
         if think.attempt > len(asked.others):
             raise NotUnderstood("there is no other reading of it", "Say it in other words.")
@@ -183,7 +189,7 @@ class Loop:
         limit = self._num_command_shots
         shots = self._commands.nearest(think.text, limit, per_tool=limit)
         ids = self._encode(prompt.translate_chat(shots, think), shots)
-        return self._generate(ids, self._line, cancel, None)
+        return self._generate(ids, self._line.copy(), cancel, None)
 
     def _weigh(self, think: Think, cancel: threading.Event, started: float) -> Thought:
         """How likely the question is after each passage: what answers it makes one ask it (query likelihood,
@@ -203,7 +209,7 @@ class Loop:
 
     def _tell(self, think: Think, cancel: threading.Event, started: float) -> Thought:
         ids = self._encode(prompt.tell_chat(think), ())
-        generation = self._generate(ids, self._line, cancel, None)
+        generation = self._generate(ids, self._line.copy(), cancel, None)
         return Thought(
             id=think.id,
             said=generation.text,

@@ -3,9 +3,10 @@
     wait for the first frame -> imports -> build the kernels, once -> confine_files -> load -> confine_calls
     -> Ready -> turns
 
-The main thread thinks about one request at a time; a second thread reads frames, so that `Stop` reaches a
-running request within a token. The end of the socket, or of the broker, is the end of this process.
-It may be killed at any moment and holds nothing that is worth saving. It logs to stderr.
+A few threads think, each about one request, and take turns pass by pass, so that a long answer keeps no short
+one waiting. Another one reads frames, so that `Stop` reaches a running request within a token. The end of the
+socket, or of the broker, is the end of this process. It may be killed at any moment and holds nothing that is
+worth saving. It logs to stderr.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from llmos import config, paths
+from llmos.config import THINK_AT_ONCE
 from llmos.engine import adapter as adapters
 from llmos.engine import native, store
 from llmos.engine.adapter import Adapter
@@ -46,6 +49,8 @@ class Worker:
         self._inbox: queue.SimpleQueue[tuple[Think, threading.Event] | Teach] = queue.SimpleQueue()
         self._first: tuple[Think, threading.Event] | Teach | None = None  # what came before the model
         self._cancels: dict[str, threading.Event] = {}
+        self._thinkers = ThreadPoolExecutor(THINK_AT_ONCE, thread_name_prefix="think")
+        self._thinking: set[Future[None]] = set()
 
     def run(self) -> int:
         """Serve until the socket ends; returns the exit code."""
@@ -141,9 +146,20 @@ class Worker:
     def _turn(self) -> None:
         item, self._first = self._first or self._inbox.get(), None
         if isinstance(item, Teach):
+            wait(self._thinking)
             self._loop.teach(item.tools)
             return
-        think, cancel = item
+        self._thinking = {one for one in self._thinking if not one.done()}
+        self._thinking.add(self._thinkers.submit(self._think, *item))
+
+    def _think(self, think: Think, cancel: threading.Event) -> None:
+        try:
+            self._answer(think, cancel)
+        except Exception:  # nobody would notice that a thread has ended
+            log.exception("an answer cannot be sent")
+            os._exit(1)
+
+    def _answer(self, think: Think, cancel: threading.Event) -> None:
         try:
             thought = self._loop.think(think, cancel=cancel, on_text=lambda text: self._say(think.id, text))
         except Exception as error:  # one request's failure is not the next one's

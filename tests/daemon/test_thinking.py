@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llmos.config import ModelSettings
+from llmos.config import THINK_AT_ONCE, ModelSettings
 from llmos.daemon import supervisor
 from llmos.daemon.thinking import Planner
 from llmos.errors import Cancelled, ModelError, PlannerDied
@@ -110,7 +110,7 @@ def test_stopping_leaves_no_worker_behind(run: Callable[..., Any]) -> None:
     assert gone(run({"*": ANSWER}, test))
 
 
-def test_requests_take_turns_in_the_order_they_came(run: Callable[..., Any]) -> None:
+def test_a_long_request_keeps_no_short_one_waiting(run: Callable[..., Any]) -> None:
     async def test(bench: Bench) -> None:
         order: list[str] = []
 
@@ -119,10 +119,51 @@ def test_requests_take_turns_in_the_order_they_came(run: Callable[..., Any]) -> 
             order.append(name)
 
         await asyncio.gather(*(one(name) for name in "abcd"))
-        assert order == ["a", "b", "c", "d"]
+        assert order == ["b", "c", "d", "a"]
         assert bench.starts == 4
 
-    run({"slow": {**ANSWER, "delay_s": 0.2}, "fast": ANSWER}, test)
+    run({"slow": {**ANSWER, "delay_s": 1.0}, "fast": ANSWER}, test)
+
+
+def test_of_many_requests_a_few_are_on_the_worker_at_a_time(run: Callable[..., Any]) -> None:
+    async def test(bench: Bench) -> None:
+        many = [asyncio.create_task(bench.think("slow", str(number))) for number in range(THINK_AT_ONCE + 2)]
+        while bench.starts < THINK_AT_ONCE:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert bench.starts == THINK_AT_ONCE
+        assert bench.planner.status()["waiting"] == len(many)
+        await asyncio.gather(*many)
+        assert bench.starts == len(many)
+
+    run({"slow": {**ANSWER, "delay_s": 0.5}}, test)
+
+
+def test_what_kills_the_worker_costs_the_requests_beside_it_one_retry(run: Callable[..., Any]) -> None:
+    async def test(bench: Bench) -> None:
+        beside = asyncio.create_task(bench.think("slow", "beside"))
+        with pytest.raises(PlannerDied):
+            await bench.think("die", "deadly")
+        assert (await beside).understood
+        assert bench.planner.status()["crashes_in_a_row"] == 0
+
+    run({"slow": {**ANSWER, "delay_s": 0.5}, "die": {"die": "kill", "delay_s": 0.1}}, test)
+
+
+def test_new_settings_wait_for_what_is_being_thought_about(run: Callable[..., Any]) -> None:
+    async def test(bench: Bench) -> None:
+        thinking = asyncio.create_task(bench.think("slow", "one"))
+        while not bench.starts:
+            await asyncio.sleep(0.01)
+        first = bench.pid()
+        bench.planner.configure(ModelSettings(name="other"))
+        after = asyncio.create_task(bench.think("fast", "two"))
+        assert (await thinking).understood
+        assert (await after).understood
+        assert bench.pid() != first
+        assert gone(first)
+
+    run({"slow": {**ANSWER, "delay_s": 0.3}, "fast": ANSWER}, test)
 
 
 def test_a_worker_killed_in_the_middle_costs_one_retry_and_nothing_else(
@@ -217,7 +258,9 @@ def test_a_worker_deaf_to_cancel_is_killed(run: Callable[..., Any]) -> None:
         with pytest.raises(Cancelled):
             await thinking
         bench.cancel = asyncio.Event()
-        assert (await bench.think("hello", "two")).understood  # waits for the old one to be gone
+        while bench.planner.status()["pid"] == first:
+            await asyncio.sleep(0.05)
+        assert (await bench.think("hello", "two")).understood
         assert bench.pid() != first
         assert gone(first)
 
