@@ -62,11 +62,11 @@ class Hierarchy:
             if self.version == 2:
                 _enable(place)
 
-    def enter(self, name: str) -> None:
-        """Move this process into the group. Raises OSError."""
-        for place in self.places(name):
-            # In version 1 a thread that moves itself takes no lock of the whole system.
-            _put(f"{place}/{'tasks' if self.version == 1 else 'cgroup.procs'}", "0")
+    def entrances(self, name: str) -> list[str]:
+        """The files into which a process writes 0 to move itself into the group."""
+        # In version 1 a thread that moves itself takes no lock of the whole system.
+        file = "tasks" if self.version == 1 else "cgroup.procs"
+        return [f"{place}/{file}" for place in self.places(name)]
 
     def limit(self, name: str, group: ControlGroup) -> None:
         """Set the group's limits. Raises OSError."""
@@ -120,7 +120,16 @@ class Hierarchy:
 
 
 def name(launcher: int, number: int, *, stays: bool = False) -> str:
-    return f"{_PREFIX}{launcher}.{started(launcher)}.{number}{'.stay' if stays else ''}"
+    return numbered(prefix(launcher), number, stays=stays)
+
+
+def prefix(launcher: int) -> str:
+    """What the names of a launcher's groups begin with."""
+    return f"{_PREFIX}{launcher}.{started(launcher)}"
+
+
+def numbered(prefix: str, number: int, *, stays: bool) -> str:
+    return f"{prefix}.{number}{'.stay' if stays else ''}"
 
 
 def started(pid: int) -> str:
@@ -129,11 +138,6 @@ def started(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
-
-
-def count_kills(fd: int) -> int:
-    found = re.search(rb"^oom_kill (\d+)$", os.pread(fd, 4096, 0), re.MULTILINE)
-    return int(found[1]) if found else 0
 
 
 # --- finding the hierarchy -------------------------------------------------------------------------

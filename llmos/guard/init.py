@@ -14,10 +14,15 @@ import contextlib
 import errno
 import os
 import signal
-from pathlib import Path
 
 from llmos.guard import kernel
-from llmos.guard.sandbox import Command, Pipe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    # Pipes: commands, what joins them to those before, and a change of folder (`sandbox.Pipe`).
+    Script = tuple[tuple[list[tuple[Any, ...]], str, str | None], ...]
 
 NOT_FOUND, NOT_EXECUTABLE, FAILED = 127, 126, 1
 FIRST_CLOSED_FD = 3
@@ -30,18 +35,31 @@ _OPEN = {
 }
 
 
-def run(script: tuple[Pipe, ...], env: dict[str, str], cwd: str) -> int:
+class Command:
+    """`sandbox.Command` as it arrives here: a plain class, of which a fork copies less."""
+
+    def __init__(
+        self,
+        argv: tuple[str, ...],
+        program: str,
+        redirects: tuple[tuple[int, str, str], ...],
+        env: tuple[str, ...],
+    ) -> None:
+        self.argv, self.program, self.redirects, self.env = argv, program, redirects, env
+
+
+def run(script: Script, env: dict[str, str], cwd: str) -> int:
     """Carry out the whole script and return its exit code; everything it started is dead then."""
     code = 0
     here = {"PWD": cwd}
     os.environ["PATH"] = env.get("PATH", "")  # where a program without a path is looked for
-    for pipe in script:
-        if (pipe.joiner == "&&" and code != 0) or (pipe.joiner == "||" and code == 0):
+    for commands, joiner, cd in script:
+        if (joiner == "&&" and code != 0) or (joiner == "||" and code == 0):
             continue
-        if pipe.cd is not None:
-            code = _change_folder(pipe.cd, here)
+        if cd is not None:
+            code = _change_folder(cd, here)
         else:
-            code = _wait(_start(pipe.commands, env | here))
+            code = _wait(_start([Command(*each) for each in commands], env | here))
     _end_the_rest()
     return code
 
@@ -58,7 +76,7 @@ def _change_folder(target: str, here: dict[str, str]) -> int:
     return 0
 
 
-def _start(commands: tuple[Command, ...], env: dict[str, str]) -> list[int]:
+def _start(commands: list[Command], env: dict[str, str]) -> list[int]:
     """Start all of them, each with its end of the pipe on either side; the same as `_start_one` of each."""
     started, source = [], 0
     for command in commands[:-1]:
@@ -154,7 +172,7 @@ def _cannot_start(command: Command, error: OSError) -> int:
     name, missing = command.argv[0], error.errno in (errno.ENOENT, errno.ENOTDIR)
     if missing and "/" not in name:
         _say(f"{name}: command not found")
-    elif Path(command.program or name).is_dir():
+    elif os.path.isdir(command.program or name):  # noqa: PTH112 - pathlib is not loaded here
         _say(f"{name}: Is a directory")
     else:
         _say(f"{name}: {os.strerror(error.errno or 0)}")

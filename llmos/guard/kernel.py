@@ -14,6 +14,7 @@ import errno
 import os
 import signal
 
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -60,15 +61,15 @@ def syscall(what: str, number: int, *args: object) -> int:
     return checked(libc.syscall(ctypes.c_long(number), *wide), what)
 
 
-def clone(namespaces: int) -> int:
+def clone(flags: int) -> int:
     """fork(2) whose child is born in new namespaces: its pid in the parent, 0 in the child.
 
-    Sound only in a process with one thread that registered nothing at_fork, which the launcher is.
+    Sound only in a process with one thread that registered nothing at_fork, as the launcher and the nursery.
     """
     machine = os.uname().machine
     if machine not in _NR_CLONE:
         raise OSError(errno.ENOSYS, f"clone: its number on {machine} is not known here")
-    return syscall("clone", _NR_CLONE[machine], namespaces | signal.SIGCHLD, 0, 0, 0, 0)
+    return syscall("clone", _NR_CLONE[machine], flags | signal.SIGCHLD, 0, 0, 0, 0)
 
 
 def unshare(flags: int) -> None:

@@ -15,9 +15,12 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterable
 
 from llmos.guard import kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _NR_CREATE_RULESET = 444
 _NR_ADD_RULE = 445

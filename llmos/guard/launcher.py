@@ -16,7 +16,10 @@ import sys
 from llmos.guard.zygote import JOB_FDS
 from llmos.paths import PACKAGE_DIR
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv[3]); from llmos.guard.zygote import main; main()"
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[3]); from llmos.guard.nursery import found; nursery = found();"
+    " from llmos.guard.zygote import main; main(nursery)"
+)
 _SEND_TIMEOUT_S = 5
 
 

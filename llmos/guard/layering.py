@@ -5,9 +5,7 @@ Standard library only, because the launcher runs without site-packages.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 
 class LayerError(Exception):
@@ -19,12 +17,51 @@ class LayerError(Exception):
         self.error = error
 
 
-@contextlib.contextmanager
-def layer(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LayerError(name, str(error)) from error
+class layer:
+    """Within it an OSError is this layer's. A class: a generator would cost each fork some copied pages."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise LayerError(self._name, str(error)) from error
+
+
+def message(told: dict[str, str | int]) -> bytes:
+    """A line of JSON for the broker. Written by hand: each fork would have to copy parts of the module."""
+    fields = (f"{_quoted(name)}: {_quoted(value)}" for name, value in told.items())
+    return f"{{{', '.join(fields)}}}\n".encode()
+
+
+def _quoted(value: str | int) -> str:
+    """A JSON value (RFC 8259)."""
+    if isinstance(value, int):
+        return "true" if value is True else str(int(value))
+    return f'"{"".join(map(_escaped, value))}"'
+
+
+def _escaped(char: str) -> str:
+    """What is not plain ASCII by its number, and above U+FFFF by two. No codec: a fork cannot load one."""
+    number = ord(char)
+    if 32 <= number < 127 and char not in '"\\':
+        return char
+    if number > 0xFFFF:
+        number -= 0x10000
+        return f"\\u{0xD800 | number >> 10:04x}\\u{0xDC00 | number & 0x3FF:04x}"
+    return f"\\u{number:04x}"
+
+
+def count_kills(fd: int) -> int:
+    """How many processes the kernel has ended for want of memory, by the open file that counts them."""
+    for line in os.pread(fd, 4096, 0).splitlines():
+        name, _, value = line.partition(b" ")
+        if name == b"oom_kill":
+            return int(value)
+    return 0
 
 
 def write_in(proc: int, name: str, text: str) -> None:

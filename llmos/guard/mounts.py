@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from llmos.guard.kernel import checked as _checked
 from llmos.guard.kernel import libc as _libc
 from llmos.guard.kernel import syscall as _syscall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
@@ -223,22 +224,3 @@ def _raise_capabilities() -> None:
     _checked(_libc.capget(header, sets), "capget")
     sets[0], sets[3] = sets[1], sets[4]
     _checked(_libc.capset(header, sets), "capset")
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    point: str
-    fs_type: str
-
-
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-
-
-def mount_table(text: bytes) -> list[Mount]:
-    """Mount points and file system types out of /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
-    mounts = []
-    for line in text.splitlines():
-        left, _, right = line.partition(b" - ")
-        point = _OCTAL.sub(lambda m: bytes([int(m[1], 8)]), left.split(b" ")[4])
-        mounts.append(Mount(os.fsdecode(point), os.fsdecode(right.split(b" ")[0])))
-    return mounts

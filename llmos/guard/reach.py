@@ -14,7 +14,10 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Route = tuple[str, int]  # a numeric address and a TCP port
 

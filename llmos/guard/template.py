@@ -18,18 +18,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from llmos.guard import kernel, mounts
+from llmos.guard import mounts
+from llmos.guard.ground import BASE, DEVICE, EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, folder
 from llmos.guard.idmap import IdMap
-from llmos.guard.layering import LayerError, layer, map_ids
-
-BASE = "/run"  # hidden by this from the launcher alone: no tree shows the host's own
-EMPTY_FOLDER, EMPTY_FILE = f"{BASE}/empty/folder", f"{BASE}/empty/file"
-DEVICE = mounts.ATTR_NOSUID | mounts.ATTR_NOEXEC
-READ_ONLY = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_RDONLY
+from llmos.guard.layering import LayerError, layer
 
 # Their own kernel objects, not files: they cannot be ID-mapped and need not be.
 _KERNEL_TYPES = frozenset((
@@ -45,21 +43,44 @@ _DEVICE_LINKS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One of the host's."""
+
+    point: str
+    fs_type: str
+
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+def mount_table(text: bytes) -> list[Mount]:
+    """Mount points and file system types out of /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
+    table = []
+    for line in text.splitlines():
+        left, _, right = line.partition(b" - ")
+        point = _OCTAL.sub(lambda m: bytes([int(m[1], 8)]), left.split(b" ")[4])
+        table.append(Mount(os.fsdecode(point), os.fsdecode(right.split(b" ")[0])))
+    return table
+
+
 class Templates:
     """The prepared trees of one launcher. A layer that could not be had is reported by each call."""
 
-    def __init__(self, id_map: IdMap | None) -> None:
+    def __init__(self, id_map: IdMap | None, error: LayerError | None) -> None:
+        """`error`: why there is no mount namespace of our own, if there is none."""
         self._id_map = id_map
-        self._error: LayerError | None = None
+        self._error = error
         self._built: set[str] = set()
-        self.table: list[mounts.Mount] = []
+        self.table: list[Mount] = []
         self.generation = 0  # of what a fork finds in its copy of the namespace
         try:
-            _own_namespace()
+            if error:
+                raise error
             self._events = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
             _make_base()
-        except LayerError as error:
-            self._error, self._events = error, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        except LayerError as reason:
+            self._error, self._events = reason, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._events, select.POLLPRI)
 
@@ -71,7 +92,7 @@ class Templates:
         """Forget what is out of date, so that nothing unmounted on the host is kept busy by us."""
         if self._poll.poll(0):
             for name in self._built:
-                mounts.detach(f"{BASE}/{name}")
+                mounts.detach(name)
             self._built.clear()
             self.generation += 1
             self._poll.poll(0)
@@ -81,37 +102,15 @@ class Templates:
         if self._error:
             raise self._error
         self.refresh()
-        name = _name(mapped)
+        name = folder(mapped=mapped)
         if name not in self._built:
-            self.table = mounts.mount_table(Path("/proc/self/mountinfo").read_bytes())
+            self.table = mount_table(Path("/proc/self/mountinfo").read_bytes())
             userns_fd = self._id_map.fd() if self._id_map and mapped else None
             with layer("mount-api"):
                 _build(name, self.table, userns_fd)
             self._built.add(name)
             self.generation += 1
             self._poll.poll(0)  # of what we mounted ourselves we need not hear
-
-
-def folder(*, mapped: bool) -> str:
-    """What is to become a fork's root."""
-    return f"{BASE}/{_name(mapped)}"
-
-
-def _name(mapped: bool) -> str:
-    return "mapped" if mapped else "plain"
-
-
-def _own_namespace() -> None:
-    if os.geteuid() == 0:
-        with layer("namespaces"):
-            kernel.unshare(kernel.CLONE_NEWNS)
-    else:
-        uid, gid = os.geteuid(), os.getegid()
-        with layer("user-namespace"):
-            kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
-            map_ids(os.open("/proc", os.O_PATH | os.O_CLOEXEC), (uid, gid), (uid, gid))
-    with layer("mount-api"):
-        mounts.follow_host()
 
 
 def _make_base() -> None:
@@ -128,18 +127,18 @@ def _make_base() -> None:
         os.close(fd)
 
 
-def _build(name: str, table: list[mounts.Mount], userns_fd: int | None) -> None:
+def _build(name: str, table: list[Mount], userns_fd: int | None) -> None:
     """Everything is taken from the host, and is read-only, before it becomes visible."""
     parts = [*_view(table, userns_fd), *_devices("/dev")]
     for point, fd in parts:
         with contextlib.suppress(FileNotFoundError):  # below another mount, out of sight on the host too
-            target = mounts.open_path(f"{BASE}/{name}{point.rstrip('/')}", resolve=mounts.LITERALLY)
+            target = mounts.open_path(f"{name}{point.rstrip('/')}", resolve=mounts.LITERALLY)
             mounts.attach(fd, target)
             os.close(target)
         os.close(fd)
 
 
-def _view(table: list[mounts.Mount], userns_fd: int | None) -> list[tuple[str, int]]:
+def _view(table: list[Mount], userns_fd: int | None) -> list[tuple[str, int]]:
     """Every mount but the kernel's own file systems, of which only /sys stays.
 
     An unprivileged launcher's mounts are locked together, so it must take all of them at once. Root takes
@@ -162,7 +161,7 @@ def _view(table: list[mounts.Mount], userns_fd: int | None) -> list[tuple[str, i
     return parts
 
 
-def below(folder: str, table: list[mounts.Mount]) -> Iterator[str]:
+def below(folder: str, table: list[Mount]) -> Iterator[str]:
     """Mount points of file systems below `folder`, parents first, each once."""
     start = folder.rstrip("/") + "/"
     for point in dict.fromkeys(mount.point for mount in table if mount.fs_type not in _KERNEL_TYPES):

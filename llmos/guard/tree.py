@@ -12,49 +12,55 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from llmos.guard import mounts
+from llmos.guard.ground import EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, WRITABLE
 from llmos.guard.layering import LayerError, layer
 from llmos.guard.mounts import LITERALLY as _LITERALLY
-from llmos.guard.sandbox import Box, Mount, is_within
-from llmos.guard.template import EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, below
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from llmos.guard.enclosure import Orders
+
+    Mount = tuple[str, str, int, int]  # as in `sandbox.Mount`: point, what, bytes, mode
+    Part = tuple[str, int]  # a mount point in the tree, and the detached mount that goes there
 
 _BUSY_S = 3.0
-_WRITABLE = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 _LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
-Part = tuple[str, int]  # a mount point in the tree, and the detached mount that goes there
 
 
-@dataclass(frozen=True, slots=True)
 class Ground:
-    """What a tree is built on."""
+    """What a tree is built on: `userns_fd` of the ID map, for a root caller, and detached mounts that are
+    there already, by what they are."""
 
-    folder: str  # of the prepared tree
-    table: list[mounts.Mount]  # of the host
-    userns_fd: int | None  # of the ID map, for a root caller
-    made: Mapping[str, int]  # detached mounts that are there already, by what they are
+    def __init__(self, userns_fd: int | None, made: dict[str, int]) -> None:
+        self.userns_fd, self.made = userns_fd, made
 
 
-def assemble(box: Box, wanted: Iterable[Mount], ground: Ground) -> None:
+def assemble(box: Orders, wanted: Iterable[Mount], ground: Ground) -> None:
     """Carry out the mounts of a plan and stand in the tree: the current folder is what is to become the root.
 
     Everything is taken from the host before the first mount hides anything; the masks come last, so that
     nothing lies over a mask.
     """
     _see_the_same(box.seen)
-    parts = [(mount.what, part) for mount in wanted for part in _take(mount, box, ground)]
-    os.chdir(ground.folder)
+    parts = [(mount[1], part) for mount in wanted for part in _take(mount, box, ground)]
+    os.chdir(box.folder)
     tree = os.open(".", os.O_PATH | os.O_CLOEXEC)
     for what, (point, fd) in parts:
-        with layer(_LAYER.get(what, "mount-api")), _where_there(what):
-            _attach(tree, point, fd)
+        with layer(_LAYER.get(what, "mount-api")):
+            try:
+                _attach(tree, point, fd)
+            except OSError as error:  # a host need not have a /var/tmp, or it may be a link
+                if what != "private" or error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
     if box.routes:
         with layer("reach"):
             _name_hosts(tree, box.hosts_file)
     with layer("mask"):
-        _pin(tree, box.hidden, box.write_roots)
+        _pin(tree, box.ways)
         _mask(tree, box.hidden)
 
 
@@ -70,29 +76,23 @@ def _see_the_same(known: Iterable[tuple[str, int, int]]) -> None:
                 raise LayerError("mounts", f"{path} is another folder there")
 
 
-@contextlib.contextmanager
-def _where_there(what: str) -> Iterator[None]:
-    """A host need not have a /var/tmp, or it may be a link."""
-    try:
-        yield
-    except OSError as error:
-        if what != "private" or error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-
-
-def _take(mount: Mount, box: Box, ground: Ground) -> list[Part]:
+def _take(mount: Mount, box: Orders, ground: Ground) -> list[Part]:
     """The detached mounts for one step of the plan: none for what is prepared, nor for masks."""
+    point, what, num_bytes, mode = mount
     parts: list[Part] = []
-    with layer(_LAYER.get(mount.what, "mount-api")):
-        match mount.what:
+    with layer(_LAYER.get(what, "mount-api")):
+        match what:
             case "proc" | "terminals":
-                parts = [(mount.point, ground.made[mount.what])]
+                parts = [(point, ground.made[what])]
             case "tmpfs" | "private":
-                parts = [(mount.point, _own_tmpfs(box, mount))]
+                parts = [(point, _own_tmpfs(box, num_bytes, mode))]
             case "granted":
-                parts = _grant(mount.point, ground)
+                parts = _grant(point, box, ground.userns_fd)
             case "staged":
-                parts = [_staged(mount.point, box, ground.userns_fd), *_read_only_below(mount.point, ground)]
+                parts = [
+                    _staged(point, box, ground.userns_fd),
+                    *_read_only_below(point, box, ground.userns_fd),
+                ]
     return parts
 
 
@@ -100,12 +100,12 @@ def _mapped(point: str, userns_fd: int) -> int:
     """One writable mount alone, ID-mapped: the kernel maps only what is detached and has no parent."""
     place = mounts.open_path(point, resolve=_LITERALLY)
     tree = mounts.open_tree(place, recursive=False)
-    mounts.set_attr(tree, attrs=_WRITABLE, userns_fd=userns_fd)
+    mounts.set_attr(tree, attrs=WRITABLE, userns_fd=userns_fd)
     os.close(place)
     return tree
 
 
-def _staged(root: str, box: Box, userns_fd: int | None) -> Part:
+def _staged(root: str, box: Orders, userns_fd: int | None) -> Part:
     """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
 
     A root that is a plain file is seen through a view of its folder, of which only the file is granted.
@@ -153,45 +153,42 @@ def _overlay(lower: int, upper: int, work: int) -> int:
     deadline = time.monotonic() + _BUSY_S
     while True:
         try:
-            return mounts.overlay(lower, upper, work, in_userns=os.geteuid() != 0, attrs=_WRITABLE)
+            return mounts.overlay(lower, upper, work, in_userns=os.geteuid() != 0, attrs=WRITABLE)
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.002)
 
 
-def _read_only_below(root: str, ground: Ground) -> Iterator[Part]:
+def _read_only_below(root: str, box: Orders, userns_fd: int | None) -> Iterator[Part]:
     """Other file systems mounted inside a staged root are to be seen there, and not to be written."""
-    for point in below(root, ground.table):
+    for point in box.below[root]:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             tree = mounts.open_tree(mounts.open_path(point, resolve=_LITERALLY), recursive=False)
             mounts.set_attr(tree, attrs=READ_ONLY)
             with contextlib.suppress(OSError):
-                if ground.userns_fd is not None:
-                    mounts.set_attr(tree, userns_fd=ground.userns_fd)
+                if userns_fd is not None:
+                    mounts.set_attr(tree, userns_fd=userns_fd)
             yield point, tree
 
 
-def _grant(root: str, ground: Ground) -> list[Part]:
+def _grant(root: str, box: Orders, userns_fd: int | None) -> list[Part]:
     """Writable copies of a write root and the mounts in it; no part of its path may be a symlink."""
-    userns_fd = ground.userns_fd
     with layer("write-root"):
         place = mounts.open_path(root, resolve=_LITERALLY)
         if not stat.S_ISDIR(mode := os.fstat(place).st_mode) and not stat.S_ISREG(mode):
             raise LayerError("write-root", f"{root} is neither a folder nor a plain file")
         tree = mounts.open_tree(place, recursive=userns_fd is None)
-        mounts.set_attr(tree, attrs=_WRITABLE, recursive=True)
+        mounts.set_attr(tree, attrs=WRITABLE, recursive=True)
     if userns_fd is None:
         return [(root, tree)]
     with layer("idmap"):
         mounts.set_attr(tree, userns_fd=userns_fd)
-        return [(root, tree), *((point, _mapped(point, userns_fd)) for point in below(root, ground.table))]
+        return [(root, tree), *((point, _mapped(point, userns_fd)) for point in box.below[root])]
 
 
-def _own_tmpfs(box: Box, mount: Mount) -> int:
-    return mounts.tmpfs(
-        num_bytes=mount.num_bytes, mode=mount.mode, uid=box.host_uid, gid=box.host_gid, attrs=_WRITABLE
-    )
+def _own_tmpfs(box: Orders, num_bytes: int, mode: int) -> int:
+    return mounts.tmpfs(num_bytes=num_bytes, mode=mode, uid=box.host_uid, gid=box.host_gid, attrs=WRITABLE)
 
 
 def _attach(tree: int, point: str, fd: int) -> None:
@@ -199,24 +196,12 @@ def _attach(tree: int, point: str, fd: int) -> None:
     mounts.attach(fd, target)
 
 
-def _ways(hidden: tuple[str, ...], write_roots: tuple[str, ...]) -> list[str]:
-    """The folders between a write root and what is hidden in it, parents first."""
-    found = set()
-    for path in hidden:
-        for root in write_roots:
-            folder = os.path.dirname(path)
-            while is_within(folder, root) and folder != root:
-                found.add(folder)
-                folder = os.path.dirname(folder)
-    return sorted(found)
-
-
-def _pin(tree: int, hidden: tuple[str, ...], write_roots: tuple[str, ...]) -> None:
+def _pin(tree: int, ways: tuple[str, ...]) -> None:
     """Make the way to a mask of mount points: what is one cannot be renamed.
 
     Otherwise a command could rename ~/.config, and the next one read ~/x/gh/hosts.yml, which no table names.
     """
-    for folder in _ways(hidden, write_roots):
+    for folder in ways:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             place = mounts.open_path(folder.lstrip("/"), dir_fd=tree, resolve=mounts.RESOLVE_IN_ROOT)
             mounts.attach(mounts.open_tree(place), place)
