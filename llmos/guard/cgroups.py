@@ -51,7 +51,7 @@ class Hierarchy:
             if parent:
                 self._make_parent(parent)
             for place in self.places(name):
-                Path(place).mkdir(0o755)
+                os.mkdir(place, 0o755)
         except OSError:
             self.remove(name)
             raise
@@ -90,7 +90,7 @@ class Hierarchy:
         gone = True
         for place in self.places(name):
             try:
-                Path(place).rmdir()
+                os.rmdir(place)
             except FileNotFoundError:
                 pass
             except OSError:

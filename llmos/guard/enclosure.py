@@ -251,11 +251,11 @@ def _become(uid: int, gid: int, groups: tuple[int, ...]) -> None:
 def _make_runtime(orders: Orders, folders: tuple[str, ...]) -> None:
     os.umask(0o022)
     for path in folders:
-        os.mkdir(path, 0o700)  # noqa: PTH102 - pathlib is not loaded here
+        os.mkdir(path, 0o700)
     place, text = orders.name_servers
     if place.startswith("/run/") and text:
-        os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103
-        with open(place, "w") as file:  # noqa: PTH123
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "w") as file:
             file.write(text)
 
 

@@ -7,12 +7,12 @@ What it does not protect against: a secret under a name that is not in the table
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import functools
 import os
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from llmos import paths
 
@@ -82,60 +82,96 @@ def candidates(home: str, folders: tuple[str, ...], *, more: tuple[str, ...] = (
     Only the names are looked up here. The launcher masks what exists at the moment of the call.
     """
     found = {path for path in (*own_places(), *more) if os.path.lexists(path)}
-    for folder, patterns in _home_table():
-        found.update(_present(f"{home}/{folder}" if folder else home, patterns))
-    for folder, patterns in _system_table():
-        found.update(_present(folder, patterns))
+    found.update(_below(home, _home_tree()))
+    found.update(_below("", _system_tree()))
     for folder in folders:
-        found.update(_present(folder, PROJECT))
+        found.update(_look(folder, _PROJECT_NODE).found)
     return tuple(sorted(path for path in found if not path.endswith(PROJECT_OPEN)))
 
 
-@functools.cache
-def _home_table() -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return _by_folder(HOME)
+class _Node:
+    """What to look for in one folder, and which of its folders to look into: one look serves all names."""
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        self.plain = {pattern for pattern in patterns if "*" not in pattern}
+        self.globs = [pattern for pattern in patterns if "*" in pattern]
+        self.ways: dict[str, _Node] = {}
+
+    def add(self, path: list[str]) -> None:
+        if len(path) > 1:
+            self.ways.setdefault(path[0], _Node()).add(path[1:])
+        elif "*" in path[0]:
+            self.globs.append(path[0])
+        else:
+            self.plain.add(path[0])
+
+    def wants(self, name: str) -> bool:
+        return name in self.plain or any(fnmatch.fnmatchcase(name, glob) for glob in self.globs)
+
+
+_PROJECT_NODE = _Node(PROJECT)
 
 
 @functools.cache
-def _system_table() -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return _by_folder(SYSTEM)
+def _home_tree() -> _Node:
+    return _tree(HOME)
 
 
-def _by_folder(paths: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """What to look for in which folder: one look at a folder serves all its names."""
-    table: dict[str, list[str]] = {}
+@functools.cache
+def _system_tree() -> _Node:
+    return _tree(path.lstrip("/") for path in SYSTEM)
+
+
+def _tree(paths: Iterable[str]) -> _Node:
+    top = _Node()
     for path in paths:
-        folder, _, name = path.rpartition("/")
-        table.setdefault(folder, []).append(name)
-    return tuple((folder, tuple(names)) for folder, names in table.items())
+        top.add(path.split("/"))
+    return top
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    found: tuple[str, ...] = ()
+    ways: tuple[tuple[str, _Node], ...] = ()  # those that are there
+
+
+def _below(folder: str, node: _Node) -> Iterator[str]:
+    """The paths in `folder` and below that are wanted. What a folder does not hold has nothing below it."""
+    seen = _look(folder, node)
+    yield from seen.found
+    for place, way in seen.ways:
+        yield from _below(place, way)
 
 
 _MAX_REMEMBERED = 4096
 _SETTLED_NS = 50_000_000  # a folder that changed a moment ago may change again within one tick of its clock
-_looked: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, int], tuple[str, ...]]] = {}
+_looked: dict[tuple[str, _Node], tuple[tuple[int, int], _Seen]] = {}
 
 
-def _present(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """The paths in `folder` that one of the patterns matches; read again only when the folder has changed."""
+def _look(folder: str, node: _Node) -> _Seen:
+    """What of it is in `folder`; read again only when the folder has changed."""
     try:
-        seen = os.stat(folder or "/")
+        there = os.stat(folder or "/")
     except OSError:
-        return ()
-    state = seen.st_ino, seen.st_ctime_ns  # not the time of modification, which a command can set back
-    known = _looked.get((folder, patterns))
+        return _Seen()
+    state = there.st_ino, there.st_ctime_ns  # not the time of modification, which a command can set back
+    known = _looked.get((folder, node))
     if known is not None and known[0] == state:
         return known[1]
-    found = tuple(f"{folder.rstrip('/')}/{name}" for name in _matching(folder or "/", patterns))
-    if time.time_ns() - seen.st_ctime_ns > _SETTLED_NS:
+    seen = _read(folder, node)
+    if time.time_ns() - there.st_ctime_ns > _SETTLED_NS:
         if len(_looked) > _MAX_REMEMBERED:
             _looked.clear()
-        _looked[folder, patterns] = state, found
-    return found
+        _looked[folder, node] = state, seen
+    return seen
 
 
-def _matching(folder: str, patterns: tuple[str, ...]) -> Iterator[str]:
-    with contextlib.suppress(OSError), os.scandir(folder) as listing:
-        names = [entry.name for entry in listing]
-        plain = frozenset(pattern for pattern in patterns if "*" not in pattern)
-        globs = tuple(pattern for pattern in patterns if "*" in pattern)
-        yield from (n for n in names if n in plain or any(fnmatch.fnmatchcase(n, glob) for glob in globs))
+def _read(folder: str, node: _Node) -> _Seen:
+    prefix = folder.rstrip("/")
+    try:
+        with os.scandir(folder or "/") as listing:
+            names = {entry.name for entry in listing}
+    except OSError:  # what cannot be listed may still be passed through
+        return _Seen((), tuple((f"{prefix}/{name}", way) for name, way in node.ways.items()))
+    found = tuple(f"{prefix}/{name}" for name in names if node.wants(name))
+    return _Seen(found, tuple((f"{prefix}/{name}", way) for name, way in node.ways.items() if name in names))

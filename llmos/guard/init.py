@@ -172,7 +172,7 @@ def _cannot_start(command: Command, error: OSError) -> int:
     name, missing = command.argv[0], error.errno in (errno.ENOENT, errno.ENOTDIR)
     if missing and "/" not in name:
         _say(f"{name}: command not found")
-    elif os.path.isdir(command.program or name):  # noqa: PTH112 - pathlib is not loaded here
+    elif os.path.isdir(command.program or name):
         _say(f"{name}: Is a directory")
     else:
         _say(f"{name}: {os.strerror(error.errno or 0)}")

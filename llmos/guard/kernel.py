@@ -41,7 +41,8 @@ _MAX_CAPABILITY = 63
 # Being uid 0 and changing uids gives no capability, and these bits cannot be changed back.
 _SECURE_NOROOT_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20
 _BPF_INSTRUCTION_BYTES = 8
-_ZEROS = (ctypes.c_ulong(0),) * 3
+_ZERO = ctypes.c_ulong(0)
+_CAPABILITIES = tuple(map(ctypes.c_ulong, range(_MAX_CAPABILITY + 1)))  # made once, not in each fork
 
 # PyDLL keeps the GIL: after a clone the child must not wait for a lock that nobody is left to release.
 libc = ctypes.PyDLL(None, use_errno=True)
@@ -106,8 +107,8 @@ def die_with_parent(wanted: bool = True) -> None:
 def drop_capabilities() -> None:
     """Every capability in every set, the bounding set included, with no way to get one back."""
     prctl("securebits", _PR_SET_SECUREBITS, _SECURE_NOROOT_LOCKED)
-    for capability in range(_MAX_CAPABILITY + 1):
-        if libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), *_ZEROS) < 0:
+    for capability in _CAPABILITIES:
+        if libc.prctl(_PR_CAPBSET_DROP, capability, _ZERO, _ZERO, _ZERO) < 0:
             break  # the first one this kernel does not know
     prctl("cap_ambient", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)

@@ -29,11 +29,11 @@ _FIELDS = (
 )
 
 
-def of(box: Box, table: list[template.Mount]) -> bytes:
+def of(box: Box, plan: Sequence[Step], table: list[template.Mount]) -> bytes:
     """The orders for this box, on a host with these mounts; `enclosure.Orders` reads them."""
     told: dict[str, Any] = {name: getattr(box, name) for name in _FIELDS}
     told |= {
-        "steps": tuple(_plain(step) for step in sandbox.plan(box)),
+        "steps": tuple(_plain(step) for step in plan if not _is_mask(step)),
         "script": tuple(box.to_job()["script"]),
         "folder": folder(mapped=box.id_mapped),
         "below": {root: tuple(template.below(root, table)) for root in box.write_roots},
@@ -51,6 +51,11 @@ def _plain(step: Step) -> tuple[Any, ...]:
         case Limits():
             return (name, rlimits(step))
     return (name, *(getattr(step, field) for field in step.__slots__))
+
+
+def _is_mask(step: Step) -> bool:
+    """They are the paths in `hidden`, and come after all other mounts."""
+    return isinstance(step, sandbox.Mount) and step.what == "masked"
 
 
 def rlimits(limits: Limits) -> tuple[tuple[int, int], ...]:

@@ -61,7 +61,7 @@ def followed(path: str) -> tuple[str, tuple[str, ...]]:
 
 def is_folder(path: str) -> bool:
     """As far as the thread's rights let it see; pathlib would raise where they do not."""
-    return os.path.isdir(path)  # noqa: PTH112 - see above
+    return os.path.isdir(path)
 
 
 def _target(step: str) -> str:

@@ -45,4 +45,4 @@ def _make(trash: str) -> None:
     above = [f"{home}.local", f"{home}.local/share"]
     for folder in (*above, trash, f"{trash}/files", f"{trash}/info"):
         with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)  # noqa: PTH102
+            os.mkdir(folder, 0o700)

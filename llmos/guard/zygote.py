@@ -33,7 +33,7 @@ from llmos.guard import cgroups, kernel, orders, sandbox
 from llmos.guard.idmap import IdMap
 from llmos.guard.layering import LayerError, count_kills, layer, message
 from llmos.guard.nursery import Nursery
-from llmos.guard.sandbox import Box, ControlGroup
+from llmos.guard.sandbox import ControlGroup
 from llmos.guard.template import Templates
 
 JOB_FDS = 6
@@ -87,9 +87,11 @@ class Zygote:
         try:
             box = sandbox.from_job(json.loads(os.pread(fds[0], _MAX_JOB_BYTES, 0)))
             self.templates.make(mapped=bool(flags & MAPPED))
-            told = _memory_file(orders.of(box, self.templates.table))
+            plan = sandbox.plan(box)
+            told = _memory_file(orders.of(box, plan, self.templates.table))
             try:
-                pid = self._hand_over(box, [told, *fds[1:]], flags, parent)
+                bounds = next(step for step in plan if isinstance(step, ControlGroup))
+                pid = self._hand_over(bounds, [told, *fds[1:]], flags, parent)
             finally:
                 os.close(told)
         except LayerError as error:
@@ -97,20 +99,20 @@ class Zygote:
         else:
             _announce(status, pid)
 
-    def _hand_over(self, box: Box, fds: list[int], flags: int, parent: str) -> int:
+    def _hand_over(self, bounds: ControlGroup, fds: list[int], flags: int, parent: str) -> int:
         """Give the job to the spare, or where that is gone or does not fit, to a new fork; its pid."""
         maps = [self._id_map.fd()] if self._id_map and flags & MAPPED else []
         spare = self._taken_spare(flags, parent)
         fork = spare or self._born(flags, parent)
         with fork.sock:
-            kills = self._limited(fork.group, box)
+            kills = self._limited(fork.group, bounds)
             try:
                 socket.send_fds(fork.sock, [bytes([len(kills), len(maps)])], [*fds, *kills, *maps])
             except OSError as error:  # it has died
                 _close(kills)
                 if spare is None:
                     raise LayerError("namespaces", str(error)) from error
-                return self._hand_over(box, fds, flags, parent)
+                return self._hand_over(bounds, fds, flags, parent)
         self._forks[fork.pid] = Fork(fork.group, os.dup(fds[4]), bool(flags & DETACHED), kills)
         return fork.pid
 
@@ -143,9 +145,8 @@ class Zygote:
         self._forks[pid] = Fork(group)
         return Waiting(pid, sock, self.templates.generation, group)
 
-    def _limited(self, group: str, box: Box) -> tuple[int, ...]:
+    def _limited(self, group: str, bounds: ControlGroup) -> tuple[int, ...]:
         """Set the bounds of the call as a whole; the open file that counts kills, where one does."""
-        bounds = next(step for step in sandbox.plan(box) if isinstance(step, ControlGroup))
         if bounds.needed and not self._hierarchy:
             raise LayerError("cgroup", self._hierarchy.missing)
         with layer("cgroup"):
