@@ -17,6 +17,13 @@ from __future__ import annotations
 import re
 
 _LOCALE = re.compile(r"(?:LC_[A-Z]+|LANG|LANGUAGE)=[A-Za-z0-9_.@-]*", re.ASCII)
+# How something is shown, and what the sandbox sets itself. A time zone's name begins with a letter: no path.
+_SHOWN = re.compile(
+    r"(?:NO_COLOR|CLICOLOR|CLICOLOR_FORCE|FORCE_COLOR)=(?:[0-3]|true|false)?"
+    r"|(?:GIT_|MAN|SYSTEMD_)?PAGER=cat|TERM=(?:dumb|linux|vt100|xterm(?:-256color)?)"
+    r"|TZ=[A-Z][A-Za-z0-9_+-]*(?:/[A-Z][A-Za-z0-9_+-]*){0,2}",
+    re.ASCII,
+)
 _PLAIN = re.compile(r"[\w.,:@%+=/ -]*")
 _BARE = re.compile(r"[\w.,:@%+=/-]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -69,7 +76,7 @@ _PARTS = re.compile(
 
 def harmless(name: str, value: str) -> bool:
     """Whether a program that is given this variable does what it would do without it."""
-    if is_locale(name, value):
+    if is_locale(name, value) or _SHOWN.fullmatch(f"{name}={value}"):
         return True
     if not (_NAME.fullmatch(name) and _PLAIN.fullmatch(value)) or _OBEYED.fullmatch(name):
         return False

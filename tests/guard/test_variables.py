@@ -36,7 +36,11 @@ OWN = [
     ("TEXT", "50% of it, or more"),
     ("LC_ALL", "C"),
     ("PROJECT", "llmos"),
+    *[("NO_COLOR", "1"), ("GIT_PAGER", "cat"), ("TERM", "dumb")],
+    *[("TZ", "UTC"), ("TZ", "Europe/Berlin"), ("TZ", "EST5EDT"), ("TZ", "America/Argentina/Salta")],
 ]
+NOT_SHOWN = ["TZ=../x", "TZ=:UTC", "TZ=/etc/x", "TZ=UTC/../x", "TZ=utc", "PAGER=./cat", "PAGER=cat x",
+             "TERM=../x", "NO_COLOR=/x", "GIT_PAGER=cat|sh", "MANPAGER="]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,12 @@ def test_what_programs_obey_is_asked_about_in_either_form(place: judging.Place, 
 def test_peoples_own_change_nothing(place: judging.Place, name: str, value: str) -> None:
     assert variables.harmless(name, value)
     assert place.word(f"{name}='{value}' ls") == "allow"
+
+
+@pytest.mark.parametrize("pair", NOT_SHOWN)
+def test_only_plain_values_of_display_settings_are_known(place: judging.Place, pair: str) -> None:
+    assert not variables.harmless(*pair.split("=", 1))
+    assert place.word(f"{pair} ls") == "ask"
 
 
 @pytest.mark.parametrize("value", ["/tmp/x", "./x", "--option", "-x"])
