@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 STATUS_FD, KILLS_FD = 3, 4
 _FIRST_FREE_FD = 16
-_MAX_ORDERS_BYTES = 1 << 25
 _MAX_FILTER_BYTES = 8 * 4096  # BPF_MAXINSNS
 
 
@@ -87,7 +86,7 @@ def run(fds: Fds, prepared: Prepared, *, landlock_abi: int, launcher: int) -> No
     enclosure = _Enclosure(fds, prepared, landlock_abi, launcher)
     try:
         os.setsid()
-        orders = Orders(os.pread(fds.orders, _MAX_ORDERS_BYTES, 0))
+        orders = Orders(os.pread(fds.orders, os.fstat(fds.orders).st_size, 0))
         enclosure.put_up(orders)
         if orders.detached:
             tell(enclosure.status, {"started": True})

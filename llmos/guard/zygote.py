@@ -38,7 +38,6 @@ from llmos.guard.template import Templates
 
 JOB_FDS = 6
 NETWORK, DETACHED, MAPPED = 1, 2, 4  # bits of a job's byte
-_MAX_JOB_BYTES = 1 << 24
 _LEAVE_S = 2.0
 _FLAGS = {
     "mount": kernel.CLONE_NEWNS,
@@ -85,7 +84,7 @@ class Zygote:
         """Have one job done, by the spare where there is one that fits."""
         status = fds[4]
         try:
-            box = sandbox.from_job(json.loads(os.pread(fds[0], _MAX_JOB_BYTES, 0)))
+            box = sandbox.from_job(json.loads(os.pread(fds[0], os.fstat(fds[0]).st_size, 0)))
             self.templates.make(mapped=bool(flags & MAPPED))
             plan = sandbox.plan(box)
             told = _memory_file(orders.of(box, plan, self.templates.table))
@@ -96,6 +95,8 @@ class Zygote:
                 os.close(told)
         except LayerError as error:
             _tell(status, {"layer": error.layer, "error": error.error})
+        except Exception as error:  # one call's trouble is not that of all others
+            _tell(status, {"layer": "launcher", "error": repr(error)})
         else:
             _announce(status, pid)
 
