@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
 import psutil
 import pytest
 
+from llmos.guard.layering import message
 from llmos.messages import Run, Shell
 from tests.guard.boxes import Bench, permit
 from tests.guard.test_cgroups import eventually, launcher_of
@@ -26,6 +28,10 @@ def spare_of(launcher: psutil.Process) -> psutil.Process:
     return max(launcher.children(), key=psutil.Process.create_time)
 
 
+def held_by(process: psutil.Process) -> set[str]:
+    return {os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()}
+
+
 def test_it_holds_nothing_of_the_call_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", "canary")
     held = bench.make("held")
@@ -34,13 +40,13 @@ def test_it_holds_nothing_of_the_call_before(bench: Bench, monkeypatch: pytest.M
     try:
         bench.run(Run(argv=("/bin/cat",), stdin_data=True, timeout_s=20), data=b"canary", write=(held,))
         spare = spare_of(launcher_of(os.getpid()))
-        found = {os.readlink(entry) for entry in Path(f"/proc/{spare.pid}/fd").iterdir()}
+        # Its own end of one socketpair, and what the nursery has: no stream and no status of a call.
+        assert eventually(lambda: sum(name.startswith("socket:") for name in held_by(spare)) == 1)
+        found = held_by(spare)
         environ = Path(f"/proc/{spare.pid}/environ").read_bytes()
     finally:
         os.close(folder)
     assert not [name for name in found if "memfd" in name or str(bench.folder) in name]
-    # Its own end of one socketpair, and what the launcher has: no stream and no status of a call.
-    assert sum(name.startswith("socket:") for name in found) == 1, found
     assert b"CANARY" not in environ
 
 
@@ -80,3 +86,19 @@ def test_what_has_changed_since_it_was_made_counts(bench: Bench) -> None:
     bench.limit(max_file_bytes=1 << 20)
     assert bench.shell("head -c 2M /dev/zero > big").exit_code != 0
     assert (bench.folder / "big").stat().st_size <= 1 << 20
+
+
+def test_without_the_nursery_there_is_another_launcher(own_bench: Bench) -> None:
+    own_bench.shell("true")
+    launcher = launcher_of(os.getpid())
+    spare_of(launcher)
+    nursery = min(launcher.children(), key=psutil.Process.create_time)
+    nursery.kill()
+    assert eventually(lambda: not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE)
+    assert own_bench.shell("echo again").stdout == "again\n"
+
+
+def test_what_a_launcher_tells_is_json() -> None:
+    for text in ("", 'a"b\\c\n\t\x00\x7f', "é漢😀\udc80"):
+        told = {"error": text, "exit-code": 3, "started": True}
+        assert json.loads(message(dict(told))) == told
