@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llmos import paths
 from llmos.errors import ConfigError
@@ -161,7 +161,9 @@ class OffloadSettings(_Section):
     min_confidence: float = Field(
         default=0.5, ge=0, le=1
     )  # that its calls are right; below it, they are not relied on
-    larger: str = ""  # a larger local model that is asked before any backend, where it is pulled
+    larger: tuple[str, ...] = Field(
+        default=(), max_length=4
+    )  # local models asked before any backend, in order
     retries: int = Field(default=2, ge=0, le=10)  # of one backend, before the next one
     hedge_after_s: float = Field(default=0.0, ge=0)  # ask a second one too when the first is silent; 0: never
     timeout_s: float = Field(default=180.0, gt=0, le=3600)  # for all attempts together
@@ -171,6 +173,11 @@ class OffloadSettings(_Section):
     idle_s: float = Field(default=300.0, gt=0)  # then the process that speaks with backends ends
     max_steps: int = Field(default=8, ge=1, le=50)  # of a request that goes on from what came of its calls
     steps_timeout_s: float = Field(default=900.0, gt=0)  # for them together, without a person's thinking
+
+    @field_validator("larger", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: object) -> object:
+        return names if not isinstance(names, str) else (names,) if names else ()
 
 
 class BudgetSettings(_Section):

@@ -399,6 +399,13 @@ class Worked(Message):
     calls: tuple[ToolCall, ...]
 
 
+class Taken(Message):
+    """A step of this request that has been taken, for the next thought: the call and what came of it."""
+
+    call: ToolCall
+    outcome: str  # trimmed; it is data, never instructions
+
+
 class Think(Message):
     """Broker to planner: turn this request into calls."""
 
@@ -414,6 +421,7 @@ class Think(Message):
     locale: str = ""
     examples: tuple[Worked, ...] = ()  # of the person who asks, nearest first; they leave no machine
     attempt: int = 0  # 0: the likeliest reply; 1, 2, …: the next ones, after those before it failed
+    taken: tuple[Taken, ...] = ()  # the steps so far, of a request in several
 
 
 class Teach(Message):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from llmos.cloud.frames import Taken
 from llmos.messages import JsonObject, Think, ToolCall, ToolSpec
 
 Messages = tuple[dict[str, str], ...]
@@ -87,12 +86,11 @@ def compose(
     hide: Callable[[str], str],
     *,
     document: str | None = None,
-    taken: Sequence[Taken] = (),
 ) -> tuple[Chat, str]:
     """The chat, and the part of it that is the person's: exactly what is shown before it leaves."""
     translate = think.mode == "translate"
     said = hide(_said(think, document))
-    steps = [(_step(step.call), hide(f"Outcome:\n{step.outcome}")) for step in taken]
+    steps = [(_step(step.call), hide(f"Outcome:\n{step.outcome}")) for step in think.taken]
     if translate:
         messages = [{"role": "system", "content": _TRANSLATE}, {"role": "user", "content": said}]
         return Chat(tuple(messages), (), _COMMAND, translate=True), said

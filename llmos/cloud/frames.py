@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmos.messages import Delta, Failed, JsonObject, Message, Stop, Teach, Think, Thought, ToolCall
+from llmos.messages import Delta, Failed, JsonObject, Message, Stop, Teach, Think, Thought
 
 
 class Equip(Message):
@@ -18,13 +18,6 @@ class Equip(Message):
     type: Literal["equip"] = "equip"
     backends: tuple[JsonObject, ...]
     offload: JsonObject
-
-
-class Taken(Message):
-    """A step of this request that has been taken, for the next thought: the call and what came of it."""
-
-    call: ToolCall
-    outcome: str  # trimmed; it is data, never instructions
 
 
 class Prepare(Message):
@@ -37,7 +30,6 @@ class Prepare(Message):
     backends: tuple[str, ...]
     document: str | None = None  # piped data as a whole, where the request is about it
     known: tuple[tuple[str, str], ...] = ()  # (kind, value) to hide wherever they stand: names, home
-    taken: tuple[Taken, ...] = ()
 
 
 class Send(Message):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.config import Settings
-from llmos.daemon import hands, lean, steplog, supervisor
+from llmos.daemon import hands, ladder, lean, steplog, supervisor
 from llmos.daemon.accepted import Accepted
 from llmos.daemon.counting import Counts
 from llmos.daemon.hands import Hands
@@ -68,7 +68,7 @@ class Broker:
         argv = worker_argv or supervisor.WORKER_ARGV
         self.planner = Planner(settings.model, worker_argv=argv)
         self.minds = Minds(
-            self.planner, Offload(settings), Tokens(settings.quota), Personal(), _larger(settings, argv)
+            self.planner, Offload(settings), Tokens(settings.quota), Personal(), ladder.rungs(settings, argv)
         )
         self._accepted = Accepted()
         self._counts = Counts()
@@ -111,9 +111,9 @@ class Broker:
             await asyncio.to_thread(self._watch.stop)
         for task in tuple(self._tasks):
             task.cancel()
-        for mind in (self.planner, self.minds.larger, self.minds.offload):
-            if mind is not None:
-                await mind.stop()
+        for planner in self.minds.planners:
+            await planner.stop()
+        await self.minds.offload.stop()
         if self._hands is not None:
             self._hands.spawner.close()
         self._accepted.close()
@@ -210,9 +210,9 @@ class Broker:
         return self._accepted.write_down(hands.gate.audit)
 
     def _teach(self, tools: tuple[ToolSpec, ...]) -> None:
-        for mind in (self.planner, self.minds.larger, self.minds.offload):
-            if mind is not None:
-                mind.teach(tools)
+        for planner in self.minds.planners:
+            planner.teach(tools)
+        self.minds.offload.teach(tools)
 
     # --- requests ---
 
@@ -332,7 +332,7 @@ class Broker:
             "max_queued": self.settings.server.max_queued,
             "counts": self._counts.told() if caller.uid in (0, os.geteuid()) else None,
             "planner": self.planner.status(),
-            "larger": self.minds.larger.status() if self.minds.larger else None,
+            "larger": [rung.status() for rung in self.minds.larger],
             "cloud": self.minds.offload.status(),
         }
 
@@ -352,23 +352,6 @@ class Broker:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _larger(settings: Settings, argv: Sequence[str]) -> Planner | None:
-    """A second planner for the larger local model, where one is named and its weights are here."""
-    name = settings.offload.larger
-    if not name:
-        return None
-    from llmos.engine import store
-    from llmos.errors import ModelError
-
-    try:
-        store.resolve(name)
-    except ModelError as error:
-        log.warning("no larger local model: %s %s", error, error.next_step)
-        return None
-    model = settings.model.model_copy(update={"name": name})
-    return Planner(model, worker_argv=(*argv, "--model", name))
 
 
 def _recover(settings: Settings) -> None:

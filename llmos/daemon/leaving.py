@@ -24,7 +24,7 @@ from llmos.planner import route
 from llmos.planner.route import BackendFacts, Choice, Kind
 
 if TYPE_CHECKING:
-    from llmos.cloud.frames import Offer, Prepared, Taken
+    from llmos.cloud.frames import Offer, Prepared
 
 SEND_TOOL = "cloud.send"
 _PATH_WORD = re.compile(r"(?:~|\.{0,2})?/[^\s'\"`,;:!?()]+|[\w.-]+/[\w./-]+|[\w-]+\.\w+")
@@ -88,10 +88,9 @@ class Leaving:
         cancel: asyncio.Event,
         on_start: Callable[[str], None],
         document: str | None = None,
-        taken: tuple[Taken, ...] = (),
     ) -> Thought:
         """Prepare, have it approved, and send. Raises NeedsApproval, OverBudget, CloudError, TooLong."""
-        prepared = await self._offload.prepare(self._job, think, kind, document=document, taken=taken)
+        prepared = await self._offload.prepare(self._job, think, kind, document=document)
         order = self._ready(prepared, choice.order)
         order, how = await self._approved(prepared, order, kind, choice)
         on_start(order[0])

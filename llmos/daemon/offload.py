@@ -33,7 +33,7 @@ from llmos.messages import Caller, JsonObject, Stop, Teach, Think, Thought, Tool
 from llmos.waiting import done_or_set
 
 if TYPE_CHECKING:
-    from llmos.cloud.frames import Attempted, Offer, Prepared, Taken
+    from llmos.cloud.frames import Attempted, Offer, Prepared
     from llmos.daemon.carrier import Carrier
     from llmos.daemon.courier_link import CourierLink
 
@@ -196,7 +196,6 @@ class Offload:
         kind: str,
         *,
         document: str | None = None,
-        taken: tuple[Taken, ...] = (),
     ) -> Prepared:
         """What would leave, and what each backend would take for it. Raises CloudError."""
         from llmos.cloud.frames import Prepare
@@ -210,7 +209,6 @@ class Offload:
                 backends=tuple(self.backends),
                 document=document,
                 known=private_names(job),
-                taken=taken,
             )
         )
         keyless = link.equipped.result().keyless

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from llmos.daemon.hands import Hands
+from llmos.daemon.ladder import Rung
 from llmos.daemon.leaving import AskPerson, Leaving
 from llmos.daemon.offload import Offload
 from llmos.daemon.personal import Personal
@@ -38,22 +38,24 @@ from llmos.messages import JsonObject, Think, Thought
 from llmos.planner import route
 from llmos.planner.route import Choice, Facts, Tried
 
-if TYPE_CHECKING:
-    from llmos.cloud.frames import Taken
-
 REPLY_TOKENS = 192  # what the planner may write
 OnText = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Minds:
-    """Who can think: the local model, a larger local one where one is named, and the backends."""
+    """Who can think: the local model, larger local ones where some are named, and the backends."""
 
     planner: Planner
     offload: Offload
     tokens: Tokens
     personal: Personal
-    larger: Planner | None = None
+    larger: tuple[Rung, ...] = ()
+
+    @property
+    def planners(self) -> tuple[Planner, ...]:
+        """Of the models on this machine, the one that is asked first standing first."""
+        return (self.planner, *(rung.planner for rung in self.larger))
 
 
 class Routing:
@@ -66,10 +68,14 @@ class Routing:
         self._tell = tell
         self._offload = minds.offload
         self._leaving = Leaving(job, hands, minds.offload, ask)
+        self._forget()
+        self.kind = route.kind_of(job.text, has_data=job.data is not None)
+
+    def _forget(self) -> None:
         self._tried: list[Tried] = []
         self._kept: Thought | None = None
+        self._thinker = self._minds.planner  # who gave what is kept
         self._failure: LlmosError | None = None
-        self.kind = route.kind_of(job.text, has_data=job.data is not None)
 
     # --- thinking ---
 
@@ -81,10 +87,22 @@ class Routing:
             self.kind = "translate"
         label = await self._leaving.label()
         texts = _Texts(on_delta, held=bool(self._offload.backends or self._minds.larger))
+        return await self._climb(think, label, cancel=cancel, on_start=on_start, texts=texts)
+
+    async def _climb(
+        self,
+        think: Think,
+        label: str,
+        *,
+        cancel: asyncio.Event,
+        on_start: Callable[[], None],
+        texts: _Texts,
+    ) -> Thought:
+        """`label`: why nothing of it may leave, or empty."""
         while True:
             choice = route.choose(self._facts(think, label))
             if choice.where in ("local", "larger"):
-                await self._locally(choice.where, think, cancel=cancel, on_start=on_start, texts=texts)
+                await self._locally(choice, think, cancel=cancel, on_start=on_start, texts=texts)
             elif choice.where == "keep":
                 if self._kept is None:
                     assert self._failure is not None
@@ -107,30 +125,38 @@ class Routing:
 
     async def explain(self, think: Think, *, cancel: asyncio.Event) -> JsonObject:
         """Where it would be thought about, and why; the local model is asked, nothing leaves."""
-        label = await self._leaving.label()
+        from llmos.daemon.explaining import explained  # reads the heads
+
+        label, why = await self._leaving.label(), list[str]()
         while True:
             facts = self._facts(think, label)
             choice = route.choose(facts)
+            why += choice.why
             if choice.where not in ("local", "larger") or (choice.where == "local" and facts.want == "local"):
-                return explained(facts, choice, self._kept, think.text)
+                return explained(facts, replace(choice, why=tuple(why)), self._kept, think.text)
             texts = _Texts(lambda text: None, held=True)
-            await self._locally(choice.where, think, cancel=cancel, on_start=lambda: None, texts=texts)
+            await self._locally(choice, think, cancel=cancel, on_start=lambda: None, texts=texts)
 
-    async def go_on(
-        self, think: Think, last: Thought, taken: tuple[Taken, ...], *, cancel: asyncio.Event
-    ) -> Thought:
-        """The next thought of a backend that wants to see what came of its calls; other ones may stand in."""
+    async def go_on(self, think: Think, last: Thought, *, cancel: asyncio.Event, label: str) -> Thought:
+        """The next thought about a request of which `think.taken` is done, by whoever had the last one.
+
+        A local model's goes up like the first one; another backend may stand in for one. `label`: why nothing
+        of it may leave.
+        """
         self.kind = "steps"
+        if last.route == "local":
+            self._forget()
+            texts = _Texts(lambda text: None, held=True)
+            return await self._climb(think, label, cancel=cancel, on_start=lambda: None, texts=texts)
         first = last.route.removeprefix("cloud:")
         others = [] if self._job.backend else [name for name in self._offload.backends if name != first]
         why = f"{first} wants to see what came of its calls"
-        choice = Choice("cloud", (first, *others), (why,))
-        return await self._send(think, choice, cancel, lambda: None, taken)
+        return await self._send(think, Choice("cloud", (first, *others), (why,)), cancel, lambda: None)
 
     async def otherwise(self, think: Think, attempt: int, *, cancel: asyncio.Event) -> Thought:
         """The local model's next best reading of a request; raises NotUnderstood when there is none left."""
         self._minds.tokens.check(self._job.caller)
-        thought = await self._minds.planner.think(
+        thought = await self._thinker.think(
             think.model_copy(update={"id": f"{think.id}.{attempt}", "attempt": attempt}),
             cancel=cancel,
             on_start=lambda: None,
@@ -141,7 +167,7 @@ class Routing:
 
     async def _locally(
         self,
-        where: Literal["local", "larger"],
+        choice: Choice,
         think: Think,
         *,
         cancel: asyncio.Event,
@@ -149,8 +175,12 @@ class Routing:
         texts: _Texts,
     ) -> None:
         """Ask a local model, and remember how sure it was or why it gave nothing."""
-        planner = self._minds.planner if where == "local" else self._minds.larger
-        assert planner is not None
+        assert choice.where in ("local", "larger")
+        model = choice.order[0] if choice.where == "larger" else ""
+        planner = next(
+            (rung.planner for rung in self._minds.larger if rung.name == model), self._minds.planner
+        )
+        tried = Tried(choice.where, model=model)
         texts.forget()
         self._minds.tokens.check(self._job.caller)
         try:
@@ -158,18 +188,21 @@ class Routing:
             self._minds.tokens.spend(self._job.caller, thought.timing)
         except (TooLong, NotUnderstood, ModelError, PlannerDied) as error:
             self._failure = self._failure or error
-            self._tried.append(Tried(where, problem=str(error)))
+            self._tried.append(replace(tried, problem=str(error)))
             return
-        if not thought.understood or not (thought.calls or thought.command):
-            self._tried.append(Tried(where, problem=f"the {where} model could make no call of it"))
+        if thought.understood and (thought.calls or thought.command):
+            self._tried.append(replace(tried, confidence=thought.confidence))
         else:
-            self._tried.append(Tried(where, thought.confidence))
-        self._kept = thought
+            self._tried.append(replace(tried, problem=f"{tried.title} could make no call of it"))
+            if self._kept is not None:
+                return
+        self._kept, self._thinker = thought, planner
 
     # --- facts ---
 
     def _facts(self, think: Think, label: str) -> Facts:
         chars = len(think.text) + sum(map(len, think.entries)) + len(think.data_head or "")
+        chars += sum(len(step.outcome) for step in think.taken)
         document = self._document()
         prompt = route.tokens(chars + len(document or "")) + _tools_tokens(self._hands)
         offload = self._offload.settings.offload
@@ -183,7 +216,7 @@ class Routing:
             may_not_leave=label,
             consent=self._leaving.consent(self.kind),
             min_confidence=offload.min_confidence,
-            larger=offload.larger if self._minds.larger is not None else "",
+            larger=tuple(rung.facts() for rung in self._minds.larger),
             pieces=self._pieces(),
             backends=tuple(
                 self._leaving.backend(one, self.kind, prompt) for one in self._offload.backends.values()
@@ -220,7 +253,6 @@ class Routing:
         choice: Choice,
         cancel: asyncio.Event,
         on_start: Callable[[], None],
-        taken: tuple[Taken, ...] = (),
     ) -> Thought:
         think = think.model_copy(update={"examples": ()})  # a person's own examples stay here
 
@@ -229,8 +261,7 @@ class Routing:
             on_start()
 
         return await self._leaving.send(
-            think, self.kind, choice,
-            cancel=cancel, on_start=started, document=self._document(), taken=taken,
+            think, self.kind, choice, cancel=cancel, on_start=started, document=self._document()
         )  # fmt: skip
 
 
@@ -254,46 +285,6 @@ class _Texts:
         if self._parts:
             self._on_delta("".join(self._parts))
         self._held = False
-
-
-def explained(facts: Facts, choice: Choice, kept: Thought | None, text: str) -> JsonObject:
-    """What `llmos route --explain` tells."""
-    from llmos import hints
-
-    tried = facts.tried[-1].where if facts.tried else "local"
-    return {
-        "route": tried if choice.where == "keep" else choice.where,
-        "order": list(choice.order),
-        "why": list(choice.why),
-        "facts": {
-            "kind": facts.kind,
-            "wants_change": round(hints.wants_change(text), 3),
-            "prompt_tokens": facts.prompt_tokens,
-            "reply_tokens": facts.reply_tokens,
-            "local_window": facts.window,
-            "pieces": facts.pieces,
-            "free_memory_bytes": facts.free_bytes,
-            "flags": {"route": facts.want, "backend": facts.backend},
-            "may_not_leave": facts.may_not_leave,
-            "consent": facts.consent,
-            "min_confidence": facts.min_confidence,
-            "local": [
-                {"where": one.where, "confidence": round(one.confidence, 4), "problem": one.problem}
-                for one in facts.tried
-            ],
-            "backends": [
-                {
-                    "name": one.name,
-                    "window": one.window,
-                    "fits": one.fits,
-                    "ceiling_usd": one.ceiling_usd,
-                    "problem": one.problem,
-                }
-                for one in facts.backends
-            ],
-        },
-        "calls": [call.model_dump(mode="json") for call in kept.calls] if kept else [],
-    }
 
 
 def _refusal(choice: Choice, label: str) -> LlmosError:

@@ -22,6 +22,7 @@ from llmos.daemon.grounding import Grounding
 from llmos.daemon.hands import Hands, Judged
 from llmos.daemon.request import Job
 from llmos.daemon.routing import Minds, Routing
+from llmos.daemon.steplog import Step
 from llmos.daemon.stepwise import Stepwise
 from llmos.errors import (
     CallFailed,
@@ -30,9 +31,12 @@ from llmos.errors import (
     Denied,
     Drifted,
     LlmosError,
+    ModelError,
     NeedsApproval,
     NotUnderstood,
     OverBudget,
+    PlannerDied,
+    TooLong,
     UsageError,
 )
 from llmos.messages import Decision, Event, JsonObject, Pinned, Result, Status, Think, Thought, ToolCall
@@ -181,7 +185,8 @@ class Session(Stepwise):
                 await self._judge_these(thought.calls)
                 if not may_change and not _only_looks(self._items):
                     continue  # what was read as a look does not become a change
-                self._thought, self._confidence = thought, thought.confidence
+                self._thought = stepping.open_ended(thought, self.job.text)
+                self._confidence = thought.confidence
                 if not reading.asks(failure):
                     self._send("notice", text=f"That failed, so it is read otherwise. ({failure})")
                 return await self._carry_out()
@@ -196,6 +201,7 @@ class Session(Stepwise):
         await asyncio.to_thread(self._check_pins)
         if (reply := self._reply()) is not None:
             return await self._grounding.reply(reply, local=not self._route.startswith("cloud:"))
+        self._look_first()
         for index in range(len(self._items)):
             self._show(index)
         if self.job.plan_only:
@@ -207,6 +213,12 @@ class Session(Stepwise):
         await self._run_from(0)
         return await self._go_on()
 
+    def _look_first(self) -> None:
+        """A model here guesses what a later step is about; where an earlier one finds it, that runs first."""
+        if self._thought is not None and self._items and self._items[0].judged.plan.read_only:
+            self._thought = stepping.first_look(self._thought, self.job.text)
+            del self._items[len(self._thought.calls) :]
+
     async def _run_from(self, start: int) -> None:
         for index in range(start, self._first_change(start) + 1):
             await self._consent(index)
@@ -214,10 +226,12 @@ class Session(Stepwise):
             await self._run(index)
 
     async def _go_on(self) -> str | None:
-        """While a backend wants to see what came of its calls: tell it, and carry out what it says next."""
+        """While a model is to see what came of its calls: tell it, and carry out what it says next."""
         while self._thought is not None and self._thought.more:
             self._thoughts += 1
             await self._tell_outcomes(self._thoughts)
+            if self._steps is not None and stepping.repeats(self._thought, self._steps.story.steps):
+                return None
             start = len(self._items)
             for call in self._thought.calls:
                 self._items.append(Item(await self._judge_first(call)))
@@ -242,23 +256,33 @@ class Session(Stepwise):
                 "failed", f"It was stopped after {limits.steps_timeout_s:g} s; what was done stands. {go_on}"
             )
         steps = self._steps.story.steps
+        label = await self._label(steps)
+        if label and self._thought.route != "local":
+            raise Ended("failed", f"It goes no further: {label}.")
+        self._heard = True
+        told = {"id": f"{self.job.id}.{thoughts}", "taken": stepping.taken(steps)}
+        think = (await self._words("ask")).model_copy(update=told)
+        try:
+            thought = await self._routing.go_on(think, self._thought, cancel=self._cancelled, label=label)
+            if not thought.calls:
+                raise NotUnderstood("the model made no call of it")
+        except NotUnderstood as error:
+            raise Ended("failed", f"It does not know how to go on: {error}. What was done stands.") from error
+        except (CloudError, OverBudget, TooLong, ModelError, PlannerDied) as error:
+            self._may_go_on = True
+            error.next_step = f"{error.next_step} Then go on: llmos resume {self._steps.story.id}".strip()
+            raise
+        self._clock.thought(thought.timing)
+        self._thought = stepping.open_ended(thought, self.job.text, steps)
+        self._route, self._confidence = thought.route, thought.confidence
+
+    async def _label(self, steps: Sequence[Step]) -> str:
+        """Why nothing of what these steps read may leave; or empty."""
         named = stepping.places(steps)
         kept = await asyncio.to_thread(
             self._hands.gate.kept, self.job.caller, self.job.cwd, named, self.job.rules
         )
-        if kept:
-            raise Ended("failed", f"It goes no further: the policy keeps {kept[0]} on this machine.")
-        self._heard = True
-        think = (await self._words("ask")).model_copy(update={"id": f"{self.job.id}.{thoughts}"})
-        try:
-            self._thought = await self._routing.go_on(
-                think, self._thought, stepping.taken(steps), cancel=self._cancelled
-            )
-        except (CloudError, OverBudget) as error:
-            self._may_go_on = True
-            error.next_step = f"{error.next_step} Then go on: llmos resume {self._steps.story.id}".strip()
-            raise
-        self._route = self._thought.route
+        return f"the policy keeps {kept[0]} on this machine" if kept else ""
 
     async def _refuse_at_once(self) -> None:
         """Nothing runs of a request of which one call is denied, or nobody is there to be asked about."""
@@ -276,7 +300,7 @@ class Session(Stepwise):
                 "That could not be turned into something to do on this machine.",
                 "Say what to do and to which file, folder or process, or type the command: !COMMAND",
             )
-        self._thought, self._confidence = thought, thought.confidence
+        self._thought, self._confidence = stepping.open_ended(thought, self.job.text), thought.confidence
         return thought.calls
 
     async def _think(self, mode: Literal["ask", "translate"]) -> Thought:

@@ -2,6 +2,9 @@
 
     call -> outcome -> next calls, judged and asked about -> ... bounded in steps, time and money
 
+A backend says that it wants to see outcomes. A model on this machine cannot; it is asked again where the
+sentence names more steps than it made calls for (`planner.steps`).
+
 Each step is on disk (`steplog`), so that the request can go on after the daemon was killed over it. An
 outcome holds what programs, files and pages say, so whatever is proposed after it was read is asked about,
 even where the policy would allow it: an instruction that stands in a file is nobody's request.
@@ -10,16 +13,14 @@ even where the policy would allow it: an instruction that stands in a file is no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from llmos.daemon.hands import Judged
 from llmos.daemon.steplog import Step
-from llmos.messages import Decision, JsonObject, Outcome, Verdict
-
-if TYPE_CHECKING:
-    from llmos.cloud.frames import Taken
+from llmos.messages import Decision, JsonObject, Outcome, Taken, Thought, Verdict
+from llmos.planner.steps import left, looks_back
 
 RESUME_TOOL = "resume"
+ALONE = frozenset({"answer", "ask"})  # tools that end a request
 NOT_KNOWN = (
     "The daemon ended while this ran: it may have taken effect, wholly or in part."
     " It is not run again; yes goes on from here."
@@ -39,9 +40,27 @@ _WARY = Verdict(
 
 def taken(steps: Sequence[Step]) -> tuple[Taken, ...]:
     """The steps so far, as they are told to the model."""
-    from llmos.cloud.frames import Taken  # only where something leaves
-
     return tuple(Taken(call=step.call, outcome=step.outcome or _UNKNOWN) for step in steps)
+
+
+def open_ended(thought: Thought, text: str, steps: Sequence[Step] = ()) -> Thought:
+    """The same; a local one is to see outcomes where the sentence names steps beyond its calls and these."""
+    if thought.route != "local" or any(call.tool in ALONE for call in thought.calls):
+        return thought
+    calls = (*(step.call for step in steps), *thought.calls)
+    return thought.model_copy(update={"more": bool(left(text, calls))})
+
+
+def first_look(thought: Thought, text: str) -> Thought:
+    """Of a local one whose first call is a look: that one alone, where the rest speaks of what it finds."""
+    if thought.route != "local" or not looks_back(text):
+        return thought
+    return open_ended(thought.model_copy(update={"calls": thought.calls[:1]}), text)
+
+
+def repeats(thought: Thought, steps: Sequence[Step]) -> bool:
+    """Whether a local model has nothing to add to what was done: a small one says so by saying it again."""
+    return thought.route == "local" and all(call in [step.call for step in steps] for call in thought.calls)
 
 
 def trimmed(outcome: Outcome) -> str:

@@ -46,6 +46,8 @@ class Stepwise(Carrying):
     async def _begin_steps(self) -> None:
         if self._thought is not None and self._thought.more and not self.job.plan_only:
             file = steps_file(self.job)
+            if self._steps is not None:  # of a reading that failed and left nothing
+                await asyncio.to_thread(self._steps.close)
             self._steps = await asyncio.to_thread(StepLog.begin, self.job, file, self._thought.route)
 
     async def _close_steps(self) -> None:

@@ -205,9 +205,7 @@ class Courier:
     def _prepare(self, prepare: Prepare) -> None:
         redactor = Redactor((redaction.secrets_in, detect.secrets_in, hints.secrets_in), prepare.known)
         specs = self._tools_for(prepare.think.text)
-        chat, shown = chats.compose(
-            prepare.think, specs, redactor.hide, document=prepare.document, taken=prepare.taken
-        )
+        chat, shown = chats.compose(prepare.think, specs, redactor.hide, document=prepare.document)
         while len(self._parcels) >= MAX_KEPT:
             del self._parcels[next(iter(self._parcels))]
         self._parcels[prepare.id] = _Parcel(prepare, chat, redactor)

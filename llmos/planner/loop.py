@@ -24,7 +24,7 @@ from llmos.engine.otherwise import Otherwise, others
 from llmos.engine.perplexity import likelihood
 from llmos.errors import Cancelled, NotUnderstood, TooLong, UsageError
 from llmos.messages import Think, Thought, Timing, ToolCall, ToolSpec
-from llmos.planner import hints, prompt
+from llmos.planner import hints, prompt, steps
 from llmos.planner.choosing import Chooser
 from llmos.planner.copying import Copies
 from llmos.planner.retrieval import Retriever, Shot
@@ -141,19 +141,22 @@ class Loop:
     def _read(self, text: str, think: Think) -> tuple[ToolCall, ...]:
         """The calls of a reply, with what was copied wrongly from the request put right."""
         tokenizer = self._engine.tokenizer
-        copies = Copies(think.text, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
+        read = "\n".join([think.text, *(step.outcome for step in think.taken)])
+        copies = Copies(read, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
         return copies.mended(parse_calls(text, self._specs), self._by_name)
 
     def _asked(self, think: Think, cancel: threading.Event, on_text: OnText) -> _Asked:
         if self._calls is None:
             raise NotUnderstood("no tools are loaded", "Run: llmos doctor")
-        shots = self._retriever.nearest(think.text, self._num_shots)
+        step = _left_of(think)
+        shots = self._retriever.nearest(step.text, self._num_shots)
         own = self._own(think)
         named = {call.tool for worked in think.examples for call in worked.calls} if own else set()
-        listed = self._chooser.listed(think.text, also=named)
-        ids = self._encode(prompt.call_chat(listed, shots, think, self._form, own=own), shots)
+        listed = self._chooser.listed(step.text, also=named)
+        chat = prompt.call_chat(listed, shots, step, self._form, own=own, done=self._done(think))
+        ids = self._encode(chat, shots)
         calls = self._calls.copy()
-        likely = hints.tokens(self._engine.tokenizer.encode, self._retriever, think.text, ids[-2:])
+        likely = hints.tokens(self._engine.tokenizer.encode, self._retriever, step.text, ids[-2:])
         generation = self._generate(ids, calls, cancel, AnswerText(on_text), likely)
         self._last = asked = _Asked(_same(think), ids, generation)
         return asked
@@ -176,14 +179,21 @@ class Loop:
 
     def _own(self, think: Think) -> list[tuple[str, str]]:
         """The person's own examples as turns, those that the tools in force can still write."""
-        found = []
-        for worked in think.examples:
-            try:
-                lines = [render_call(self._by_name[call.tool], call.args) for call in worked.calls]
-            except (KeyError, UsageError):
-                continue
-            found.append((worked.say, "\n".join(lines)))
-        return found
+        written = ((worked.say, self._written(worked.calls)) for worked in think.examples)
+        return [(say, reply) for say, reply in written if reply]
+
+    def _done(self, think: Think) -> list[tuple[str, str]]:
+        """The steps that were taken as turns: what was said of each, and its call."""
+        calls = [step.call for step in think.taken]
+        written = zip(steps.named(think.text), (self._written([call]) for call in calls), strict=False)
+        return [(say, reply) for say, reply in written if reply]
+
+    def _written(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as a reply; empty where the tools in force cannot write them."""
+        try:
+            return "\n".join(render_call(self._by_name[call.tool], call.args) for call in calls)
+        except (KeyError, UsageError):
+            return ""
 
     def _translate(self, think: Think, cancel: threading.Event) -> Generation:
         limit = self._num_command_shots
@@ -256,6 +266,14 @@ class Loop:
                 "Ask for less in one request, or say it in other words.",
             )
         return generation
+
+
+def _left_of(think: Think) -> Think:
+    """The request without the steps that were taken; all of it where it names no others."""
+    if not think.taken:
+        return think
+    left = steps.left(think.text, (step.call for step in think.taken)) or think.text
+    return think.model_copy(update={"text": steps.resolved(left, think.taken[-1].outcome)})
 
 
 def _same(think: Think) -> Think:

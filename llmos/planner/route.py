@@ -1,6 +1,6 @@
 """Where a request is thought about: a pure choice from measured facts, each part of it explained.
 
-    local -> larger local model -> cloud          climbed only when the lower step is measurably unsure
+    local -> larger local models, in order -> cloud      climbed only when the lower step is measurably unsure
 
 A person's word counts first (`--local`, `--cloud`, `--backend`), then what may not leave, then what fits,
 then how sure the local model was. It decides nothing that the broker would not check again: consent, budget
@@ -47,12 +47,27 @@ class BackendFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Larger:
+    """A larger local model. `problem`: why it cannot be asked; `loaded`: its memory is taken already."""
+
+    name: str
+    num_bytes: int = 0  # of memory, about, once it is loaded
+    loaded: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tried:
     """What a local model made of it: how sure it was (0..1), or why it gave nothing."""
 
     where: Literal["local", "larger"]
     confidence: float = 0.0
     problem: str = ""
+    model: str = ""  # which of the larger ones
+
+    @property
+    def title(self) -> str:
+        return f"the larger model {self.model}" if self.model else "the local model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +83,7 @@ class Facts:
     may_not_leave: str = ""  # the label that forbids it, and why
     consent: Consent = "nobody to ask"
     min_confidence: float = 0.5
-    larger: str = ""  # the name of a larger local model that is there
+    larger: tuple[Larger, ...] = ()  # local models, in the order in which they are asked
     pieces: int = 0  # of a text that the local model would read in pieces
     backends: tuple[BackendFacts, ...] = ()
     tried: tuple[Tried, ...] = ()
@@ -77,7 +92,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`keep`: the local answer that is there already. `order`: the backends to ask, first one first."""
+    """`keep`: the local answer that is there already. `order`: the backends to ask, first one first, or the
+    one larger model."""
 
     where: Where
     order: tuple[str, ...] = ()
@@ -115,7 +131,7 @@ def choose(facts: Facts) -> Choice:
         return _first(facts)
     last = facts.tried[-1]
     if _is_sure(last, facts):
-        return Choice("keep", why=(f"the {last.where} model is sure: {last.confidence:.2f}",))
+        return Choice("keep", why=(f"{last.title} is sure: {last.confidence:.2f}",))
     return _climb(facts, last)
 
 
@@ -157,17 +173,36 @@ def _in_pieces(facts: Facts) -> tuple[str, ...]:
 
 
 def _climb(facts: Facts, last: Tried) -> Choice:
-    unsure = (
-        last.problem or f"the {last.where} model is unsure: {last.confidence:.2f} < {facts.min_confidence:g}"
-    )
-    if facts.larger and all(tried.where != "larger" for tried in facts.tried):
-        return Choice("larger", why=(unsure, f"{facts.larger} is there, larger and local"))
+    unsure = last.problem or f"{last.title} is unsure: {last.confidence:.2f} < {facts.min_confidence:g}"
+    larger, passed_over = _next_larger(facts)
+    if larger:
+        return Choice("larger", (larger,), (unsure, *passed_over, f"{larger} is there, larger and local"))
     if facts.want == "local":
-        return Choice("keep", why=(unsure, "you said --local"))
+        return Choice("keep", why=(unsure, *passed_over, "you said --local"))
     order, problems = _leaving(facts)
-    if order:
-        return Choice("cloud", order, (unsure, *problems))
-    return Choice("keep", why=(unsure, *problems))
+    return Choice("cloud" if order else "keep", order, (unsure, *passed_over, *problems))
+
+
+def _next_larger(facts: Facts) -> tuple[str, tuple[str, ...]]:
+    """The next larger local model that can be asked, or none; and why those before it cannot."""
+    tried = {one.model for one in facts.tried}
+    passed_over: list[str] = []
+    for one in facts.larger:
+        if one.name in tried:
+            passed_over.clear()  # told when it was asked
+        elif problem := one.problem or _no_room(one, facts.free_bytes):
+            passed_over.append(problem)
+        else:
+            return one.name, tuple(passed_over)
+    return "", tuple(passed_over)
+
+
+def _no_room(one: Larger, free_bytes: int) -> str:
+    """Why its weights do not fit the memory that is left; empty where they do."""
+    if one.loaded or one.num_bytes <= free_bytes:
+        return ""
+    needed, free = one.num_bytes / 1e9, free_bytes / 1e9
+    return f"{one.name} takes about {needed:.1f} GB of memory, and {free:.1f} are free"
 
 
 def _is_sure(tried: Tried, facts: Facts) -> bool:

@@ -7,6 +7,8 @@ person's own is near to. An action is an object with any of
     calls       [{"tool": …, "args": {…}}, …]      what is understood; none: not understood
     confidence  how sure it says it is (1.0)
     others      [ACTION, …], the next best readings of the sentence
+    as          {"MODEL": ACTION}: what it means instead where `--model MODEL` was given
+    after       {"COMMAND": ACTION}: what it means instead once that command was the last step taken
     command     the shell command of translate mode
     said        what tell mode says of a text: {"WORD": "…"} for one that has the word, "*" for others
     text        streamed before the answer, word by word
@@ -44,9 +46,10 @@ _NO_OTHER: Action = {"error": {"kind": "NotUnderstood", "message": "there is no 
 class Scripted:
     """Reads frames in one thread and thinks in another, as the real worker does."""
 
-    def __init__(self, frames: FrameSocket, script: dict[str, Action]) -> None:
+    def __init__(self, frames: FrameSocket, script: dict[str, Action], model: str = "") -> None:
         self._frames = frames
         self._script = script
+        self._model = model
         self._stops: dict[str, threading.Event] = {}
 
     def serve(self) -> None:
@@ -61,6 +64,9 @@ class Scripted:
 
     def _think(self, think: Think, stop: threading.Event) -> None:
         action = self._script.get(think.text) or _as_shown(think) or self._script.get("*") or {}
+        if think.taken:
+            action = action.get("after", {}).get(str(think.taken[-1].call.args.get("command")), action)
+        action = action.get("as", {}).get(self._model, action)
         if think.attempt:
             others = action.get("others", [])
             action = others[think.attempt - 1] if think.attempt <= len(others) else _NO_OTHER
@@ -129,9 +135,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--script", type=Path, required=True)
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--model", default="", help="the larger one that this stands for")
     options = parser.parse_args()
     script = json.loads(options.script.read_text(encoding="utf-8"))
-    Scripted(FrameSocket(socket.socket(fileno=options.fd)), script).serve()
+    Scripted(FrameSocket(socket.socket(fileno=options.fd)), script, options.model).serve()
 
 
 if __name__ == "__main__":
