@@ -46,7 +46,11 @@ _CAPABILITIES = tuple(map(ctypes.c_ulong, range(_MAX_CAPABILITY + 1)))  # made o
 
 # PyDLL keeps the GIL: after a clone the child must not wait for a lock that nobody is left to release.
 libc = ctypes.PyDLL(None, use_errno=True)
-libc.syscall.restype = ctypes.c_long
+# Each argument as wide as a pointer: a C int pushed through varargs leaves its upper half undefined.
+_syscall = libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long, *(ctypes.c_void_p,) * 6)
+_UNUSED = (None,) * 6
 
 
 def checked(result: int, what: str) -> int:
@@ -57,9 +61,8 @@ def checked(result: int, what: str) -> int:
 
 
 def syscall(what: str, number: int, *args: object) -> int:
-    # Every argument is widened: a C int pushed through varargs leaves its upper half undefined.
-    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
-    return checked(libc.syscall(ctypes.c_long(number), *wide), what)
+    """syscall(2) with numbers, bytes, None, and what ctypes passes by reference. Raises OSError."""
+    return checked(_syscall(number, *args, *_UNUSED[len(args) :]), what)
 
 
 def clone(flags: int) -> int:

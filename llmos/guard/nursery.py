@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 MAX_JOB_FDS = 8
+_FDS_SPACE = socket.CMSG_SPACE(MAX_JOB_FDS * 4)  # ints
 _MAX_REQUEST_BYTES = 1 << 14
 # Python ignores or handles these, and an ignored signal stays ignored across exec.
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM)
@@ -136,8 +137,7 @@ def _stand_by(fd: int, entrances: list[bytes], abi: int, launcher: int) -> NoRet
         prepared = enclosure.Prepared()
     except LayerError as error:
         amiss = error
-    with socket.socket(fileno=fd) as sock:
-        data, fds, _, _ = socket.recv_fds(sock, 2, MAX_JOB_FDS)
+    data, fds = _job(fd)
     if len(fds) < 6:
         os._exit(0)
     given = enclosure.Fds(fds, counted=bool(data[0]), mapped=bool(data[1]))
@@ -145,6 +145,14 @@ def _stand_by(fd: int, entrances: list[bytes], abi: int, launcher: int) -> NoRet
         enclosure.tell(given.status, {"layer": amiss.layer, "error": amiss.error})
         os._exit(125)
     enclosure.run(given, prepared, landlock_abi=abi, launcher=launcher)
+
+
+def _job(fd: int) -> tuple[bytes, list[int]]:
+    """The message on the socket, which is closed then. Not `socket.recv_fds`: that is more to copy."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+    data, came, _, _ = sock.recvmsg(2, _FDS_SPACE)
+    sock.close()
+    return data, memoryview(came[0][2]).cast("i").tolist() if came else []
 
 
 def enter(entrances: Sequence[str | bytes]) -> None:
