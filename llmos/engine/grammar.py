@@ -201,6 +201,7 @@ def _vocabulary(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
         tokenizer.hf.to_str() if pieces is None else llguidance.TokenizerWrapper(_Bytes(tokenizer, pieces)),
         n_vocab=tokenizer.vocab_size,
         eos_token=sorted(tokenizer.eos_ids),
+        slices=[],  # of the vocabulary, for quicker masks inside strings: 0.3 s at each start for 4 ms a call
     )
 
 
