@@ -69,8 +69,7 @@ class Redactor:
             self._name(kind, value)
         hidden = text
         for value in sorted(self._placeholders, key=len, reverse=True):
-            if value in hidden:
-                hidden = self._pattern(value).sub(self._use, hidden)
+            hidden = self._without(value, hidden)
         return hidden
 
     def restore(self, value: Any) -> Any:
@@ -109,16 +108,26 @@ class Redactor:
         self._values[placeholder] = value.removeprefix("/")  # of a path, the slash stays in sight
         self._kinds[placeholder] = kind
 
-    def _pattern(self, value: str) -> re.Pattern[str]:
-        """A secret is hidden wherever it stands (`-phunter2`), a name only where it is a word."""
-        is_secret = self._placeholders[value].startswith("SECRET")
-        return re.compile(re.escape(value)) if is_secret else _boundary(value)
+    def _without(self, value: str, text: str) -> str:
+        """A secret is hidden wherever it stands (`-phunter2`), a name only where it is a word.
 
-    def _use(self, match: re.Match[str]) -> str:
-        placeholder, text = self._placeholders[match[0]], match.string
+        Looked for without a pattern: to compile one for each value would take most of the time.
+        """
+        is_secret = self._placeholders[value].startswith("SECRET")
+        parts, copied, at = [], 0, text.find(value)
+        while at >= 0:
+            end = at + len(value)
+            before, after = text[max(0, at - 1) : at], text[end : end + 1]
+            if is_secret or _is_word(value, before, after):
+                parts += [text[copied:at], self._use(value, before + after)]
+                copied = end
+            at = text.find(value, max(copied, at + 1))
+        return "".join([*parts, text[copied:]])
+
+    def _use(self, value: str, around: str) -> str:
+        placeholder = self._placeholders[value]
         self._seen.add(placeholder)
-        around = text[max(0, match.start() - 1) : match.start()] + text[match.end() : match.end() + 1]
-        slash = "/" if match[0].startswith("/") else ""
+        slash = "/" if value.startswith("/") else ""
         return slash + (f"⟦{placeholder}⟧" if any(map(str.isalnum, around)) and not slash else placeholder)
 
 
@@ -130,8 +139,14 @@ def _telling(value: str) -> bool:
     return len(value) > 2 and value.lower() not in COMMON_NAMES
 
 
-def _boundary(value: str) -> re.Pattern[str]:
-    """The value where it is a word of its own: `al` is not hidden in `algebra`. `_` and `-` part words."""
-    before = r"(?<![A-Za-z0-9])" if value[0].isalnum() else r"(?<![\w.-])" if value[0] == "/" else ""
-    after = r"(?![A-Za-z0-9])" if value[-1].isalnum() else ""
-    return re.compile(before + re.escape(value) + after)
+def _is_word(value: str, before: str, after: str) -> bool:
+    """Whether it stands there as a word: `al` is not hidden in `algebra`. `_` and `-` part words."""
+    if value[0] == "/" and (before.isalnum() or before in ("_", ".", "-")):
+        return False  # the middle of another path
+    begins = not (value[0].isalnum() and _is_letter(before))
+    return begins and not (value[-1].isalnum() and _is_letter(after))
+
+
+def _is_letter(char: str) -> bool:
+    """Or a digit; of other scripts no word ends by."""
+    return char.isascii() and char.isalnum()

@@ -3,7 +3,8 @@
 The courier's own finders (the journal's table, detect-secrets, the small head) over texts of 1, 4 and 16 kB:
 a log, source code, and a configuration that is full of secrets; each text is new to the redactor, as in use.
 Beside it the choice of where to send it. Not in it: the network, the backend, and the daemon's two frames to
-the courier and back. One process, one thread; medians and the 95th percentile.
+the courier and back. One process, one thread; medians and the 95th percentile, by the clock and in processor
+time: the latter is what counts where others keep the machine busy.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def text_of(line: Callable[[int], str], size: int, start: int) -> str:
     return made[:size]
 
 
-def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds by the clock, and of the processor."""
+    began, busy = time.perf_counter(), time.thread_time()
     work()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.perf_counter() - began), 1000 * (time.thread_time() - busy)
 
 
 def choice(text: str) -> route.Choice:
@@ -71,19 +73,23 @@ def main() -> None:
     for line in (log, code, config):
         for size in (1_000, 4_000, 16_000):
             texts = [text_of(line, size, 1000 * n) for n in range(rounds)]
-            took = sorted(timed(lambda text=text: Redactor(FINDERS).hide(text)) for text in texts)  # type: ignore[misc]
-            chosen = statistics.median(timed(lambda text=text: choice(text)) for text in texts)  # type: ignore[misc]
+            took = [timed(lambda text=text: Redactor(FINDERS).hide(text)) for text in texts]  # type: ignore[misc]
+            chosen = [timed(lambda text=text: choice(text)) for text in texts]  # type: ignore[misc]
+            clock, busy = (sorted(column) for column in zip(*took, strict=True))
             rows.append(
                 {
                     "text": line.__name__,
                     "bytes": size,
-                    "redaction ms": round(statistics.median(took), 2),
-                    "p95 ms": round(took[int(0.95 * (rounds - 1))], 2),
-                    "routing ms": round(chosen, 3),
+                    "redaction ms": round(statistics.median(clock), 2),
+                    "p95 ms": round(clock[int(0.95 * (rounds - 1))], 2),
+                    "routing ms": round(statistics.median(wall for wall, _ in chosen), 3),
+                    "cpu ms": round(statistics.median(busy) + statistics.median(c for _, c in chosen), 2),
                 }
             )
-    four = max(row["redaction ms"] + row["routing ms"] for row in rows if row["bytes"] == 4_000)  # type: ignore[operator, type-var]
-    report("offload", rows, {"slowest median of 4 kB, ms": four})
+    four = [row for row in rows if row["bytes"] == 4_000]
+    by_clock = max(row["redaction ms"] + row["routing ms"] for row in four)  # type: ignore[operator, type-var]
+    cpu = max(row["cpu ms"] for row in four)  # type: ignore[type-var]
+    report("offload", rows, {"slowest median of 4 kB, ms": by_clock, "its processor time, ms": cpu})
 
 
 if __name__ == "__main__":
