@@ -24,7 +24,7 @@ from llmos.daemon.pieces import Progress, Read
 from llmos.daemon.request import Job
 from llmos.errors import Cancelled, LlmosError
 from llmos.messages import Decision, Outcome, Thought, ToolCall
-from llmos.planner.route import SHOWN_DATA_CHARS, kind_of
+from llmos.planner.route import SHOWN_DATA_CHARS
 
 if TYPE_CHECKING:
     from llmos.explain.answers import HelpOf
@@ -36,10 +36,7 @@ SURE = 0.7  # of a command that answers a question; nothing runs by it
 NOT_IN_THE_MANUAL = "(Not found in the manual pages of this machine: these are the model's own words.)"
 NOT_IN_THE_DATA = "(No line of what was piped in says so: these are the model's own words.)"
 FROM_THE_DATA = "From what was piped in:"
-ONLY_THE_BEGINNING = (
-    "(The model on this machine read only the first {read:,} of {whole:,} characters."
-    " A backend reads all: --cloud.)"
-)
+A_BACKEND_READS_ALL = "(A backend reads all of a text that is to be worked on: --cloud.)"
 
 
 # Before anything is imported for it: most requests are no questions.
@@ -139,11 +136,15 @@ class Grounding:
         if self.of_data:
             from llmos.explain import quoting
 
-            if found := await asyncio.to_thread(quoting.lines, self._job.text, text):
+            found = await asyncio.to_thread(quoting.lines, self._job.text, text)
+            if found.lines:
                 return f"{FROM_THE_DATA}\n{quoting.told(found)}"
-        shown = len((request.data_head(data) or "")[:SHOWN_DATA_CHARS])
+        head = request.data_head(data) or ""
+        shown = len(head[:SHOWN_DATA_CHARS])
         if local and shown + 1 < len(text):
             return await self._in_pieces(said, text, shown)
+        if not local and not pieces.are_read_whole(self._job.text) and len(head) + 1 < len(text):
+            return f"{said}\n{_part_was_read(len(head), text)}"
         return f"{said}\n{NOT_IN_THE_DATA}" if self.of_data else said
 
     async def _in_pieces(self, said: str, text: str, shown: int) -> str:
@@ -153,9 +154,7 @@ class Grounding:
             return await reading.answer(self._job.text)
         if pieces.asks_for_summary(self._job.text):
             return await reading.summary()
-        if kind_of(self._job.text, has_data=True) == "document":
-            return f"{said}\n{ONLY_THE_BEGINNING.format(read=shown, whole=len(text))}"
-        return said
+        return f"{said}\n{_part_was_read(shown, text)} {A_BACKEND_READS_ALL}"
 
     # --- --help, in the sandbox ---
 
@@ -179,6 +178,10 @@ class Grounding:
             judged, self._job, approved=False, on_output=lambda stream, text: None, cancel=self._cancel
         )
         return _text(ran.outcome)
+
+
+def _part_was_read(read: int, text: str) -> str:
+    return f"(The model read only the first {read:,} of {len(text):,} characters.)"
 
 
 def _text(outcome: Outcome) -> str:

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 from llmos.errors import TooLong
 from llmos.messages import Think, Thought
-from llmos.planner.route import MAX_PIECES, PIECE_CHARS
+from llmos.planner.route import MAX_PIECES, PIECE_CHARS, kind_of
 
 PASSAGE_CHARS = 320
 BEST = 6  # passages that the answer is read from
@@ -44,6 +44,14 @@ class Passage:
 
 def asks_for_summary(text: str) -> bool:
     return bool(_SUMMARY.search(text))
+
+
+def are_read_whole(request: str) -> bool:
+    """Whether piped data goes to a backend as a whole: where the request is about what it says."""
+    from llmos.explain import quoting
+
+    kind = kind_of(request, has_data=True)
+    return kind == "document" or (kind == "question" and quoting.asks(request))
 
 
 def passages(text: str, most_chars: int = PASSAGE_CHARS) -> list[Passage]:
@@ -108,7 +116,7 @@ class Pieces:
             notes.append((piece.line, (await self._think("tell", _EACH, data_head=piece.text)).said))
         if len(notes) == 1:
             return notes[0][1]
-        whole = await self._think("tell", _ALL, data_head=_within("\n".join(note for _, note in notes)))
+        whole = await self._think("tell", _ALL, data_head=_within([note for _, note in notes]))
         parts = "\n".join(f"from line {line}: {note}" for line, note in notes)
         return f"{whole.said}\n{parts}{_left(len(notes), pieces)}"
 
@@ -152,9 +160,10 @@ def _grouped(found: Sequence[Passage]) -> list[list[Passage]]:
     return pieces
 
 
-def _within(notes: str) -> str:
-    """Notes of 40 pieces fit; a model that rambles is held to it."""
-    return notes[: 2 * PIECE_CHARS]
+def _within(notes: Sequence[str]) -> str:
+    """A line for each note; a model that rambles is held to a share for each, so that none is left out."""
+    share = 2 * PIECE_CHARS // len(notes)
+    return "\n".join(note if len(note) <= share else f"{note[: share - 2]} …" for note in notes)
 
 
 def _line(text: str) -> str:

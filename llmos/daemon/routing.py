@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmos.daemon import pieces
 from llmos.daemon.hands import Hands
 from llmos.daemon.ladder import Rung
 from llmos.daemon.leaving import AskPerson, Leaving
@@ -255,13 +256,16 @@ class Routing:
         on_start: Callable[[], None],
     ) -> Thought:
         think = think.model_copy(update={"examples": ()})  # a person's own examples stay here
+        data, document = self._job.data, None
+        if data is not None and pieces.are_read_whole(self._job.text):
+            document = data.decode("utf-8", "replace")
 
         def started(backend: str) -> None:
             self._tell(backend)
             on_start()
 
         return await self._leaving.send(
-            think, self.kind, choice, cancel=cancel, on_start=started, document=self._document()
+            think, self.kind, choice, cancel=cancel, on_start=started, document=document
         )  # fmt: skip
 
 

@@ -236,7 +236,8 @@ class Session(Stepwise):
             for call in self._thought.calls:
                 self._items.append(Item(await self._judge_first(call)))
             if (reply := self._reply()) is not None:
-                return reply
+                assert self._steps is not None
+                return f"{reply}\n{stepping.not_read(self._steps.story.steps)}".strip()
             for index in range(start, len(self._items)):
                 self._show(index)
             await self._refuse_at_once()

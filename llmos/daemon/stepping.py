@@ -12,6 +12,7 @@ even where the policy would allow it: an instruction that stands in a file is no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from llmos.daemon.hands import Judged
@@ -31,6 +32,7 @@ _UNKNOWN = (
     " Look at what is there before anything else; do not simply repeat it."
 )
 HEAD_CHARS, TAIL_CHARS, ERROR_CHARS = 3000, 1000, 1000
+_LEFT_OUT = re.compile(r"^\[(\d+) characters left out\]$", re.MULTILINE)
 _WARY = Verdict(
     decision=Decision.ASK,
     rule="heard",
@@ -74,6 +76,15 @@ def trimmed(outcome: Outcome) -> str:
 def _ends(text: str, head: int, tail: int) -> str:
     left_out = len(text) - head - tail
     return text if left_out <= 0 else f"{text[:head]}\n[{left_out} characters left out]\n{text[-tail:]}"
+
+
+def not_read(steps: Sequence[Step]) -> str:
+    """What a person is to know of an answer in words after these: how much of each outcome was left out."""
+    left_out = ((n, _LEFT_OUT.findall(step.outcome or "")) for n, step in enumerate(steps, 1))
+    parts = [
+        f"{sum(map(int, counts)):,} characters of step {number}" for number, counts in left_out if counts
+    ]
+    return f"(The model did not read {', '.join(parts)}.)" if parts else ""
 
 
 def wary(judged: Judged) -> Judged:

@@ -70,7 +70,7 @@ def main() -> None:
             {
                 "question": question,
                 "at": f"{share:.0%}",
-                "by words": any(key in line for _, line in quoting.lines(question, whole)),
+                "by words": any(key in line for _, line in quoting.lines(question, whole).lines),
                 "quoted": sentence in places or key in places,
                 "answered": key in answer,
                 "cpu s": round(time.process_time() - cpu),

@@ -24,6 +24,7 @@ SCRIPT: dict[str, Any] = {
     pieces._EACH: {"said": {"7319": "about a vault", "*": "about a ferry"}},
     pieces._ALL: {"said": {"vault": "a ferry and a vault"}},
     "translate this into Greek": ANSWER,
+    "say hello": ANSWER,
 }
 
 
@@ -77,6 +78,13 @@ def test_what_is_too_long_is_refused_and_what_was_not_read_is_said(client: suppo
     assert "only the first 600 of 700 characters" in said["answer"]
     whole = client.result("ask", text="translate this into Greek", cwd="/", data_b64=piped("x" * 600))
     assert whole["answer"] == "I read the beginning."
+    chat = client.result("ask", text="say hello", cwd="/", data_b64=piped("x" * 700))
+    assert "only the first 600 of 700 characters" in chat["answer"]
+
+
+def test_a_note_that_rambles_takes_no_other_ones_place() -> None:
+    held = pieces._within(["a" * 9000, "short", "b" * 9000])
+    assert [line[:1] for line in held.splitlines()] == ["a", "s", "b"] and len(held) <= 2 * PIECE_CHARS + 2
 
 
 def test_the_route_tells_of_pieces(client: support.Client) -> None:

@@ -31,6 +31,10 @@ SCRIPT: dict[str, Any] = {
     "note the name, then say so": shell(
         NAME, after={NAME: {"calls": [{"tool": "answer", "args": {"text": "It is noted."}}]}}
     ),
+    "print much, then say so": shell(
+        "printf %05000d 1",
+        after={"printf %05000d 1": {"calls": [{"tool": "answer", "args": {"text": "A number."}}]}},
+    ),
     "note the name, then wait": shell(NAME, after={NAME: {**shell("cp name.txt copy.txt"), "delay_s": 1.5}}),
     "find the log, then copy it": {
         "calls": [*shell("ls")["calls"], *shell("cp it guessed.txt")["calls"]],
@@ -93,6 +97,9 @@ def test_it_ends_where_a_model_has_nothing_more_to_do(
         result = asked(client, work, text)
         assert result["status"] == "done" and len(result["calls"]) == 1, result
     assert asked(client, work, "note the name, then say so")["answer"] == "It is noted."
+    assert (
+        "did not read 1,000 characters of step 1" in asked(client, work, "print much, then say so")["answer"]
+    )
     lost = asked(client, work, "note the name, then think")
     assert lost["status"] == "failed" and "What was done stands" in lost["answer"]
 

@@ -100,5 +100,9 @@ def test_lines_of_a_text_answer_by_their_numbers() -> None:
     assert (
         quoting.told(quoting.lines("which port is it listening on?", LOG)) == "line 4: listening on port 8080"
     )
-    assert quoting.lines("who is the president?", LOG) == ()
+    assert quoting.lines("who is the president?", LOG) == quoting.Quoted()
+    many = quoting.told(quoting.lines("what went wrong?", "error\n" * 20))
+    assert many.endswith("line 20: error\n(and 12 more lines like these)")
+    cut = quoting.told(quoting.lines("what went wrong?", "error\n" + "x\n" * quoting.MAX_LINES_READ))
+    assert cut == "line 1: error\n(the last 1 lines were not looked at)"
     assert quoting.asks("why did it fail?") and not quoting.asks("summarise this")

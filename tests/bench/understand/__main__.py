@@ -40,8 +40,10 @@ ASK_DEADLINE_S = 300.0
 
 
 @contextmanager
-def daemon(model: str, folder: Path, *, untuned: bool = False, threads: int = 0) -> Iterator[Path]:
-    """A daemon of this checkout with its own state folder and socket."""
+def daemon(
+    model: str, folder: Path, *, untuned: bool = False, threads: int = 0, more: str = ""
+) -> Iterator[Path]:
+    """A daemon of this checkout with its own state folder and socket; `more` of its configuration."""
     sock = folder / "llmos.sock"
     env = os.environ | {
         "LLMOS_SOCKET": str(sock),
@@ -51,7 +53,7 @@ def daemon(model: str, folder: Path, *, untuned: bool = False, threads: int = 0)
     }
     config = folder / "config" / "llmos" / "config.toml"
     config.parent.mkdir(parents=True)
-    config.write_text(f"[model]\nadapter = {str(not untuned).lower()}\nthreads = {threads}\n")
+    config.write_text(f"[model]\nadapter = {str(not untuned).lower()}\nthreads = {threads}\n{more}")
     with (folder / "daemon.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "llmos", "daemon"], env=env, stderr=log, stdout=log)
         try:
@@ -122,14 +124,20 @@ def load_cases() -> list[dict[str, Any]]:
 
 
 def run_case(
-    case: dict[str, Any], sock: Path, folder: Path, port: int, *, confidences: bool = False
+    case: dict[str, Any],
+    sock: Path,
+    folder: Path,
+    port: int,
+    *,
+    confidences: bool = False,
+    route: str = "auto",
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="case-", dir=folder) as name, victim(folder) as process:
         root = Path(name)
         build(root, case.get("files", {}), case.get("days", {}))
         before = snapshot(root)
         known = facts(process, root, port)
-        params = {"text": fill(case["say"], known), "cwd": str(root), "consent": "yes"}
+        params = {"text": fill(case["say"], known), "cwd": str(root), "consent": "yes", "route": route}
         if data := case.get("data"):
             params["data_b64"] = base64.b64encode(data.encode()).decode()
         told = request(sock, params, "route").get("facts", {}).get("local") if confidences else None
