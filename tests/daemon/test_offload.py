@@ -343,6 +343,16 @@ def test_no_planted_secret_leaves_in_a_request_or_in_its_data(ask: Asked, lab: B
     assert len(lab.requests) >= len(PLANTED) // 12 + 1
 
 
+def test_data_that_was_not_sent_whole_is_said(ask: Asked, lab: Backend) -> None:
+    long = base64.b64encode(b"nothing to see here\n" * 40 + b"Bob did it\n").decode()
+    lab.says = lambda body: calls(("answer", {"text": "It was Bob."}))
+    asked = ask("who did the thing?", route="cloud", data_b64=long)
+    assert "Bob did it" in lab.requests[-1]["messages"][-1]["content"] and "read only" not in asked["answer"]
+    counted = ask("how many lines are there?", route="cloud", data_b64=long)
+    assert "Bob did it" not in lab.requests[-1]["messages"][-1]["content"]
+    assert counted["answer"].endswith("(The model read only the first 399 of 811 characters.)")
+
+
 @pytest.mark.sandbox
 def test_no_planted_secret_leaves_in_what_came_of_a_call(ask: Asked, lab: Backend) -> None:
     """Read from files, and said by programs that fail; what comes back is restored."""
