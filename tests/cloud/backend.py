@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -25,7 +26,10 @@ def calls(*made: tuple[str, dict[str, Any]], more: bool = False) -> str:
 class Backend:
     """`requests` are the bodies, `headers` and `raw` what came with them. Faults: see `_Handler`."""
 
-    def __init__(self, says: Says | str = "", faults: list[str] | None = None) -> None:
+    def __init__(
+        self, says: Says | str = "", faults: list[str] | None = None, tls: tuple[str, str] | None = None
+    ) -> None:
+        """`tls`: files of a certificate and its key."""
         self.says: Says = says if callable(says) else lambda body: str(says)
         self.faults = list(faults or [])
         self.requests: list[dict[str, Any]] = []
@@ -40,7 +44,11 @@ class Backend:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}/v1"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def settings(self, name: str = "lab", **more: Any) -> dict[str, Any]:

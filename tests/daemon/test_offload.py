@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -214,6 +215,41 @@ def test_translate_by_a_backend(ask: Asked, lab: Backend) -> None:
         "translate", text="list bob@example.com", cwd=str(ask.work), route="cloud", backend="lab"
     )
     assert (found["command"], found["route"]) == ("ls -l bob@example.com", "cloud:lab")
+
+
+def test_a_certificate_of_ones_own_is_trusted_where_it_is_named_and_nowhere_else(
+    make_home: Callable[[], dict[str, str]], tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = [
+        "-subj",
+        "/CN=lab",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(cert),
+    ]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *made],
+        check=True,
+        capture_output=True,
+    )
+    server = Backend(LIST, tls=(str(cert), str(key)))
+    ask = Asked(
+        make_home(),
+        server.settings("known", ca_file=str(cert)),
+        server.settings("unknown"),
+        offload={"retries": 0},
+    )
+    try:
+        assert ask("hard", route="cloud", backend="known", mode="plan")["route"] == "cloud:known"
+        refused = ask("hard", route="cloud", backend="unknown", mode="plan")
+        assert "the certificate is not trusted" in refused["message"] and len(server.requests) == 1
+    finally:
+        ask.close()
+        server.close()
 
 
 # --- faults -------------------------------------------------------------------------------------
