@@ -25,6 +25,8 @@ _TIMEOUT_S = 600
 
 
 def plan_archive(args: Args, context: Context) -> Draft:
+    if args["archive"] is None:
+        args = {**args, "archive": _named_after(args, context)}
     match args["action"]:
         case "create":
             return _create(args, context)
@@ -39,6 +41,17 @@ def plan_archive(args: Args, context: Context) -> Draft:
     steps = _reading("list", args, context)
     effects = Effects(reads=(context.absolute(args["archive"]),), programs=programs(*_argvs(steps)))
     return Draft(steps, effects, command=_command(args), read_only=True)
+
+
+def _named_after(args: Args, context: Context) -> str:
+    """As gzip(1) names one file, and a folder's as most people do: beside it. Raises UsageError."""
+    path = args["path"]
+    if args["action"] != "create" or path is None or is_glob(path):
+        raise UsageError(
+            "file.archive: argument `archive`: it is missing", "Name the archive, such as all.tar.gz."
+        )
+    path = path.rstrip("/")
+    return f"{path}{'.tar.gz' if context.is_folder(context.absolute(path)) else '.gz'}"
 
 
 def _command(args: Args) -> str:
@@ -102,7 +115,8 @@ def _create(args: Args, context: Context) -> Draft:
             f"file.archive: {path}: only the last part may be a pattern", "Name the folder in full."
         )
     free = Run(argv=("test", "!", "-e", context.word(args["archive"])))
-    steps = (*_any(path, context), free, _packing(args["archive"], path, context))
+    told = Run(argv=("ls", "-d", "--", context.word(args["archive"])))  # a name of ours is not in the call
+    steps = (*_any(path, context), free, _packing(args["archive"], path, context), told)
     effects = Effects(
         reads=(context.absolute(path),),
         writes=(context.absolute(args["archive"]),),
@@ -167,11 +181,12 @@ def read_archive(outcome: Outcome, args: Args) -> Outcome:
         return outcome
     if outcome.exit_code == 1 and not outcome.stderr:
         none = split_glob(args["path"])[1] and not outcome.stdout
-        exists = f"{args['archive']} exists already; it was left alone.\n"
+        exists = f"{args['archive'] or 'An archive of it'} exists already; it was left alone.\n"
         note = f"Nothing matches {args['path']}.\n" if none else exists
         return outcome.model_copy(update={"stdout": "", "stderr": note})
     if outcome.exit_code == 0:
-        return outcome.model_copy(update={"stdout": f"created {PurePosixPath(args['archive']).name}\n"})
+        name = outcome.stdout.rstrip("\n").rpartition("\n")[2]
+        return outcome.model_copy(update={"stdout": f"created {PurePosixPath(name).name}\n"})
     return outcome
 
 

@@ -82,6 +82,10 @@ def _has_match(folder: str, pattern: str) -> bool:
         return False
 
 
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path raises for a name that is too long
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Where a call is made from. A planner's only looks: `find_processes(name or pid)`, `machine()`, and
@@ -99,6 +103,7 @@ class Context:
     find_unit: Callable[[str, int], Literal["system", "user"]] = _find_unit
     find_container: Callable[[str, int], ContainerInfo] = _find_container
     has_match: Callable[[str, str], bool] = _has_match
+    is_folder: Callable[[str], bool] = _is_folder
 
     def depth(self, folder: str, pattern: str) -> tuple[str, ...]:
         """find(1)'s words that keep a pattern to the folder it names; none where only folders below match.

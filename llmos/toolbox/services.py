@@ -26,12 +26,14 @@ _PARTIAL = (
 )
 
 
-def observing(observer: str, command: str) -> Pair:
-    """A tool that looks as the caller; `command` is what would show a person the same."""
+def observing(observer: str, command: str, **left_out: str) -> Pair:
+    """A tool that looks as the caller; `command` is what would show a person the same, `left_out` what stands
+    in it for arguments that were not given.
+    """
 
     def plan(args: Args, context: Context) -> Draft:
         given = {key: value for key, value in args.items() if value is not None}
-        words = command.format_map({key: str(value) for key, value in given.items()})
+        words = command.format_map(left_out | {key: str(value) for key, value in given.items()}).strip()
         return Draft((Observe(observer=observer, args=given | {"uid": context.uid}),), command=words)
 
     return Pair(plan)

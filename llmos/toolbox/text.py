@@ -90,7 +90,7 @@ def plan_count(args: Args, context: Context) -> Draft:
     argvs = [counter + _operands(args, context, counter[0])]
     if not _from_data(args, context):
         path, pattern = split_glob(need(args["path"], "text.count", "path"))
-        if pattern:
+        if pattern or context.is_folder(context.absolute(path)):
             argvs = [_each(path, pattern, counter, context)]
     argvs += [["wc", "-l"]] if matches else []
     run = pipeline(argvs, stdin_data=_from_data(args, context), ok_codes=(0, 1))
@@ -119,7 +119,9 @@ def _source(args: Args, context: Context) -> list[str]:
     if _from_data(args, context):
         return argv
     path, pattern = split_glob(need(args["path"], "text.count", "path"))
-    return _each(path, pattern, argv, context) if pattern else [*argv, "--", context.word(path)]
+    if pattern or context.is_folder(context.absolute(path)):
+        return _each(path, pattern, argv, context)
+    return [*argv, "--", context.word(path)]
 
 
 def _operands(args: Args, context: Context, counter: str) -> list[str]:
@@ -129,8 +131,12 @@ def _operands(args: Args, context: Context, counter: str) -> list[str]:
 
 
 def _each(folder: str, pattern: str, counter: list[str], context: Context) -> list[str]:
-    names = ["find", context.word(folder), "-mindepth", "1", *context.depth(folder, pattern)]
-    names += ["-type", "f", "-name", pattern]
+    """`counter` with the files that match; with all files below the folder where there is no pattern."""
+    names = ["find", context.word(folder), "-mindepth", "1"]
+    if pattern:
+        names += [*context.depth(folder, pattern), "-type", "f", "-name", pattern]
+    else:
+        names += ["-type", "f", "-not", "-path", "*/.git/*"]
     named = ["-H"] if counter[:2] == ["grep", "-c"] else []
     return [*names, "-exec", *counter, *named, "--", "{}", "+"]
 

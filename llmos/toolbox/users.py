@@ -26,6 +26,7 @@ from llmos.toolbox.values import human_duration, shown, table
 _LOGIN_DEFS = Path("/etc/login.defs")
 _LASTLOG = Path("/var/log/lastlog")
 _LASTLOG_ENTRY = struct.Struct("=I32s256s")  # time, line, host (lastlog(8))
+_ONESELF = frozenset({"me", "myself", "$user", "我"})  # unless somebody is called so
 _NO_SHELLS = frozenset({"nologin", "false", "sync"})
 
 
@@ -57,7 +58,7 @@ def _real_name(entry: pwd.struct_passwd) -> str:
 
 
 def person(args: JsonObject) -> str:
-    entry = _entry(str(args["name"]).strip())
+    entry = _entry(str(args.get("name", "me")).strip(), int(args["uid"]))
     groups = [_group(gid) for gid in os.getgrouplist(entry.pw_name, entry.pw_gid)]
     rows = [
         ("User", f"{entry.pw_name} ({entry.pw_uid})"),
@@ -71,12 +72,15 @@ def person(args: JsonObject) -> str:
     return table([row for row in rows if row[1]])
 
 
-def _entry(name: str) -> pwd.struct_passwd:
-    """By name or number; raises UsageError with the nearest names."""
+def _entry(name: str, caller: int) -> pwd.struct_passwd:
+    """By name or number, or the caller's own; raises UsageError with the nearest names."""
+    everybody = [entry.pw_name for entry in pwd.getpwall()]
+    if name.casefold() in _ONESELF and name not in everybody:
+        name = str(caller)
     try:
         return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError, ValueError):
-        close = difflib.get_close_matches(name, [entry.pw_name for entry in pwd.getpwall()], 3)
+        close = difflib.get_close_matches(name, everybody, 3)
         step = f"Did you mean: {', '.join(close)}?" if close else "See: llmos call user.list"
         raise UsageError(f"there is no user {name[:80]!r}", step) from None
 
@@ -166,6 +170,6 @@ def _session(facts: JsonObject) -> _Row:
 OBSERVERS = {"user.list": people, "user.info": person, "session.list": sessions}
 PAIRS = {
     "user.list": observing("user.list", "getent passwd"),
-    "user.info": observing("user.info", "id {name}"),
+    "user.info": observing("user.info", "id {name}", name=""),
     "session.list": observing("session.list", "who"),
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from llmos.errors import UsageError
 from llmos.toolbox.context import Context
 
 from .conftest import Call
@@ -245,3 +246,35 @@ def test_what_stands_there_is_named_and_nothing_is_extracted(call: Call, folder:
     outcome = call("file.archive", action="extract", archive="a.tar")
     assert outcome.exit_code == 1 and "two" in outcome.stderr and "already" in outcome.stderr
     assert (folder / "two").read_text() == "mine" and not (folder / "one").exists()
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".zip", ".tar.zst"])
+def test_what_stands_there_with_the_very_content_is_left_as_it_is(
+    call: Call, folder: Path, ending: str
+) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub/one").write_text("1\n")
+    (folder / "sub/two").write_text("2\n")
+    assert call("file.archive", action="create", archive=f"a{ending}", path="sub").exit_code == 0
+    (folder / "sub/two").unlink()
+    before = (folder / "sub/one").stat().st_ino
+    outcome = call("file.archive", action="extract", archive=f"a{ending}")
+    assert outcome.exit_code == 0 and "1 file stood there already" in outcome.stdout, outcome
+    assert (folder / "sub/two").read_text() == "2\n" and (folder / "sub/one").stat().st_ino == before
+    (folder / "sub/one").write_text("x\n")
+    assert call("file.archive", action="extract", archive=f"a{ending}").exit_code == 1
+    assert (folder / "sub/one").read_text() == "x\n"
+
+
+def test_an_archive_without_a_name_is_named_after_what_goes_in(call: Call, folder: Path) -> None:
+    (folder / "dump.sql").write_text("select 1;\n" * 100)
+    assert call("file.archive", action="create", path="dump.sql").stdout == "created dump.sql.gz\n"
+    (folder / "site").mkdir()
+    (folder / "site/index").write_text("hello")
+    assert call("file.archive", action="create", path="site/").stdout == "created site.tar.gz\n"
+    assert "site/index" in call("file.archive", action="list", archive="site.tar.gz").stdout
+    again = call("file.archive", action="create", path="dump.sql")
+    assert again.exit_code == 1 and "exists already" in again.stderr
+    for args in ({"action": "create", "path": "*.txt"}, {"action": "extract"}):
+        with pytest.raises(UsageError, match="`archive`: it is missing"):
+            call("file.archive", **args)

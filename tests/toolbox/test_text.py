@@ -51,6 +51,11 @@ def test_counts(call: Call, folder: Path) -> None:
     assert call("text.count", path="*.py").stdout.split()[0] == "4"
     assert call("text.count", path="*.py", pattern="ERROR").stdout.strip().endswith("a.py:2")
     assert call("text.count", path="*.nix").stdout.startswith("Nothing matches")
+    (folder / "sub/b c.txt").write_text("ERROR\n\n")
+    below = call("text.count", path="sub").stdout
+    assert below.split()[0] == "2" and "b c.txt" in below
+    assert call("text.count", path=".", what="matches", pattern="ERROR").stdout.strip() == "4"
+    assert call("text.count", path=".", what="words", top=1).stdout.split() == ["4", "ERROR"]
 
 
 def test_counting_fails_plainly(call: Call, folder: Path) -> None:

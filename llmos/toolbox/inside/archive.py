@@ -67,8 +67,10 @@ def extract(args: dict[str, Any], *, only_check: bool) -> None:
     folder = Path(args["to"])
     if args["archive"] != "-" or only_check:
         checked = Ledger(folder, args["limit"])
-        for entry, _ in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
-            checked.add(entry)
+        for entry, read in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
+            path = checked.add(entry)
+            if path and is_same(folder / path, entry, read):
+                checked.kept.add(path)
         checked.finish()
         checked.refuse_what_stands()
         checked.refuse_full_disk()
@@ -85,6 +87,7 @@ class Unpacking:
         self._made: list[Path] = []
         self._times: list[tuple[Path, Entry]] = []
         self._num_bytes = 0
+        self._num_kept = 0
 
     def run(self, args: dict[str, Any]) -> None:
         try:
@@ -101,6 +104,9 @@ class Unpacking:
         self._tell()
 
     def _put(self, place: Path, entry: Entry, read: Open) -> None:
+        if is_same(place, entry, read):
+            self._num_kept += 1
+            return
         self._make_folder(place if entry.kind == "folder" else place.parent)
         if entry.kind == "file":
             self._write(place, entry, read)
@@ -152,10 +158,24 @@ class Unpacking:
         ledger = self._ledger
         files = sum(kind != "folder" for kind in ledger.kinds.values())
         folders = len(ledger.kinds) - files
+        files -= self._num_kept
         what = count(files, "file") + (f" and {count(folders, 'folder')}" if folders else "")
         say(f"extracted {what} ({size(self._num_bytes)}) into {shown(str(self._folder))}")
+        if self._num_kept:
+            say(f"{count(self._num_kept, 'file')} stood there already, with the same content.")
         if ledger.set_id:
             say(f"{count(ledger.set_id, 'file')} would have run as its owner (set-id); that was not kept.")
+
+
+def is_same(place: Path, entry: Entry, read: Open) -> bool:
+    """Whether what the archive would put there is there: a file with the very content."""
+    if entry.kind != "file" or place.is_symlink() or not place.is_file():
+        return False
+    with place.open("rb") as there, read() as source:
+        while block := source.read(_BLOCK):
+            if there.read(len(block)) != block:
+                return False
+        return not there.read(1)
 
 
 def _copy(source: IO[bytes], file: IO[bytes]) -> int:

@@ -32,6 +32,7 @@ class Ledger:
     kinds: dict[str, str] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)  # of symbolic links
     hard: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)  # files that stand there with the very content
     num_bytes: int = 0
     set_id: int = 0
     _parents: dict[str, bool] = field(default_factory=dict)
@@ -111,7 +112,9 @@ class Ledger:
 
     def refuse_what_stands(self) -> None:
         """Nothing is replaced: raises Refused naming what is there already."""
-        there = [path for path, kind in self.kinds.items() if self._stands(path, kind)]
+        there = [
+            path for path, kind in self.kinds.items() if self._stands(path, kind) and path not in self.kept
+        ]
         if there:
             raise Refused(
                 f"{count(len(there), 'entry')} would replace what is there already: {some(there)}. "
