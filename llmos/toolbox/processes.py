@@ -261,7 +261,7 @@ def _cpu(process: psutil.Process) -> float:
 
 _Row = tuple[int, str, float, int, float, str]  # pid, user, cpu, memory, age, command
 _SORTS = {
-    "cpu": lambda row: (-row[2], row[0]),
+    "cpu": lambda row: (-row[2], row[4], row[0]),  # of those that do nothing the newest first
     "memory": lambda row: (-row[3], row[0]),
     "newest": lambda row: (row[4], row[0]),
     "name": lambda row: (row[5], row[0]),

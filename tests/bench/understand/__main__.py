@@ -34,7 +34,9 @@ from tests.bench.report import report
 from tests.bench.understand.judge import Seen, fill, judge
 from tests.bench.understand.workspace import build, snapshot
 
-CASES_FILES = tuple(Path(__file__).with_name(name) for name in ("cases.toml", "everyday.toml", "later.toml"))
+CASES_FILES = tuple(
+    Path(__file__).with_name(name) for name in ("cases.toml", "everyday.toml", "later.toml", "fresh.toml")
+)
 START_DEADLINE_S = 30.0
 ASK_DEADLINE_S = 300.0
 
