@@ -32,8 +32,31 @@ def give_back() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(AttributeError):  # another C library
+    with contextlib.suppress(AttributeError, OSError):  # another C library, no /proc
         ctypes.CDLL(None).malloc_trim(0)
+        _give_back_code()
+
+
+_MADV_DONTNEED = 4  # mman.h
+
+
+def _give_back_code() -> None:
+    """Unmap the pages of libraries' code, half of which only the start needed (madvise(2)).
+
+    What is called again is mapped again, out of the page cache. Mappings with pages of their own, which
+    would be lost, are left alone.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    code = None
+    with open("/proc/self/smaps", encoding="utf-8", errors="replace") as smaps:
+        for line in smaps:
+            key, _, rest = line.partition(" ")
+            if not key.endswith(":"):
+                start, _, end = key.partition("-")
+                of_a_file = rest.startswith("r-xp") and "/" in rest
+                code = (int(start, 16), int(end, 16)) if of_a_file else None
+            elif key == "Anonymous:" and code and rest.split()[0] == "0":
+                madvise(ctypes.c_void_p(code[0]), ctypes.c_size_t(code[1] - code[0]), _MADV_DONTNEED)
 
 
 _M_ARENA_MAX = -8  # malloc.h

@@ -138,7 +138,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_backend_is_left_for_the_next_one(servers: Callable[..., Backend], fault: str) -> None:
     bad, good = servers(*[fault] * 6), servers()
-    asking = Asking(bad, good, silence_timeout_s=0.6, timeout_s=1.0)
+    patience_s = 5.0 if fault.startswith("drip") else 0.6  # a machine that pauses is no silent server
+    asking = Asking(bad, good, silence_timeout_s=patience_s, timeout_s=1.0)
     start = time.monotonic()
     answer = asking.ask()
     assert time.monotonic() - start < 8

@@ -143,7 +143,7 @@ def test_names_with_newlines_and_missing_files_are_told_plainly(call: Call, fold
     assert call("text.search", pattern="hello", path=".")["stdout"].splitlines()[-1] == "new\\nline:2: hello"
     for tool in ("text.count", "file.list", "file.find", "file.usage", "file.read"):
         assert "No such file" in call(tool, status="failed", path="missing")["stderr"]
-    assert "Is a directory" in call("text.count", status="failed", path=".")["stderr"]
+    assert call("text.count", path=".")["stdout"].split()[0] == "2"
 
 
 def test_of_a_sparse_file_of_100_gb_no_more_is_read_than_is_shown(call: Call, folder: Path) -> None:

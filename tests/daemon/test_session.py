@@ -242,6 +242,7 @@ def test_the_broker_stays_small_and_never_loads_torch(start_daemon: Start, folde
         while client.result("status")["resident_bytes"] >= 60e6 and time.monotonic() < deadline:
             time.sleep(0.2)
         time.sleep(3)
+        client.result("policy.check", command="tar czf b.tgz . && ls | wc -l", cwd=str(folder))
         assert client.result("status")["resident_bytes"] < 60e6
 
 
@@ -598,7 +599,8 @@ def test_piped_data_answers_with_its_lines_and_words_of_a_model_are_marked(
     assert "only the first" not in result["answer"]
     long = base64.b64encode(b"all is well\n" * 2000).decode()
     assert "from line 364: " in ask(client, "summarise this", folder, data_b64=long)["answer"]  # in pieces
-    assert ask(client, "hello", folder, data_b64=long)["answer"] == "It was Bob."
+    hello = ask(client, "hello", folder, data_b64=long)["answer"]
+    assert hello.startswith("It was Bob.\n(The model read only the first")
 
 
 @pytest.mark.sandbox
