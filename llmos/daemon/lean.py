@@ -7,6 +7,7 @@ import ctypes
 import gc
 import sys
 import types
+from pathlib import Path
 
 
 def leave_out() -> None:
@@ -48,7 +49,7 @@ def _give_back_code() -> None:
     """
     madvise = ctypes.CDLL(None).madvise
     code = None
-    with open("/proc/self/smaps", encoding="utf-8", errors="replace") as smaps:
+    with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as smaps:
         for line in smaps:
             key, _, rest = line.partition(" ")
             if not key.endswith(":"):
