@@ -89,7 +89,7 @@ def packed(adapter: Adapter, matrices: Collection[str]) -> dict[str, Tensor]:
     from llmos.engine.groups import GROUP, pack, rounded
 
     made: dict[str, Tensor] = {}
-    parts = _read_parts(adapter)
+    parts = tensors(adapter)
     try:
         for name in sorted({key[:-2] for key in parts}):
             if name not in matrices:
@@ -107,7 +107,7 @@ def change(adapter: Adapter) -> Change:
     """What the adapter does to the matrices it names. Raises ModelError for one that cannot be read."""
     from llmos.engine.weights import Change
 
-    parts = _read_parts(adapter)
+    parts = tensors(adapter)
 
     def apply(name: str, weight: Tensor) -> Tensor:
         own = name.removesuffix(".weight")
@@ -119,7 +119,8 @@ def change(adapter: Adapter) -> Change:
     return Change(frozenset(f"{key[:-2]}.weight" for key in parts), apply)
 
 
-def _read_parts(adapter: Adapter) -> dict[str, Tensor]:
+def tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """`NAME.a` and `NAME.b` as they lie in the file. Raises ModelError."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

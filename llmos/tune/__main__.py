@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llmos.engine import adapter as adapters
 from llmos.engine import store, weights
 from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
 from llmos.engine.source import Source
@@ -57,6 +58,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--alpha", type=float, default=64)
+    parser.add_argument(
+        "--start", type=Path, metavar="DIR", help="an adapter to go on from, whose rank and alpha are kept"
+    )
     parser.add_argument("--judged", type=int, default=300, help="validation rows of each kind")
     tune_options.add_settings(parser)
     tune_options.add_memory(parser)
@@ -75,7 +79,9 @@ def validation(pools: Pools, judged: int) -> dict[str, list[Sample]]:
     }
 
 
-def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], info: store.Info) -> None:
+def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], options: argparse.Namespace) -> None:
+    info = store.show(options.model)
+    start = adapters.read(options.start) if options.start else None
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / WEIGHTS_FILE
     save_file({name: t.to(torch.bfloat16).contiguous().cpu() for name, t in tensors.items()}, file)
@@ -86,8 +92,8 @@ def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], info: sto
         "rank": trainee.lora.rank,
         "alpha": trainee.lora.alpha,
         "form": PromptForm.SIGNATURES.value,
-        "shots": 0,
-        "command_shots": 0,
+        "shots": start.shots if start else 0,
+        "command_shots": start.command_shots if start else 0,
     }
     lines = [
         f"{key} = {value}" if isinstance(value, int | float) else f'{key} = "{value}"'
@@ -112,6 +118,10 @@ def _check(options: argparse.Namespace) -> None:
     for file in (options.rows, options.valid):
         if not file.is_file():
             raise UsageError(f"{file} is not there", "Rows are made by `llmos tune data`.")
+    if options.start and options.mode == "full":
+        raise UsageError("--start is an adapter's, and --mode full makes none", "Leave one of them out.")
+    if options.start and adapters.read(options.start).base_sha256 != store.show(options.model).card.sha256:
+        raise UsageError(f"{options.start} was trained on other weights", "Name the model it belongs to.")
     if options.mode == "lora" and not store.show(options.model).card.sha256:
         raise UsageError(
             f"{options.model} is a folder, and adapters belong to one weights file, known by its SHA-256",
@@ -144,7 +154,7 @@ def _learn(options: argparse.Namespace, world: World) -> int:
     if not world.leads:
         return 0
     if isinstance(trainee, Trainee):
-        _write(options.out, trainee, tensors, store.show(options.model))
+        _write(options.out, trainee, tensors, options)
     else:
         folders.save_like(options.out, trainee.config, tensors, source.tokenizer)
     curve.write(options.out)
@@ -156,6 +166,8 @@ def _trainee(options: argparse.Namespace, source: Source, device: torch.device) 
     made: Trainee | Whole
     if options.mode == "full":
         made = Whole(config, tensors, positions=_POSITIONS, mixed=device.type == "cuda")
+    elif options.start:
+        made = Trainee.going_on(adapters.read(options.start), config, tensors, positions=_POSITIONS)
     else:
         made = Trainee(config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS)
     made.recomputed = options.activation_checkpointing

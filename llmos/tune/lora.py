@@ -7,14 +7,17 @@ the input and the output's gradient alone: neither the frozen matrix's gradient 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmos.engine.adapter import merged
+from llmos.engine import adapter as adapters
+from llmos.engine.adapter import Adapter, merged
 from llmos.engine.model import ModelConfig
+from llmos.errors import ModelError
 from llmos.tune.network import Network, gathered
 
 TARGETS = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
@@ -45,6 +48,13 @@ class LowRank(nn.Module):
     def pair(self, name: str) -> tuple[Tensor, Tensor]:
         index = self.names.index(name)
         return self.low[index], self.high[index]
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from these, named as `tensors` names them. Raises KeyError for one that is not there."""
+        for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            low.copy_(tensors[f"{name}.a"])
+            high.copy_(tensors[f"{name}.b"])
 
     def tensors(self) -> dict[str, Tensor]:
         """As they are stored: `NAME.a` and `NAME.b`."""
@@ -87,6 +97,22 @@ class Trainee(Network):
             for name in target_names(config)
         }
         self.lora = LowRank(shapes, rank=rank, alpha=alpha)
+
+    @classmethod
+    def going_on(
+        cls, adapter: Adapter, config: ModelConfig, tensors: dict[str, Tensor], *, positions: int
+    ) -> Trainee:
+        """From where the adapter's training ended. Raises ModelError for one that lacks a matrix of these."""
+        parts = adapters.tensors(adapter)
+        try:
+            rank = len(parts[f"{target_names(config)[0]}.a"])
+            made = cls(config, tensors, rank=rank, alpha=adapter.scale * rank, positions=positions)
+            made.lora.take(parts)
+        except (KeyError, RuntimeError) as error:
+            raise ModelError(
+                f"{adapter.folder} is no adapter of all of these matrices: {error}", "Train without --start."
+            ) from error
+        return made
 
     @property
     def trained(self) -> nn.Module:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import save_file
 
+from llmos import cli
 from llmos.engine import adapter as adapters
 from llmos.engine.engine import Engine
 from llmos.engine.model import ModelConfig, Transformer
@@ -242,6 +243,33 @@ def test_a_changed_adapter_and_a_poor_card_are_refused(base: Any, tmp_path: Path
     (adapter.folder / adapters.CARD_FILE).write_text("rank = 4\n")
     with pytest.raises(ConfigError, match=r"card\.toml"):
         adapters.read(adapter.folder)
+
+
+def test_training_goes_on_from_an_adapter(base: Any, tmp_path: Path) -> None:
+    ours = trainee(base, moved=True)
+    kept = {name: t.to(torch.bfloat16).contiguous() for name, t in ours.lora.tensors().items()}
+    again = Trainee.going_on(stored(tmp_path / "one", kept, base_sha256="a" * 64), *base, positions=128)
+    assert (again.lora.rank, again.lora.alpha) == (4, 8)
+    assert all(torch.equal(t, kept[name].float()) for name, t in again.lora.tensors().items())
+    losses = [one.losses(collate(CHATS, CPU))[0] for one in (ours, again, trainee(base))]
+    assert torch.allclose(losses[0], losses[1], atol=0.05) and not torch.allclose(*losses[1:], atol=0.05)
+    with pytest.raises(ModelError, match="no adapter of all"):
+        del kept["blocks.1.attention.out.a"]
+        Trainee.going_on(stored(tmp_path / "part", kept, base_sha256="a" * 64), *base, positions=128)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--mode", "full"), "makes none"), (("--model", "tiny"), "other weights")],
+)
+def test_an_adapter_is_gone_on_with_for_its_own_weights_alone(
+    words: tuple[str, ...], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows").touch()
+    start = next(adapters_dir().glob(f"*/{adapters.CARD_FILE}")).parent
+    rows = ("--rows", str(tmp_path / "rows"), "--valid", str(tmp_path / "rows"), "--max-steps", "1")
+    argv = ("tune", "train", *rows, "--out", str(tmp_path / "out"), "--start", str(start), *words)
+    assert cli.main(argv) == 2 and said in capfd.readouterr().err
 
 
 def test_every_shipped_adapter_is_whole() -> None:
