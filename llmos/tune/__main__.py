@@ -135,7 +135,7 @@ def _learn(options: argparse.Namespace, world: World) -> int:
     device = tune_options.device()
     source = weights.open_source(store.resolve(options.model))
     ours = catalog.load(tool_dirs()[:1]).specs
-    preparer = Preparer(source.tokenizer, (*ours, *foreign.specs()), len(ours))
+    preparer = Preparer(source.tokenizer, foreign.beside(ours), len(ours))
     pools = preparer.pools(read_rows(options.rows), seed=settings.seed)
     held = preparer.pools(read_rows(options.valid), looked_up=1.0)
     trainee = _trainee(options, source, device)

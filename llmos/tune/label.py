@@ -116,7 +116,7 @@ def _standardise(heads: Heads, train: Sequence[Sample], whole: Whole | None, dev
 def _labelled(file: Path, seed: int) -> list[Labelled]:
     tools = catalog.load(tool_dirs()[:1])
     known = {name: tool.manifest.args for name, tool in tools.tools.items()}
-    rows = from_rows(read_rows(file), arguments((*tools.specs, *foreign.specs()), known))
+    rows = from_rows(read_rows(file), arguments(foreign.beside(tools.specs), known))
     return [*rows, *planted(random.Random(seed), round(len(rows) * _PLANTED_SHARE))]  # noqa: S311 - seeded, for training
 
 

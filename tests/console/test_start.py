@@ -18,8 +18,10 @@ MOST_TIMES_BARE = 8.0
 def test_the_client_starts_within_a_few_bare_starts_of_python(short_dir: Path) -> None:
     """In processor time, the least of several runs: what else the machine does is not ours."""
     least: dict[str, float] = {}
-    for _ in range(3):
-        runs = client.measure(short_dir, runs=5)
+    for number in range(3):
+        folder = short_dir / str(number)
+        folder.mkdir()
+        runs = client.measure(folder, runs=5)
         took = {name: min(each.cpu_ms for each in found) for name, found in runs.items()}
         bare = took.pop("python -c pass")
         least = {name: min(ms / bare, least.get(name, ms / bare)) for name, ms in took.items()}

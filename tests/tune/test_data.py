@@ -19,9 +19,10 @@ from llmos.tune.data.agreement import agree
 from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.names import Filler
 
-HELD = [Path(__file__).parents[1] / "bench/understand" / name for name in ("cases.toml", "everyday.toml")]
+SETS = Path(__file__).parents[1] / "bench/understand"
+HELD = [SETS / f"{name}.toml" for name in ("cases", "everyday", "later", "fresh")]
 TOOLS = catalog.load(tool_dirs()[:1])
-SPECS = (*TOOLS.specs, *foreign.specs())
+SPECS = foreign.beside(TOOLS.specs)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,9 @@ def test_training_and_validation_share_no_template(tmp_path: Path) -> None:
 
 
 def test_no_phrase_makes_what_the_grammar_refuses() -> None:
-    checker, rng = Checker(TOOLS.specs), random.Random(1)
+    checker, rng = Checker(SPECS), random.Random(1)
     filler, wrong = Filler(rng), []
-    for template in [*phrases.load(), *phrases.load("hand")]:
+    for template in [*phrases.load(), *phrases.load("hand"), *foreign.templates()]:
         said = phrases.fill(template, filler, rng)
         command = bash.command(said.calls, said.say)
         if checker.problem([checker.plain(call) for call in said.calls]) or (command and not parses(command)):

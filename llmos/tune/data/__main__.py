@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=140_000, help="rows beside the public ones")
     parser.add_argument("--valid-count", type=int, default=2_000)
     options = parser.parse_args(argv)
-    specs = (*catalog.load(tool_dirs()[:1]).specs, *foreign.specs())
+    specs = foreign.beside(catalog.load(tool_dirs()[:1]).specs)
     held = Held.of(say for file in options.held for say in cases(file))
     pairs = list(public.load(options.public, random.Random(options.seed))) if options.public else []
     report = {}

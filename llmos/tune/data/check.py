@@ -42,12 +42,16 @@ class Checker:
         return next((found for call in calls if (found := self._call_problem(call))), "")
 
     def plain(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """The call without arguments that only repeat their default."""
+        """The call without arguments that only repeat their default, and with text where text is wanted: a
+        slot of a phrase draws a number as a number."""
         spec = self.specs.get(call["tool"])
         if spec is None or spec.raw is not None:
             return dict(call)
         properties = spec.parameters["properties"]
         kept = {k: v for k, v in call["args"].items() if v != properties.get(k, {}).get("default", object())}
+        for name, value in kept.items():
+            if type(value) is int and properties.get(name, {}).get("type") == "string":
+                kept[name] = str(value)
         return {"tool": call["tool"], "args": kept}
 
     def _call_problem(self, call: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
 
@@ -74,8 +74,14 @@ def templates() -> tuple[phrases.Template, ...]:
     )
 
 
+def beside(ours: Sequence[ToolSpec]) -> tuple[ToolSpec, ...]:
+    """`ours`, then the foreign tools of other names: what was foreign once may have become one of ours."""
+    names = {spec.name for spec in ours}
+    return (*ours, *(spec for spec in _specs() if spec.name not in names))
+
+
 @lru_cache(maxsize=1)
-def specs() -> tuple[ToolSpec, ...]:
+def _specs() -> tuple[ToolSpec, ...]:
     """The foreign tools as a planner is taught them, each with some examples."""
     said: dict[str, list[phrases.Template]] = {}
     for template in templates():
