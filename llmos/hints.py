@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import re
+import string
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,9 @@ _CHANGES = re.compile(
     r"|append|chang|replac|set|install|uninstall|restart|start|enabl|disabl|limit|compress|zip|pack|extract|unpack)"
     r"(?:e|es|ed|y|ies|s|t)?\b|[删移改建停装启写存压]"
 )
+_MARKS = {
+    ord(c): "0" if c.isdigit() else "A" if c.isupper() else "a" for c in string.digits + string.ascii_letters
+}
 _SORTS = tuple(map(re.compile, (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z0-9]")))
 _HEX = re.compile(r"[0-9a-f]{7,}")
 _REPEATED = re.compile(r"(.)\1+")
@@ -71,19 +75,46 @@ def secrets_in(text: str) -> Iterator[str]:
     """Words that look like secrets where they stand."""
     head = heads()["secret"]
     for line in text.splitlines():
-        for word, features in candidates(line[:MAX_LINE_CHARS]):
-            if head.score(features) >= head.threshold:
+        for word, before, after in _words(line[:MAX_LINE_CHARS]):
+            if head.bias + head.step * _weight_of(word, before, after) >= head.threshold:
                 yield word
 
 
 def candidates(line: str) -> Iterator[tuple[str, list[int]]]:
     """Every word that is long enough to be one, with its features; of `--password=x` the x."""
+    for word, before, after in _words(line):
+        kind, own = _alone(word)
+        yield word, _hashed([*own, *_around(kind, before, after)])
+
+
+def _words(line: str) -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
+    """What may be a secret, and the words before (as keys are: without dashes, equals signs) and after it."""
     words = [match[0].strip(".!?") if len(match[0]) > 1 else match[0] for match in _WORD.finditer(line)]
     for index, word in enumerate(words):
         glued = _GLUED.match(word)
-        value, before = (glued["value"], [*words[:index], glued["key"]]) if glued else (word, words[:index])
+        value, before = (glued["value"], (*words[:index], glued["key"])) if glued else (word, words[:index])
         if _may_be(value):
-            yield value, _hashed(_around(value, before, words[index + 1 :]))
+            near = [word.lower().lstrip("-").rstrip("=:") for word in before[-6:]]
+            yield value, near, words[index + 1 : index + 3]
+
+
+def _weight_of(value: str, near: Sequence[str], after: Sequence[str]) -> int:
+    """The sum of the weights of a candidate's features, each of which is hashed once."""
+    kind, own = _own_weight(value)
+    return own + sum(map(_weight, _around(kind, near, after)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _own_weight(value: str) -> tuple[str, int]:
+    """Its kind, and what it weighs wherever it stands: many words stand in a text many times."""
+    kind, own = _alone(value)
+    return kind, sum(map(_weight, own))
+
+
+@functools.lru_cache(maxsize=16384)
+def _weight(feature: str) -> int:
+    weights = heads()["secret"].weights
+    return weights[zlib.crc32(feature.encode()) % len(weights)]
 
 
 def _may_be(value: str) -> bool:
@@ -93,21 +124,18 @@ def _may_be(value: str) -> bool:
     return sum(map(str.isalnum, value)) >= MIN_SECRET_CHARS and not _TIME.fullmatch(value)
 
 
-def _around(value: str, before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
-    near = [word.lower().lstrip("-").rstrip("=:") for word in before[-6:]]
-    kind, own = _alone(value)
-    yield from own
+def _around(kind: str, near: Sequence[str], after: Sequence[str]) -> Iterator[str]:
     yield from (f"{distance} {word}" for distance, word in enumerate(reversed(near[-2:]), 1))
-    yield from (f"near {word}" for word in near)
-    yield from (f"near {word} {kind}" for word in near)
+    for word in near:
+        yield f"near {word}"
+        yield f"near {word} {kind}"
     if near:
         yield from (f"1 {near[-1]} {kind}", f"2 {' '.join(near[-2:])}")
-    yield from (f"after {word.lower()}" for word in after[:2])
+    yield from (f"after {word.lower()}" for word in after)
 
 
-@functools.lru_cache(maxsize=4096)
 def _alone(value: str) -> tuple[str, tuple[str, ...]]:
-    """Its kind, and what it says wherever it stands: many words stand in a text many times."""
+    """Its kind, and what it says wherever it stands."""
     shape = _shape(value)
     kind = _kind(value, shape)
     low = value.lower()
@@ -122,10 +150,13 @@ def _alone(value: str) -> tuple[str, tuple[str, ...]]:
 
 def _shape(value: str) -> str:
     """`Tiger-2024` is Aa-0."""
-    marks = "".join(
-        "0" if char.isdigit() else "A" if char.isupper() else "a" if char.isalpha() else char
-        for char in value
-    )
+    if value.isascii():
+        marks = value.translate(_MARKS)
+    else:
+        marks = "".join(
+            "0" if char.isdigit() else "A" if char.isupper() else "a" if char.isalpha() else char
+            for char in value
+        )
     return _REPEATED.sub(r"\1", marks)
 
 
