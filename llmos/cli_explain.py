@@ -112,8 +112,9 @@ def why(options: argparse.Namespace) -> int:
         )
     stderr, again = _stderr(options, text)
     found = failure.findings(text, options.code, stderr)
+    left_out = max(0, len(stderr) - failure.MAX_STDERR)
     if options.json:
-        told = {"command": text, "code": options.code, "run_again": again}
+        told = {"command": text, "code": options.code, "run_again": again, "chars_left_out": left_out}
         cli_requests.print_json({**told, "findings": [asdict(item) for item in found]})
         return 0 if found else 6
     look = screen.look_of(sys.stdout)
@@ -124,6 +125,11 @@ def why(options: argparse.Namespace) -> int:
         said = f"nothing is known of exit code {options.code} of that"
         step = ", and it was not run again, as it may change something. Its messages: … 2>&1 | llmos why"
         screen.write(sys.stdout, f"{said}{'' if stderr or again else step}\n")
+    if left_out:
+        note = (
+            f"Only the last {failure.MAX_STDERR:,} of {len(stderr):,} characters of its messages were read."
+        )
+        screen.write(sys.stdout, f"{look.style('dim', note)}\n")
     return 0 if found else 6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date, timedelta
 from typing import Any
 
 from llmos.console import safetext, words
@@ -14,6 +15,7 @@ JsonObject = dict[str, Any]
 
 _MAX_SHOWN_LINES = 30
 _BAR_COLUMNS = 40
+_MAX_FILLED_DAYS = 62
 
 
 def question(data: JsonObject, look: Look, *, whole: bool = False) -> str:
@@ -130,12 +132,16 @@ def usage(found: JsonObject, columns: int) -> str:
 
 
 def _plot(rows: Sequence[JsonObject], columns: int) -> str:
-    """One bar a day; by money, or by tokens where all of it was free."""
+    """One bar a day, for two months also where nothing was spent; by tokens where all of it was free."""
     by_usd = any(row["usd"] for row in rows)
-    days: dict[str, float] = {}
+    named = sorted({date.fromisoformat(row["day"]) for row in rows})
+    length = (named[-1] - named[0]).days + 1
+    if length <= _MAX_FILLED_DAYS:
+        named = [named[0] + timedelta(n) for n in range(length)]
+    days = {str(day): 0.0 for day in named}
     for row in rows:
         spent = row["usd"] if by_usd else row["prompt_tokens"] + row["reply_tokens"]
-        days[row["day"]] = days.get(row["day"], 0.0) + spent
+        days[row["day"]] += spent
     most = max(days.values()) or 1.0
     width = max(10, min(_BAR_COLUMNS, columns - 30))
     lines = []

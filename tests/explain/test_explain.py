@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,3 +202,13 @@ def test_places_are_looked_at_where_no_message_is_known(tmp_path: Path) -> None:
 
 def test_swapped_letters_are_a_near_name() -> None:
     assert any("Did you mean" in item.step and "ls" in item.step for item in failure.findings("sl", 127, ""))
+
+
+def test_why_says_how_much_of_long_messages_it_has_read(tmp_path: Path) -> None:
+    (tmp_path / "err").write_text("starting\n" * 5000 + "x: No space left on device\n")
+    argv = [sys.executable, "-m", "llmos", "why", "--code", "1", "--stderr", str(tmp_path / "err")]
+    done = subprocess.run([*argv, "--", "make"], capture_output=True, text=True, timeout=60)
+    assert "disk is full" in done.stdout and done.returncode == 0, done.stdout + done.stderr
+    assert "Only the last 20,000 of 45,027 characters" in done.stdout
+    done = subprocess.run([*argv, "--json", "--", "make"], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["chars_left_out"] == 25_027
