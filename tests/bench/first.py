@@ -32,6 +32,7 @@ retries = 0
 name = "cloud"
 url = "{url}"
 model = "{model}"
+dialect = "{dialect}"
 max_reply_tokens = 200
 price_in = {price_in}
 price_out = {price_out}
@@ -53,7 +54,7 @@ def spent(folder: Path) -> dict[str, Any]:
 def measure(way: str, cases: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     text = CONFIG.format(
         url=options.url, model=options.name, least=options.least, timeout=options.timeout,
-        price_in=options.prices[0], price_out=options.prices[1],
+        dialect=options.dialect, price_in=options.prices[0], price_out=options.prices[1],
     )  # fmt: skip
     with (
         tempfile.TemporaryDirectory(prefix="first-", dir=Path.home()) as name,
@@ -87,6 +88,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=40, help="a sample: every Nth sentence")
     parser.add_argument("--least", type=float, default=0.8, help="min_confidence of local first")
     parser.add_argument("--prices", nargs=2, type=float, default=(0.22, 0.95))
+    parser.add_argument(
+        "--dialect", default="auto", help="text is quick where a grammar of all tools is slow (llama.cpp)"
+    )
     parser.add_argument("--timeout", type=float, default=170.0, help="seconds for an answer of the backend")
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     options = parser.parse_args()
