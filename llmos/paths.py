@@ -7,6 +7,7 @@ Spec: XDG Base Directory Specification 0.8; system-wide paths follow file-hierar
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 SYSTEM_SOCKET = Path("/run/llmos/llmos.sock")
@@ -46,6 +47,13 @@ def prepared_dir() -> Path:
 def kernels_dir() -> Path:
     """What the machine's own compiler made of the engine's kernels; a cache, beside `prepared_dir`."""
     return prepared_dir().parent / "kernels"
+
+
+def forks_dir() -> Path:
+    """The program that puts up sandboxes, as the machine's own compiler made it: in the state, which no command
+    sees, because whoever could change it would be outside of every sandbox. LLMOS_FORKS_DIR names another place."""
+    override = os.environ.get("LLMOS_FORKS_DIR", "")
+    return Path(override) if override.startswith("/") else state_dir() / "forks"
 
 
 def audit_file() -> Path:
@@ -113,6 +121,13 @@ def system_policy_dir() -> Path:
 
 def user_policy_dir() -> Path:
     return config_dir() / "policies"
+
+
+def refuse_unless_private(path: Path | str) -> None:
+    """Raises OSError unless `path` is no link, ours or root's, and writable for its owner alone."""
+    found = os.lstat(path)
+    if stat.S_ISLNK(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise OSError(f"{path} could be changed by others")
 
 
 def ensure_private(folder: Path) -> Path:

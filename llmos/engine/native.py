@@ -1,38 +1,27 @@
-"""The kernels of `kernels/`, built once by the machine's own C compiler for its own processor.
+"""The kernels of `kernels/`, built once by the machine's own C compiler for its own processor (`compiled`).
 
 Where there is neither a compiler nor an earlier build, no AVX2, or no folder to keep the result in, `library`
-returns None and the engine computes in bfloat16 with torch. What was built is kept beside the prepared
-models under the hash of everything that went into it, in a folder that nobody else may write to: code is
-loaded from there, so a folder or file of another person's, or one that others can change, is left alone and
-nothing is loaded. It does not protect against somebody who can write there as this user: that one can
-replace the weights as well. A small product is tried before the kernels are used.
+returns None and the engine computes in bfloat16 with torch. Whoever can write as this user where they are kept
+can replace the weights beside them as well. A small product is tried before the kernels are used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
 import logging
-import os
 import platform
-import shutil
-import stat
 import struct
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
-from llmos import paths
+from llmos import compiled, paths
 
 log = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("kernels") / "forward.c"
+_SOURCES = Path(__file__).with_name("kernels")
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-pthread")
 _LIBRARIES = ("-lm",)
-_BUILD_TIMEOUT_S = 120
-_MAX_BUILDS = 8  # kept: several machines may share a store, and versions of llmos too
 SPINS = 20_000  # pauses that a waiting thread makes before it sleeps
 
 
@@ -74,63 +63,13 @@ def library() -> ctypes.CDLL | None:
         log.info("no kernels of our own: not an x86-64 processor")
         return None
     try:
-        return _loaded(_built())
+        recipe = compiled.Recipe(
+            _SOURCES, ("forward.c",), _FLAGS, _LIBRARIES, suffix=".so", processor=_processor()
+        )
+        return _loaded(compiled.built(recipe, paths.kernels_dir()))
     except (OSError, subprocess.SubprocessError) as error:
         log.info("no kernels of our own: %s", error)
         return None
-
-
-def _built() -> Path:
-    source = b"".join(file.read_bytes() for file in sorted(_SOURCE.parent.iterdir()) if file.is_file())
-    identity = b"\0".join([source, " ".join(_FLAGS).encode(), _processor()])
-    folder = paths.kernels_dir()
-    file = folder / f"{hashlib.sha256(identity).hexdigest()[:16]}.so"
-    if not file.is_file():
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-        if compiler is None:
-            raise OSError("there is no C compiler")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_unless_private(folder)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as name:
-            made = Path(name) / file.name
-            _compile(compiler, made)
-            made.chmod(0o600)
-            made.replace(file)
-        _drop_oldest(folder)
-    _refuse_unless_private(folder)
-    _refuse_unless_private(file)
-    return file
-
-
-def _drop_oldest(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        builds = sorted(folder.glob("*.so"), key=lambda build: -build.stat().st_mtime)
-        for build in builds[_MAX_BUILDS:]:
-            build.unlink()
-
-
-def _refuse_unless_private(path: Path) -> None:
-    """Raises OSError unless `path` is no link, ours or root's, and writable for its owner alone."""
-    found = path.lstat()
-    if stat.S_ISLNK(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-        raise OSError(f"{path} could be changed by others")
-
-
-def _compile(compiler: str, out: Path) -> None:
-    done = subprocess.run(
-        [compiler, *_FLAGS, "-o", str(out), str(_SOURCE), *_LIBRARIES],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_BUILD_TIMEOUT_S,
-        check=False,
-        cwd=out.parent,
-        env={"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(out.parent), "LC_ALL": "C"},
-    )
-    if done.returncode != 0:
-        first = next((line for line in done.stderr.splitlines() if "error" in line), "the compiler failed")
-        raise OSError(first.strip())
 
 
 def _processor() -> bytes:

@@ -72,8 +72,10 @@ PROJECT_OPEN = (".env.example", ".env.sample", ".env.template", ".env.dist", ".e
 
 
 def own_places() -> tuple[str, ...]:
-    """The daemon's state, configuration and socket, wherever the environment has put them."""
-    return tuple(map(str, (paths.state_dir(), paths.config_dir(), paths.socket_path())))
+    """The daemon's state, configuration, socket and code, wherever the environment has put them."""
+    state, forks = paths.state_dir(), paths.forks_dir()
+    code = () if forks.is_relative_to(state) else (forks,)
+    return tuple(map(str, (state, paths.config_dir(), paths.socket_path(), *code)))
 
 
 def candidates(home: str, folders: tuple[str, ...], *, more: tuple[str, ...] = ()) -> tuple[str, ...]:

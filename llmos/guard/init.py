@@ -17,17 +17,11 @@ import signal
 
 from llmos.guard import kernel
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    # Pipes: commands, what joins them to those before, and a change of folder (`sandbox.Pipe`).
-    Script = tuple[tuple[list[tuple[Any, ...]], str, str | None], ...]
-
 NOT_FOUND, NOT_EXECUTABLE, FAILED = 127, 126, 1
 FIRST_CLOSED_FD = 3
 _UNSAID = (signal.SIGPIPE, signal.SIGINT)  # of these a shell says nothing
 _SHELL = "/bin/sh"  # what runs a script without `#!`, as in execvp(3)
+_JOINERS, _REDIRECTS = ("", "&&", "||", ";"), ("<", ">", ">>", ">&")  # by number, as in `script`
 _OPEN = {
     "<": os.O_RDONLY,
     ">": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
@@ -39,27 +33,50 @@ class Command:
     """`sandbox.Command` as it arrives here: a plain class, of which a fork copies less."""
 
     def __init__(
-        self,
-        argv: tuple[str, ...],
-        program: str,
-        redirects: tuple[tuple[int, str, str], ...],
-        env: tuple[str, ...],
+        self, program: str, argv: list[str], redirects: list[tuple[int, str, str]], env: list[str]
     ) -> None:
-        self.argv, self.program, self.redirects, self.env = argv, program, redirects, env
+        self.program, self.argv, self.redirects, self.env = program, argv, redirects, env
 
 
-def run(script: Script, env: dict[str, str], cwd: str) -> int:
+class _Reader:
+    """Of the bytes of a script (`script`)."""
+
+    def __init__(self, script: bytes) -> None:
+        self._script, self._at = script, 0
+
+    def number(self) -> int:
+        self._at += 4
+        return int.from_bytes(self._script[self._at - 4 : self._at], "little")
+
+    def text(self) -> str:
+        length = self.number()
+        self._at += length + 1
+        return os.fsdecode(self._script[self._at - length - 1 : self._at - 1])
+
+    def texts(self) -> list[str]:
+        return [self.text() for _ in range(self.number())]
+
+    def command(self) -> Command:
+        program, argv = self.text(), self.texts()
+        redirects = [(self.number(), _REDIRECTS[self.number()], self.text()) for _ in range(self.number())]
+        return Command(program, argv, redirects, self.texts())
+
+
+def run(script: bytes) -> int:
     """Carry out the whole script and return its exit code; everything it started is dead then."""
+    reader = _Reader(script)
+    os.environ["PATH"] = reader.text()  # where a program without a path is looked for
+    here, env = {"PWD": reader.text()}, _pairs(reader.texts())
     code = 0
-    here = {"PWD": cwd}
-    os.environ["PATH"] = env.get("PATH", "")  # where a program without a path is looked for
-    for commands, joiner, cd in script:
-        if (joiner == "&&" and code != 0) or (joiner == "||" and code == 0):
-            continue
-        if cd is not None:
-            code = _change_folder(cd, here)
+    for _ in range(reader.number()):
+        joiner = _JOINERS[reader.number()]
+        skipped = (joiner == "&&" and code != 0) or (joiner == "||" and code == 0)
+        if reader.number():
+            target = reader.text()
+            code = code if skipped else _change_folder(target, here)
         else:
-            code = _wait(_start([Command(*each) for each in commands], env | here))
+            commands = [reader.command() for _ in range(reader.number())]
+            code = code if skipped else _wait(_start(commands, env | here))
     _end_the_rest()
     return code
 
@@ -124,7 +141,7 @@ def _spawn(command: Command, env: dict[str, str], stdin: int, stdout: int) -> in
         return -_cannot_start(command, error)
 
 
-def _pairs(env: tuple[str, ...]) -> dict[str, str]:
+def _pairs(env: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in env)
 
 

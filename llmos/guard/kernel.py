@@ -26,30 +26,30 @@ CLONE_NEWNET = 0x40000000
 _NR_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "loongarch64": 220, "ppc64le": 120}
 _NR_CLOSE_RANGE = 436
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_SECCOMP = 22
-_PR_CAPBSET_DROP = 24
-_PR_SET_SECUREBITS = 28
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
 _PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NO_NEW_PRIVS = 38
-_PR_CAP_AMBIENT = 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
-_SECCOMP_MODE_FILTER = 2
-_CAPABILITY_VERSION_3 = 0x20080522
-_MAX_CAPABILITY = 63
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECCOMP_MODE_FILTER = 2
+CAPABILITY_VERSION_3 = 0x20080522
+MAX_CAPABILITY = 63
 # Being uid 0 and changing uids gives no capability, and these bits cannot be changed back.
-_SECURE_NOROOT_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20
-_BPF_INSTRUCTION_BYTES = 8
+SECURE_NOROOT_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20
+BPF_INSTRUCTION_BYTES = 8
 _ZERO = ctypes.c_ulong(0)
-_CAPABILITIES = tuple(map(ctypes.c_ulong, range(_MAX_CAPABILITY + 1)))  # made once, not in each fork
+_CAPABILITIES = tuple(map(ctypes.c_ulong, range(MAX_CAPABILITY + 1)))  # made once, not in each fork
 
 # PyDLL keeps the GIL: after a clone the child must not wait for a lock that nobody is left to release.
 libc = ctypes.PyDLL(None, use_errno=True)
 # Each argument as wide as a pointer: a C int pushed through varargs leaves its upper half undefined.
-_syscall = libc.syscall
-_syscall.restype = ctypes.c_long
-_syscall.argtypes = (ctypes.c_long, *(ctypes.c_void_p,) * 6)
+plain_syscall = libc.syscall
+plain_syscall.restype = ctypes.c_long
+plain_syscall.argtypes = (ctypes.c_long, *(ctypes.c_void_p,) * 6)
 _UNUSED = (None,) * 6
 
 
@@ -62,7 +62,7 @@ def checked(result: int, what: str) -> int:
 
 def syscall(what: str, number: int, *args: object) -> int:
     """syscall(2) with numbers, bytes, None, and what ctypes passes by reference. Raises OSError."""
-    return checked(_syscall(number, *args, *_UNUSED[len(args) :]), what)
+    return checked(plain_syscall(number, *args, *_UNUSED[len(args) :]), what)
 
 
 def clone(flags: int) -> int:
@@ -90,12 +90,12 @@ def prctl(what: str, option: int, *values: int) -> None:
 
 
 def set_no_new_privs() -> None:
-    prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
+    prctl("no_new_privs", PR_SET_NO_NEW_PRIVS, 1)
 
 
 def set_dumpable(dumpable: bool) -> None:
     """Whether equals may look into us; after a change of uid the kernel says no, even to our own /proc."""
-    prctl("dumpable", _PR_SET_DUMPABLE, int(dumpable))
+    prctl("dumpable", PR_SET_DUMPABLE, int(dumpable))
 
 
 def set_child_subreaper() -> None:
@@ -104,17 +104,17 @@ def set_child_subreaper() -> None:
 
 def die_with_parent(wanted: bool = True) -> None:
     """The kernel kills us when our parent ends. A change of uid forgets it, so call it after that."""
-    prctl("pdeathsig", _PR_SET_PDEATHSIG, signal.SIGKILL if wanted else 0)
+    prctl("pdeathsig", PR_SET_PDEATHSIG, signal.SIGKILL if wanted else 0)
 
 
 def drop_capabilities() -> None:
     """Every capability in every set, the bounding set included, with no way to get one back."""
-    prctl("securebits", _PR_SET_SECUREBITS, _SECURE_NOROOT_LOCKED)
+    prctl("securebits", PR_SET_SECUREBITS, SECURE_NOROOT_LOCKED)
     for capability in _CAPABILITIES:
-        if libc.prctl(_PR_CAPBSET_DROP, capability, _ZERO, _ZERO, _ZERO) < 0:
+        if libc.prctl(PR_CAPBSET_DROP, capability, _ZERO, _ZERO, _ZERO) < 0:
             break  # the first one this kernel does not know
-    prctl("cap_ambient", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    prctl("cap_ambient", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
@@ -124,5 +124,5 @@ class _FilterProgram(ctypes.Structure):
 
 def install_filter(bpf: bytes) -> None:
     """Install a seccomp filter on this process and all it will start, for good."""
-    program = _FilterProgram(len(bpf) // _BPF_INSTRUCTION_BYTES, bpf)
-    prctl("seccomp", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
+    program = _FilterProgram(len(bpf) // BPF_INSTRUCTION_BYTES, bpf)
+    prctl("seccomp", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))

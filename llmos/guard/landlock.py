@@ -1,4 +1,4 @@
-"""The second fence around files: Landlock, by its three system calls (landlock(7)).
+"""The second fence around files: Landlock (landlock(7)): what it is told; `fences.landlocked` tells it.
 
 Read and run anything the tree shows, change files only below the named places, no TCP without network, no
 abstract Unix socket and no signal to a process outside. It holds even if a mount of the tree were wrong
@@ -11,22 +11,13 @@ for them), and Unix sockets by path (the system call filter is).
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
-import stat
 
 from llmos.guard import kernel
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 _NR_CREATE_RULESET = 444
-_NR_ADD_RULE = 445
-_NR_RESTRICT_SELF = 446
 _CREATE_RULESET_VERSION = 1
-_RULE_PATH_BENEATH = 1
+RULE_PATH_BENEATH = 1
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR, MAKE_REG = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8
@@ -38,21 +29,12 @@ _WRITE = (
     WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM
     | REFER | TRUNCATE | IOCTL_DEV
 )  # fmt: skip
-_OF_A_FILE = EXECUTE | READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
+OF_A_FILE = EXECUTE | READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
 _BIND_AND_CONNECT_TCP = 0b11
 _SCOPE_ABSTRACT_SOCKET_AND_SIGNAL = 0b11
 # What each version of the interface added to the rights over files: v2 REFER, v3 TRUNCATE, v5 IOCTL_DEV.
 _KNOWN = {1: MAKE_SYM, 2: REFER, 3: TRUNCATE, 4: TRUNCATE}
 _TCP_SINCE, _SCOPES_SINCE = 4, 6
-
-
-class _Ruleset(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
 def abi() -> int:
@@ -70,35 +52,15 @@ def handled_rights(version: int) -> int:
     return (_KNOWN.get(version, IOCTL_DEV) << 1) - 1
 
 
-def restrict(version: int, *, writable: Iterable[str], network: bool) -> None:
-    """Fence this process and all it will start. Needs no_new_privs. A place that is not there is left out."""
-    rights = handled_rights(version)
-    attr = _Ruleset(
-        fs=rights,
-        net=_BIND_AND_CONNECT_TCP if version >= _TCP_SINCE and not network else 0,
-        scoped=_SCOPE_ABSTRACT_SOCKET_AND_SIGNAL if version >= _SCOPES_SINCE else 0,
+def ruleset(version: int, *, network: bool) -> tuple[int, int, int]:
+    """What is refused unless a rule allows it: rights over files, over TCP, and who can be reached."""
+    return (
+        handled_rights(version),
+        _BIND_AND_CONNECT_TCP if version >= _TCP_SINCE and not network else 0,
+        _SCOPE_ABSTRACT_SOCKET_AND_SIGNAL if version >= _SCOPES_SINCE else 0,
     )
-    ruleset = kernel.syscall(
-        "landlock ruleset", _NR_CREATE_RULESET, ctypes.byref(attr), ctypes.sizeof(attr), 0
-    )
-    try:
-        _allow(ruleset, "/", _READ & rights)
-        for path in writable:
-            _allow(ruleset, path, (_READ | _WRITE) & rights)
-        kernel.syscall("landlock restrict", _NR_RESTRICT_SELF, ruleset, 0)
-    finally:
-        os.close(ruleset)
 
 
-def _allow(ruleset: int, path: str, rights: int) -> None:
-    try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
-    try:
-        if not stat.S_ISDIR(os.fstat(place).st_mode):
-            rights &= _OF_A_FILE
-        rule = _PathBeneath(allowed=rights, parent_fd=place)
-        kernel.syscall("landlock rule", _NR_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
-    finally:
-        os.close(place)
+def rights(version: int, *, writable: bool) -> int:
+    """What a rule allows below a folder; for a file only those `OF_A_FILE`."""
+    return (_READ | _WRITE if writable else _READ) & handled_rights(version)

@@ -13,12 +13,13 @@ import socket
 import subprocess
 import sys
 
+from llmos.guard import forks
 from llmos.guard.zygote import JOB_FDS
 from llmos.paths import PACKAGE_DIR
 
 _BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[3]); from llmos.guard.nursery import found; nursery = found();"
-    " from llmos.guard.zygote import main; main(nursery)"
+    "import sys; sys.path.insert(0, sys.argv[3]); from llmos.guard.nursery import found;"
+    " nursery = found(sys.argv[4]); from llmos.guard.zygote import main; main(*nursery)"
 )
 _SEND_TIMEOUT_S = 5
 
@@ -71,7 +72,8 @@ class Launcher:
 
 
 def _argv(fd: int, stand_in: int) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", _BOOT, str(fd), str(stand_in), str(PACKAGE_DIR.parent)]
+    python = [sys.executable, "-I", "-S", "-c", _BOOT]
+    return [*python, str(fd), str(stand_in), str(PACKAGE_DIR.parent), str(forks.place())]
 
 
 def _connect(place: str) -> socket.socket:

@@ -30,19 +30,18 @@ _NR_FSMOUNT = 432
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
 
-_AT_FDCWD = -100
-_AT_EMPTY_PATH = 0x1000
-_AT_RECURSIVE = 0x8000
-_OPEN_TREE_CLONE = 1
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
-_MOVE_MOUNT_F_EMPTY_PATH = 0x04
-_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+BOTH_BY_DESCRIPTOR = 0x04 | 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
 
 ATTR_RDONLY = 0x1
 ATTR_NOSUID = 0x2
 ATTR_NODEV = 0x4
 ATTR_NOEXEC = 0x8
-_ATTR_IDMAP = 0x00100000
+ATTR_IDMAP = 0x00100000
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -54,7 +53,7 @@ LITERALLY = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _MS_SLAVE = 1 << 19
-_MNT_DETACH = 2
+MNT_DETACH = 2
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
@@ -86,19 +85,19 @@ def follow_host() -> None:
 
 def detach(path: str) -> None:
     """Unmount what is mounted at `path` and all below it."""
-    _checked(_libc.umount2(os.fsencode(path), ctypes.c_int(_MNT_DETACH)), f"umount2 {path}")
+    _checked(_libc.umount2(os.fsencode(path), ctypes.c_int(MNT_DETACH)), f"umount2 {path}")
 
 
 def open_tree(dir_fd: int, path: str = "", *, recursive: bool = True) -> int:
     """A detached copy of the mount at `path` (a bind mount nobody can see yet)."""
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
-    flags |= _AT_RECURSIVE if recursive else 0
-    flags |= 0 if path else _AT_EMPTY_PATH
+    flags = OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    flags |= AT_RECURSIVE if recursive else 0
+    flags |= 0 if path else AT_EMPTY_PATH
     return _syscall(f"open_tree {path}", _NR_OPEN_TREE, dir_fd, os.fsencode(path), flags)
 
 
 def open_tree_at(path: str, *, recursive: bool = True) -> int:
-    return open_tree(_AT_FDCWD, path, recursive=recursive)
+    return open_tree(AT_FDCWD, path, recursive=recursive)
 
 
 def set_attr(
@@ -107,9 +106,9 @@ def set_attr(
     """Set mount attributes; with `userns_fd`, ID-map the (detached) mount by that user namespace."""
     attr = _MountAttr(attr_set=attrs)
     if userns_fd is not None:
-        attr.attr_set |= _ATTR_IDMAP
+        attr.attr_set |= ATTR_IDMAP
         attr.userns_fd = userns_fd
-    flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
+    flags = (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
     _syscall(
         f"mount_setattr {path}",
         _NR_MOUNT_SETATTR,
@@ -123,8 +122,7 @@ def set_attr(
 
 def attach(tree_fd: int, target_fd: int) -> None:
     """Mount the detached tree on what `target_fd` (O_PATH) stands for: no path is looked up again."""
-    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    _syscall("move_mount", _NR_MOVE_MOUNT, tree_fd, b"", target_fd, b"", flags)
+    _syscall("move_mount", _NR_MOVE_MOUNT, tree_fd, b"", target_fd, b"", BOTH_BY_DESCRIPTOR)
 
 
 def tmpfs(*, num_bytes: int, mode: int = 0o755, uid: int = 0, gid: int = 0, attrs: int = 0) -> int:
@@ -172,12 +170,12 @@ def _new_mount(fs_type: str, options: dict[str, str], flags: tuple[str, ...] = (
         os.close(context)
 
 
-def open_path(path: str, *, dir_fd: int = _AT_FDCWD, resolve: int = RESOLVE_NO_MAGICLINKS) -> int:
+def open_path(path: str, *, dir_fd: int = AT_FDCWD, resolve: int = RESOLVE_NO_MAGICLINKS) -> int:
     """openat2 with O_PATH: a handle on a place, under the given rules of resolution."""
     return open_how(path, os.O_PATH | os.O_CLOEXEC, dir_fd=dir_fd, resolve=resolve)
 
 
-def open_how(path: str, flags: int, *, dir_fd: int = _AT_FDCWD, resolve: int) -> int:
+def open_how(path: str, flags: int, *, dir_fd: int = AT_FDCWD, resolve: int) -> int:
     """openat2(2): open under the given rules of resolution."""
     how = _OpenHow(flags=flags, resolve=resolve)
     return _syscall(
@@ -193,7 +191,7 @@ def open_how(path: str, flags: int, *, dir_fd: int = _AT_FDCWD, resolve: int) ->
 def pivot_to_cwd() -> None:
     """Make the current directory (a mount point) the root and drop the old root: pivot_root(2), NOTES."""
     _checked(_libc.pivot_root(b".", b"."), "pivot_root")
-    _checked(_libc.umount2(b".", ctypes.c_int(_MNT_DETACH)), "umount2 of the old root")
+    _checked(_libc.umount2(b".", ctypes.c_int(MNT_DETACH)), "umount2 of the old root")
     os.chdir("/")
 
 

@@ -1,52 +1,59 @@
 """Where the forks of the launcher come from: a process that does nothing else, and has little to copy.
 
-A fork shares all pages of its parent and copies each that one of the two writes, which in Python means: uses.
-So the launcher does not fork itself. It starts this process before it has loaded the rest of its code, and
-stays quick; what is born here is a child of the launcher (CLONE_PARENT), which hears of its end.
+It is the program of `native/`, in C, where that has been built (`forks`), and otherwise a process of this module,
+started before the launcher has loaded the rest of its code. What is born there is a child of the launcher
+(CLONE_PARENT), which hears of its end. The words between the two are the same for both:
 
-    request   namespaces (decimal), then the files by which to enter its control group, with NUL between them;
-              by SCM_RIGHTS the socket on which the fork waits for its job
-    answer    its pid, or minus the number of the error
+    hello     of the C program alone: its version
+    request   namespaces (u32), four bytes that say nothing, and the steps that a fork carries out before it has a
+              job; by SCM_RIGHTS the socket on which it then waits for that
+    answer    its pid, or minus the number of the error, in decimal
 
-A job is one message on that socket: a byte for each of `counted` and `mapped`, and by SCM_RIGHTS what
-`enclosure.Fds` names. A fork that waits has no descriptor of any call, and ends when its socket closes, or
-with the launcher.
+A job is one message on that socket: a byte for each of "memory kills are counted" and "files are mapped", and by
+SCM_RIGHTS the steps (a file), the three streams, the status socket, and where there are such the count of memory
+kills and the user namespace that maps a root caller's files. A fork that waits has no descriptor of any call, and
+ends when its socket closes, or with the launcher.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
+import struct
 
-from llmos.guard import enclosure, kernel, landlock, mounts
+from llmos.guard import kernel, mounts
 from llmos.guard.layering import LayerError, layer, map_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import NoReturn
 
-MAX_JOB_FDS = 8
-_FDS_SPACE = socket.CMSG_SPACE(MAX_JOB_FDS * 4)  # ints
+MAX_JOB_FDS, _MIN_JOB_FDS = 7, 5
+HELLO = b"llmos forks 1"
+NAME = "llmos.forks"  # what the C program is called among processes
+_HELLO_S = 5.0
 _MAX_REQUEST_BYTES = 1 << 14
+_REQUEST = struct.Struct("=II")
 # Python ignores or handles these, and an ignored signal stays ignored across exec.
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM)
 
 
 class Nursery:
-    """The launcher's end. `error`: why there is no mount namespace of our own, if there is none."""
+    """The launcher's end. `native`: it is the C program."""
 
-    def __init__(self, sock: socket.socket, pid: int, launcher: int, error: LayerError | None) -> None:
-        self._sock, self.pid, self.launcher, self.error = sock, pid, launcher, error
+    def __init__(self, sock: socket.socket, pid: int, *, native: bool) -> None:
+        self._sock, self.pid, self.native = sock, pid, native
 
-    def bear(self, namespaces: int, entrances: Sequence[str]) -> tuple[int, socket.socket]:
+    def bear(self, namespaces: int, preparing: bytes) -> tuple[int, socket.socket]:
         """A fork that waits for its job: its pid, and the socket for the job. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                request = "\0".join((str(namespaces), *entrances)).encode(errors="surrogateescape")
+                request = _REQUEST.pack(namespaces, 0) + preparing
+                assert len(request) <= _MAX_REQUEST_BYTES
                 socket.send_fds(self._sock, [request], [theirs.fileno()])
                 answer = int(self._sock.recv(64) or b"-32")  # EPIPE
             if answer <= 0:
@@ -56,17 +63,60 @@ class Nursery:
             raise
         return answer, ours
 
+    def close(self) -> None:
+        """It ends; what was born there lives on."""
+        self._sock.close()
 
-def found() -> Nursery:
-    """Make the mount namespace of the launcher and of all that it starts, and in it the nursery."""
+
+def found(program: str) -> tuple[Nursery, LayerError | None]:
+    """Make the mount namespace of the launcher and of all that it starts, and the nursery: `program`, or where
+    that cannot be had one of ours. The error says why there is no such namespace, if there is none."""
     error = None
     try:
         _own_namespace()
     except LayerError as reason:
         error = reason
+    os.chdir("/")
+    return native(program) or _of_ours(), error
+
+
+def native(program: str) -> Nursery | None:
+    """The C program, started; None where there is none, or none that can be trusted or started."""
+    from llmos.paths import refuse_unless_private  # later than a nursery of ours
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    launcher = os.pidfd_open(os.getpid())
+    try:
+        refuse_unless_private(os.path.dirname(program))
+        refuse_unless_private(program)
+        for fd in (theirs.fileno(), launcher):
+            os.set_inheritable(fd, True)
+        pid = os.posix_spawn(program, (NAME, str(theirs.fileno()), str(launcher)), {})
+    except OSError:
+        ours.close()
+        return None
+    finally:
+        theirs.close()
+        os.close(launcher)
+    ours.settimeout(_HELLO_S)
+    try:
+        if ours.recv(64) == HELLO:
+            ours.settimeout(None)
+            return Nursery(ours, pid, native=True)
+    except OSError:
+        pass
+    ours.close()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _of_ours() -> Nursery:
+    """A fork of this process."""
+    from llmos.guard import carry  # noqa: F401 - what the forks need, loaded before them
+
     launcher = os.pidfd_open(os.getpid())
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    os.chdir("/")
     gc.freeze()  # a collection in a fork would copy every page we share with it
     gc.disable()
     if (pid := kernel.clone(0)) == 0:
@@ -75,7 +125,8 @@ def found() -> Nursery:
     gc.unfreeze()
     gc.enable()
     theirs.close()
-    return Nursery(ours, pid, launcher, error)
+    os.close(launcher)
+    return Nursery(ours, pid, native=False)
 
 
 def _own_namespace() -> None:
@@ -91,30 +142,39 @@ def _own_namespace() -> None:
         mounts.follow_host()
 
 
+# --- the nursery in Python ---------------------------------------------------------------------------
+
+
 def _serve(sock: socket.socket, launcher: int) -> NoReturn:
     """In the nursery: fork for each request, until the launcher is gone."""
     for number in _RESET:
         signal.signal(number, signal.SIG_DFL)
-    enclosure.die_with(launcher)
+    _die_with(launcher)
     _keep_only(sock.fileno(), launcher)
-    abi = landlock.abi()
     while True:
         request, fds, _, _ = socket.recv_fds(sock, _MAX_REQUEST_BYTES, 1)
         if not fds:
             os._exit(0)
-        namespaces, *entrances = request.split(b"\0")
+        namespaces, _ = _REQUEST.unpack_from(request)
         try:
-            answer = kernel.clone(int(namespaces) | kernel.CLONE_PARENT)
+            answer = kernel.clone(namespaces | kernel.CLONE_PARENT)
         except OSError as error:
             answer = -(error.errno or 1)
         if answer == 0:
             try:
                 sock.close()
-                _stand_by(fds[0], entrances, abi, launcher)
+                _stand_by(fds[0], request[_REQUEST.size :], launcher)
             finally:  # whatever happens: the child is not a second nursery
                 os._exit(125)
         os.close(fds[0])
         sock.send(b"%d" % answer)
+
+
+def _die_with(launcher: int) -> None:
+    """From here on the kernel sees to it; the launcher may have ended before."""
+    kernel.die_with_parent()
+    if select.select([launcher], [], [], 0)[0]:
+        os._exit(125)
 
 
 def _keep_only(*fds: int) -> None:
@@ -127,37 +187,51 @@ def _keep_only(*fds: int) -> None:
                 pass
 
 
-def _stand_by(fd: int, entrances: list[bytes], abi: int, launcher: int) -> NoReturn:
-    """In the fork: get ready, and wait for the job. What is amiss is told when there is somebody to tell."""
-    enclosure.die_with(launcher)
-    amiss: LayerError | None = None
+def _stand_by(fd: int, preparing: bytes, launcher: int) -> NoReturn:
+    """In the fork: get ready, wait for the job, and carry it out. What is amiss is told when there is somebody to
+    tell."""
+    from llmos.guard import carry, machine
+
+    _die_with(launcher)
+    registers = [-1] * machine.MAX_REGISTERS
+    registers[machine.LAUNCHER] = launcher
+    amiss: carry.Amiss | None = None
     try:
-        with layer("cgroup"):
-            enter(entrances)
-        prepared = enclosure.Prepared()
-    except LayerError as error:
+        carry.carry_out(preparing, registers)
+    except carry.Amiss as error:
         amiss = error
     data, fds = _job(fd)
-    if len(fds) < 6:
+    if len(data) != 2 or len(fds) != _MIN_JOB_FDS + data[0] + data[1]:
         os._exit(0)
-    given = enclosure.Fds(fds, counted=bool(data[0]), mapped=bool(data[1]))
-    if amiss:
-        enclosure.tell(given.status, {"layer": amiss.layer, "error": amiss.error})
-        os._exit(125)
-    enclosure.run(given, prepared, landlock_abi=abi, launcher=launcher)
+    registers[machine.STDIN : machine.STATUS + 1] = fds[1:_MIN_JOB_FDS]
+    if data[0]:
+        registers[machine.KILLS] = fds[_MIN_JOB_FDS]
+    if data[1]:
+        registers[machine.USERNS] = fds[-1]
+    try:
+        if amiss:
+            raise amiss
+        code = carry.carry_out(os.pread(fds[0], os.fstat(fds[0]).st_size, 0), registers)
+    except carry.Amiss as error:
+        _tell(registers[machine.STATUS], error.line)
+    except Exception as error:  # the fork must not fall back into the nursery's loop
+        _tell(registers[machine.STATUS], carry.Amiss("launcher", type(error).__name__).line)
+    else:
+        carry.tell_the_end(code)
+        os._exit(0)
+    os._exit(125)
 
 
 def _job(fd: int) -> tuple[bytes, list[int]]:
     """The message on the socket, which is closed then. Not `socket.recv_fds`: that is more to copy."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
-    data, came, _, _ = sock.recvmsg(2, _FDS_SPACE)
+    data, came, _, _ = sock.recvmsg(2, socket.CMSG_SPACE(MAX_JOB_FDS * 4))  # ints
     sock.close()
     return data, memoryview(came[0][2]).cast("i").tolist() if came else []
 
 
-def enter(entrances: Sequence[str | bytes]) -> None:
-    """Move this process into the group with these files (`cgroups.Hierarchy.entrances`). Raises OSError."""
-    for file in entrances:
-        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-        os.write(fd, b"0")
-        os.close(fd)
+def _tell(fd: int, line: bytes) -> None:
+    try:
+        os.write(fd, line)
+    except OSError:  # who has gone does not hear it
+        pass

@@ -1,73 +1,97 @@
-"""What a fork is told, in plain data: everything about a box that can be made out before it is entered.
+"""A sandbox's job for a fork: the plan of a box, layer by layer, as the steps of a program.
 
 A fork runs its code for the first time, on pages that it shares with its parent and has to copy; the launcher
-runs the same every time, ten times as fast. So the plan is made there, and a fork carries out its steps.
-Marshal (between processes of one interpreter, of one user) reads five times as fast as JSON.
+runs the same every time, ten times as fast, and keeps what is the same for many calls. So everything that can be
+made out is made out here, and a fork carries it out. Standard library only, because the launcher runs without
+site-packages.
 """
 
 from __future__ import annotations
 
-import marshal
 import os
-import resource
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from llmos.guard import sandbox, template
+from llmos.guard import fences, mountsteps, reach, sandbox, script, template, treesteps
 from llmos.guard.ground import folder
-from llmos.guard.sandbox import Box, Limits, Step, is_within
-
-_LIMITS = (
-    # 1, not 0: a core_pattern that names a program is started, by host root, for 0 too; 1 stops it (core(5)).
-    (resource.RLIMIT_CORE, 1),
-    (resource.RLIMIT_MEMLOCK, 8 << 20),
-    (resource.RLIMIT_MSGQUEUE, 0),
-)
-_FIELDS = (
-    *("cwd", "host_uid", "host_gid", "write_roots", "hidden", "stage", "name_servers", "routes"),
-    *("hosts_file", "seen", "detached", "env"),
-)
+from llmos.guard.machine import ANY
+from llmos.guard.sandbox import Box, Step, is_within
+from llmos.guard.steps import STATUS, Steps
 
 
-def of(box: Box, plan: Sequence[Step], table: list[template.Mount]) -> bytes:
-    """The orders for this box, on a host with these mounts; `enclosure.Orders` reads them."""
-    told: dict[str, Any] = {name: getattr(box, name) for name in _FIELDS}
-    told |= {
-        "steps": tuple(_plain(step) for step in plan if not _is_mask(step)),
-        "script": tuple(box.to_job()["script"]),
-        "folder": folder(mapped=box.id_mapped),
-        "below": {root: tuple(template.below(root, table)) for root in box.write_roots},
-        "ways": ways(box.hidden, box.write_roots),
-    }
-    return marshal.dumps(told)
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What of the machine shapes a job: who the launcher is, what is mounted, and the kernel's Landlock."""
+
+    privileged: bool
+    landlock_version: int
+    table: Sequence[template.Mount] = ()
 
 
-def _plain(step: Step) -> tuple[Any, ...]:
-    """The step's name, then its fields; what the launcher itself does has none of use to a fork."""
-    name = type(step).__name__
-    match step:
-        case sandbox.Namespaces() | sandbox.ControlGroup():
-            return (name,)
-        case Limits():
-            return (name, rlimits(step))
-    return (name, *(getattr(step, field) for field in step.__slots__))
+def of(box: Box, plan: Sequence[Step], host: Host, *, bpf: bytes, counted: bool) -> bytes:
+    """The job, for both interpreters. `counted`: there is an open file that counts memory kills."""
+    return b"".join((fences.session(), *_layers(box, plan, host, bpf, counted), _program(box)))
 
 
-def _is_mask(step: Step) -> bool:
-    """They are the paths in `hidden`, and come after all other mounts."""
-    return isinstance(step, sandbox.Mount) and step.what == "masked"
+def _layers(  # noqa: PLR0912 - one line or two for each layer
+    box: Box, plan: Sequence[Step], host: Host, bpf: bytes, counted: bool
+) -> Iterator[bytes]:
+    """In the order of the plan. All mounts are made at once, at the first of them, and the masks after those."""
+    mounts = tuple(step for step in plan if isinstance(step, sandbox.Mount) and step.what != "masked")
+    for step in plan:
+        match step:
+            case sandbox.Namespaces() | sandbox.ControlGroup():
+                pass  # made before the process, and with it
+            case sandbox.Reach():
+                yield reach.listening(step.routes)
+            case sandbox.Mount():
+                if step is mounts[0]:
+                    hosts_file = box.hosts_file if box.routes else ""
+                    yield treesteps.mounted(mounts, _ground(box, host), hosts_file)
+            case sandbox.NewRoot():
+                yield treesteps.masked(box.hidden, ways(box.hidden, box.write_roots))
+                yield treesteps.rooted()
+            case sandbox.Identity():
+                yield fences.identity(step.uid, step.gid, step.groups, privileged=host.privileged)
+            case sandbox.Runtime():
+                yield fences.runtime(step.folders, box.name_servers)
+            case sandbox.Folder():
+                yield fences.folder(step.path)
+            case sandbox.UserNamespace():
+                yield fences.users(step.inside, step.outside)
+            case sandbox.NoPrivileges():
+                yield fences.privileges()
+            case sandbox.Streams():
+                yield fences.streams(detached=step.detached, counted=counted)
+            case sandbox.Limits():
+                yield fences.limits(step)
+            case sandbox.Landlock():
+                yield fences.landlocked(host.landlock_version, step.writable, network=step.network)
+            case sandbox.SystemCalls():
+                yield fences.filtered(bpf)
+            case _:
+                raise AssertionError(f"no layer is called {step}")
 
 
-def rlimits(limits: Limits) -> tuple[tuple[int, int], ...]:
-    """For setrlimit(2): which, and how much."""
-    wanted = (
-        *_LIMITS,
-        (resource.RLIMIT_NPROC, limits.processes),
-        (resource.RLIMIT_DATA, limits.data_bytes),
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_NOFILE, limits.open_files),
+def _ground(box: Box, host: Host) -> treesteps.Ground:
+    return treesteps.Ground(
+        folder=folder(mapped=box.id_mapped),
+        below=tuple((root, tuple(template.below(root, host.table))) for root in box.write_roots),
+        mapped=box.id_mapped,
+        in_userns=not host.privileged,
+        owner=(box.host_uid, box.host_gid),
+        stage=box.stage,
+        seen=box.seen,
     )
-    return wanted if limits.cpu_s is None else (*wanted, (resource.RLIMIT_CPU, limits.cpu_s))
+
+
+def _program(box: Box) -> bytes:
+    s = Steps()
+    with s.of("launcher"):
+        if box.detached:
+            mountsteps.write(s, STATUS, '{"started": true}\n', ignore=(ANY,))
+        s.run(s.constant(script.encoded(box.script, box.env, box.cwd)))
+    return s.part()
 
 
 def ways(hidden: Sequence[str], write_roots: Sequence[str]) -> tuple[str, ...]:

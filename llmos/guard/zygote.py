@@ -6,8 +6,8 @@ group of the user if they have one, and by SCM_RIGHTS the descriptors
 
     job (JSON of a `Box`), stdin, stdout, stderr, status, filter (BPF)
 
-The fork comes from the nursery, born in its namespaces, and puts the other layers around itself (`enclosure`)
-as `orders` say. Lines of JSON on `status` tell how far it came: `{"pid"}` from here with the fork's pidfd
+The fork comes from the nursery, born in its namespaces, and puts the other layers around itself by the steps that
+`orders` has written. Lines of JSON on `status` tell how far it came: `{"pid"}` from here with the fork's pidfd
 attached, then `{"layer", "error"}` where it failed, or `{"exit-code"}` once everything it had started is dead
 (for a program that is to stay, `{"started"}` before that). It ends when the broker's end of the socketpair
 closes, and what is not detached ends with it.
@@ -28,12 +28,13 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import BinaryIO
 
-from llmos.guard import cgroups, kernel, orders, sandbox
+from llmos.guard import cgroups, fences, kernel, landlock, nursery, orders, sandbox
 from llmos.guard.idmap import IdMap
 from llmos.guard.layering import LayerError, count_kills, layer, message
 from llmos.guard.nursery import Nursery
-from llmos.guard.sandbox import ControlGroup
+from llmos.guard.sandbox import Box, ControlGroup, Step
 from llmos.guard.template import Templates
 
 JOB_FDS = 6
@@ -66,14 +67,32 @@ class Waiting:
     group: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    box: Box
+    plan: tuple[Step, ...]
+    fds: tuple[int, ...]  # the three streams, and status
+    bpf: bytes
+
+    @property
+    def status(self) -> int:
+        return self.fds[3]
+
+    @property
+    def bounds(self) -> ControlGroup:
+        return next(step for step in self.plan if isinstance(step, ControlGroup))
+
+
 class Zygote:
     """Has forks made, and clears away behind them."""
 
-    def __init__(self, nursery: Nursery, stand_in: int) -> None:
-        self._nursery = nursery
+    def __init__(self, born_in: Nursery, stand_in: int, error: LayerError | None, program: str) -> None:
+        """`error`: why there is no mount namespace of our own. `program`: a nursery in C, which may come yet."""
+        self._nursery, self._program = born_in, program
         self._id_map = IdMap(stand_in) if os.geteuid() == 0 else None
         self._hierarchy = cgroups.find(prepare=True)
-        self.templates = Templates(self._id_map, nursery.error)
+        self.templates = Templates(self._id_map, error)
+        self._landlock = landlock.abi()
         self._prefix = cgroups.prefix(os.getpid())
         self._count = 0
         self._forks: dict[int, Fork] = {}  # by pid
@@ -84,15 +103,9 @@ class Zygote:
         """Have one job done, by the spare where there is one that fits."""
         status = fds[4]
         try:
-            box = sandbox.from_job(json.loads(os.pread(fds[0], os.fstat(fds[0]).st_size, 0)))
+            box = sandbox.from_job(json.loads(_read(fds[0])))
             self.templates.make(mapped=bool(flags & MAPPED))
-            plan = sandbox.plan(box)
-            told = _memory_file(orders.of(box, plan, self.templates.table))
-            try:
-                bounds = next(step for step in plan if isinstance(step, ControlGroup))
-                pid = self._hand_over(bounds, [told, *fds[1:]], flags, parent)
-            finally:
-                os.close(told)
+            pid = self._hand_over(_Job(box, sandbox.plan(box), tuple(fds[1:5]), _read(fds[5])), flags, parent)
         except LayerError as error:
             _tell(status, {"layer": error.layer, "error": error.error})
         except Exception as error:  # one call's trouble is not that of all others
@@ -100,22 +113,28 @@ class Zygote:
         else:
             _announce(status, pid)
 
-    def _hand_over(self, bounds: ControlGroup, fds: list[int], flags: int, parent: str) -> int:
+    def _hand_over(self, job: _Job, flags: int, parent: str) -> int:
         """Give the job to the spare, or where that is gone or does not fit, to a new fork; its pid."""
         maps = [self._id_map.fd()] if self._id_map and flags & MAPPED else []
         spare = self._taken_spare(flags, parent)
         fork = spare or self._born(flags, parent)
         with fork.sock:
-            kills = self._limited(fork.group, bounds)
+            kills = self._limited(fork.group, job.bounds)
             try:
-                socket.send_fds(fork.sock, [bytes([len(kills), len(maps)])], [*fds, *kills, *maps])
-            except OSError as error:  # it has died
+                with _memory_file(self._orders(job, counted=bool(kills))) as told:
+                    fds = [told.fileno(), *job.fds, *kills, *maps]
+                    socket.send_fds(fork.sock, [bytes([len(kills), len(maps)])], fds)
+            except OSError as error:
                 _close(kills)
                 if spare is None:
                     raise LayerError("namespaces", str(error)) from error
-                return self._hand_over(bounds, fds, flags, parent)
-        self._forks[fork.pid] = Fork(fork.group, os.dup(fds[4]), bool(flags & DETACHED), kills)
+                return self._hand_over(job, flags, parent)  # the spare has died
+        self._forks[fork.pid] = Fork(fork.group, os.dup(job.status), bool(flags & DETACHED), kills)
         return fork.pid
+
+    def _orders(self, job: _Job, *, counted: bool) -> bytes:
+        host = orders.Host(os.geteuid() == 0, self._landlock, self.templates.table)
+        return orders.of(job.box, job.plan, host, bpf=job.bpf, counted=counted)
 
     def _taken_spare(self, flags: int, parent: str) -> Waiting | None:
         """The fork that stands by, if it fits. It has no network, and its group goes with us, so what is to
@@ -138,8 +157,8 @@ class Zygote:
             self._hierarchy.make(group)
         try:
             with layer("namespaces"):
-                entrances = self._hierarchy.entrances(group)
-                pid, sock = self._nursery.bear(_namespaces(network=bool(flags & NETWORK)), entrances)
+                preparing = fences.prepared(self._hierarchy.entrances(group))
+                pid, sock = self._nursery.bear(_namespaces(network=bool(flags & NETWORK)), preparing)
         except LayerError:
             self._hierarchy.remove(group)
             raise
@@ -156,9 +175,18 @@ class Zygote:
 
     def make_spare(self) -> None:
         """Fork in advance; most of what a fork costs is then paid while nobody waits."""
+        self._change_nursery()
         if self._spare is None and self.templates.generation:
             with contextlib.suppress(LayerError):  # whoever needs one will hear of it
                 self._spare = self._born(0)
+
+    def _change_nursery(self) -> None:
+        """For the program in C, once that is built."""
+        if self._program and not self._nursery.native and os.path.exists(self._program):  # noqa: PTH110
+            if better := nursery.native(self._program):
+                self._nursery.close()
+                self._nursery = better
+            self._program = ""
 
     @property
     def patience_ms(self) -> float | None:
@@ -207,10 +235,14 @@ def _namespaces(*, network: bool) -> int:
     return flags
 
 
-def _memory_file(data: bytes) -> int:
-    fd = os.memfd_create("orders")
-    os.write(fd, data)
-    return fd
+def _read(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def _memory_file(data: bytes) -> BinaryIO:
+    file = open(os.memfd_create("orders"), "wb", buffering=0)  # noqa: PTH123, SIM115 - a descriptor
+    file.write(data)
+    return file
 
 
 def _close(fds: Iterable[int]) -> None:
@@ -233,10 +265,11 @@ def _announce(status: int, pid: int) -> None:
     os.close(pidfd)
 
 
-def main(nursery: Nursery) -> None:
-    """Serve jobs until the broker closes its end. Arguments: the socket's descriptor, the stand-in's id."""
+def main(born_in: Nursery, error: LayerError | None) -> None:
+    """Serve jobs until the broker closes its end. Arguments: the socket's descriptor, the stand-in's id, where
+    our code lies, and the program of `forks`."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    zygote = Zygote(nursery, int(sys.argv[2]))
+    zygote = Zygote(born_in, int(sys.argv[2]), error, sys.argv[4])
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -1,0 +1,266 @@
+"""The tree a sandboxed program sees, as steps: the prepared one (`template`), and over it what is this call's own.
+
+The write roots writable, an empty /run, a /proc of its own, and masks over secrets. Whatever a caller could
+have changed since it was judged is resolved without symbolic links, and mounted by descriptor. Standard
+library only, because the launcher runs without site-packages.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from llmos.guard import mounts, mountsteps
+from llmos.guard.ground import EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, WRITABLE
+from llmos.guard.machine import ANY, FIRST_FREE
+from llmos.guard.mounts import AT_FDCWD, LITERALLY, RESOLVE_BENEATH, RESOLVE_IN_ROOT
+from llmos.guard.sandbox import Mount
+from llmos.guard.steps import PROC, TERMINALS, USERNS, Label, Register, Steps
+
+TREE = Register(FIRST_FREE)  # a handle on what is to become the root
+_FIRST = FIRST_FREE + 1
+_LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
+# What we cannot reach, the command, with less rights, cannot either.
+_UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+_Part = tuple[str, Register]  # a mount point in the tree, and the detached mount that goes there, or -1
+_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a tree is built on, as the launcher knows it."""
+
+    folder: str  # the prepared tree
+    below: tuple[tuple[str, tuple[str, ...]], ...]  # by write root: what is mounted in it
+    mapped: bool  # for a root caller: there is a user namespace that maps files
+    in_userns: bool  # the launcher is not root
+    owner: tuple[int, int]  # host uid and gid of the call
+    stage: str
+    seen: tuple[tuple[str, int, int], ...]
+
+    @property
+    def userns(self) -> Register | None:
+        return USERNS if self.mapped else None
+
+    def mounted_in(self, root: str) -> tuple[str, ...]:
+        return dict(self.below)[root]
+
+
+@lru_cache(maxsize=32)
+def mounted(wanted: tuple[Mount, ...], ground: Ground, hosts_file: str) -> bytes:
+    """Carry out the mounts of a plan and stand in the tree: the current folder is what is to become the root.
+
+    Everything is taken from the host before the first mount hides anything. Masks are another part (`masked`).
+    """
+    s = Steps(_FIRST)
+    with s.of("mount-api"):
+        s.call("mount", None, "/", None, _MS_REC | _MS_PRIVATE, None, what="mount private /")
+    with s.of("mounts"):  # ours follow the host's only where the host shares them
+        for path, device, inode in ground.seen:
+            mountsteps.refuse_another(s, path, device, inode)
+    parts = [(mount.what, part) for mount in wanted for part in _take(s, mount, wanted, ground)]
+    with s.of("mount-api"):
+        s.call("chdir", ground.folder, what=f"chdir {ground.folder}")
+        s.call("openat", AT_FDCWD, ".", os.O_PATH | os.O_CLOEXEC, into=TREE)
+    for what, (point, tree) in parts:
+        with s.of(_LAYER.get(what, "mount-api")):
+            # A host need not have a /var/tmp, or it may be a link.
+            _attach(s, point, tree, (errno.ENOENT, errno.ELOOP) if what == "private" else ())
+    if hosts_file:
+        with s.of("reach"):
+            _name_hosts(s, hosts_file)
+    return s.part()
+
+
+def _take(s: Steps, mount: Mount, wanted: tuple[Mount, ...], ground: Ground) -> list[_Part]:
+    """The detached mounts for one step of the plan: none for what is prepared, nor for masks."""
+    point = mount.point
+    with s.of(_LAYER.get(mount.what, "mount-api")):
+        match mount.what:
+            case "proc":
+                return [(point, PROC)]
+            case "terminals":
+                return [(point, TERMINALS)]
+            case "tmpfs" | "private":
+                uid, gid = ground.owner
+                size, mode = mount.num_bytes, mount.mode
+                return [
+                    (point, mountsteps.tmpfs(s, num_bytes=size, mode=mode, uid=uid, gid=gid, attrs=WRITABLE))
+                ]
+            case "granted":
+                return _grant(s, point, ground)
+            case "staged":
+                roots = sorted(each.point for each in wanted if each.what == "staged")
+                stage = f"{ground.stage}/{roots.index(point)}"
+                return [_staged(s, point, stage, ground), *_read_only_below(s, point, ground)]
+    return []
+
+
+def _grant(s: Steps, root: str, ground: Ground) -> list[_Part]:
+    """Writable copies of a write root and the mounts in it; no part of its path may be a symlink."""
+    usable = Label()
+    with s.of("write-root"):
+        place = mountsteps.open_path(s, root)
+        mode = mountsteps.kind_of(s, place)
+        for kind in (stat.S_IFDIR, stat.S_IFREG):
+            mountsteps.jump_if_kind(s, mode, kind, usable)
+        s.fail(f"{root} is neither a folder nor a plain file")
+        s.place(usable)
+        tree = mountsteps.open_tree(s, place, recursive=not ground.mapped)
+        mountsteps.set_attr(s, tree, attrs=WRITABLE, recursive=True)
+    if not ground.mapped:
+        return [(root, tree)]
+    with s.of("idmap"):
+        mountsteps.set_attr(s, tree, userns=USERNS)
+        return [(root, tree), *((point, _mapped(s, point)) for point in ground.mounted_in(root))]
+
+
+def _mapped(s: Steps, point: str) -> Register:
+    """One writable mount alone, ID-mapped: the kernel maps only what is detached and has no parent."""
+    tree = mountsteps.open_tree(s, mountsteps.open_path(s, point))
+    mountsteps.set_attr(s, tree, attrs=WRITABLE, userns=USERNS)
+    return tree
+
+
+def _staged(s: Steps, root: str, stage: str, ground: Ground) -> _Part:
+    """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
+
+    A root that is a plain file is seen through a view of its folder, of which only the file is granted.
+    """
+    folder, _, name = root.rpartition("/")
+    is_folder, whole = Label(), Label()
+    with s.of("write-root"):
+        place = mountsteps.open_path(s, root)
+        mode = mountsteps.kind_of(s, place)
+        mountsteps.jump_if_kind(s, mode, stat.S_IFDIR, is_folder)
+        mountsteps.open_path(s, folder or "/", into=place)
+        s.place(is_folder)
+    lower, layers = _layers(s, place, stage, ground)
+    upper, work = (mountsteps.open_path(s, part, at=layers) for part in ("upper", "work"))
+    if ground.mapped:
+        mountsteps.files_as(s, *ground.owner)
+    view = mountsteps.overlay(s, lower, upper, work, in_userns=ground.in_userns, attrs=WRITABLE)
+    if ground.mapped:
+        s.call("setfsuid", 0)
+        s.call("setfsgid", 0)
+    mountsteps.refuse_read_only(s, view, os.strerror(errno.EROFS))
+    mountsteps.jump_if_kind(s, mode, stat.S_IFDIR, whole)
+    mountsteps.open_tree(s, view, name, into=view)
+    s.place(whole)
+    return root, view
+
+
+def _layers(s: Steps, place: Register, stage: str, ground: Ground) -> tuple[Register, Register]:
+    """Handles on the lower layer and on the stage; ID-mapped, for a root caller, by mounts of ours.
+
+    Overlayfs takes no detached mount as a layer before Linux 6.15, so the mapped ones are put somewhere
+    for the moment: on the stage, in this mount namespace, of which nothing is left after the pivot.
+    """
+    layers = mountsteps.open_path(s, stage)
+    if not ground.mapped:
+        return place, layers
+    for target, source in ((stage, layers), (f"{stage}/lower", place)):
+        tree = mountsteps.open_tree(s, source)
+        mountsteps.set_attr(s, tree, userns=USERNS)
+        mountsteps.attach(s, tree, mountsteps.open_path(s, target))
+    return mountsteps.open_path(s, f"{stage}/lower"), mountsteps.open_path(s, stage)
+
+
+def _read_only_below(s: Steps, root: str, ground: Ground) -> list[_Part]:
+    """Other file systems mounted inside a staged root are to be seen there, and not to be written."""
+    parts = []
+    for point in ground.mounted_in(root):
+        there, gone = s.register(), Label()
+        s.set(there, -1)
+        place = mountsteps.open_path(s, point, ignore=_MISSING, otherwise=gone)
+        tree = mountsteps.open_tree(s, place, ignore=_MISSING, otherwise=gone)
+        mountsteps.set_attr(s, tree, attrs=READ_ONLY, ignore=_MISSING, otherwise=gone)
+        if ground.mapped:
+            mountsteps.set_attr(s, tree, userns=USERNS, ignore=(ANY,))
+        s.set(there, tree)
+        s.place(gone)
+        parts.append((point, there))
+    return parts
+
+
+def _attach(s: Steps, point: str, tree: Register, ignore: Sequence[int] = ()) -> None:
+    """Put it into the tree; what there is none of (-1) is left out."""
+    absent = Label()
+    s.jump_if(tree, -1, absent)
+    target = mountsteps.open_path(
+        s, point.lstrip("/"), at=TREE, resolve=LITERALLY | RESOLVE_BENEATH, ignore=ignore, otherwise=absent
+    )
+    mountsteps.attach(s, tree, target, ignore)
+    s.place(absent)
+
+
+def _name_hosts(s: Steps, text: str) -> None:
+    """Another /etc/hosts over the machine's own."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    place = s.fd("openat", TREE, "run/hosts", flags, 0o444, what="open run/hosts")
+    s.call("fchmod", place, 0o444)
+    mountsteps.write(s, place, text)
+    shown = mountsteps.open_tree(s, TREE, "run/hosts")
+    mountsteps.set_attr(s, shown, attrs=READ_ONLY)
+    _attach(s, "/etc/hosts", shown)
+
+
+@lru_cache(maxsize=32)
+def masked(hidden: tuple[str, ...], ways: tuple[str, ...]) -> bytes:
+    """Cover each hidden path, of the tree that `mounted` has made, with an empty folder or file.
+
+    What does not exist needs no cover. Links are followed, inside the tree: a linked secret is covered where it
+    really lies. The cover is read-only as what it is copied from.
+    """
+    s = Steps(_FIRST)
+    with s.of("mask"):
+        _pin(s, ways)
+        target, cover = s.register(), s.register()
+        for path in hidden:
+            done, folder, ready = Label(), Label(), Label()
+            mountsteps.open_path(
+                s, path, at=TREE, resolve=RESOLVE_IN_ROOT, ignore=_UNREACHABLE, otherwise=done, into=target
+            )
+            mountsteps.jump_if_kind(s, mountsteps.kind_of(s, target), stat.S_IFDIR, folder)
+            mountsteps.open_tree(s, AT_FDCWD, EMPTY_FILE, into=cover)
+            s.jump(ready)
+            s.place(folder)
+            mountsteps.open_tree(s, AT_FDCWD, EMPTY_FOLDER, into=cover)
+            s.place(ready)
+            mountsteps.attach(s, cover, target)
+            s.call("close", cover)
+            s.call("close", target)
+            s.place(done)
+    return s.part()
+
+
+def _pin(s: Steps, ways: tuple[str, ...]) -> None:
+    """Make the way to a mask of mount points: what is one cannot be renamed.
+
+    Otherwise a command could rename ~/.config, and the next one read ~/x/gh/hosts.yml, which no table names.
+    """
+    for folder in ways:
+        absent = Label()
+        place = mountsteps.open_path(
+            s, folder.lstrip("/"), at=TREE, resolve=RESOLVE_IN_ROOT, ignore=_MISSING, otherwise=absent
+        )
+        copy = mountsteps.open_tree(s, place, recursive=True, ignore=_MISSING, otherwise=absent)
+        mountsteps.attach(s, copy, place, ignore=_MISSING)
+        s.call("close", copy)
+        s.call("close", place)
+        s.place(absent)
+
+
+def rooted() -> bytes:
+    """Make the current folder (a mount point) the root and drop the old root: pivot_root(2), NOTES."""
+    s = Steps()
+    with s.of("mount-api"):
+        s.call("pivot_root", ".", ".")
+        s.call("umount2", ".", mounts.MNT_DETACH, what="umount2 of the old root")
+        s.call("chdir", "/")
+    return s.part()
