@@ -1,8 +1,9 @@
-"""What the machine's own C compiler makes of sources of ours: built once, kept, and used only where it can be trusted.
+"""What the machine's own C compiler makes of sources of ours: built once, kept, and used only where it can
+be trusted.
 
-What was built is kept under the hash of everything that went into it, in a folder that nobody else may write to: code
-is loaded from there, so a folder or file of another person's, or one that others can change, is left alone and
-nothing is loaded. It does not protect against somebody who can write there as this user.
+What was built is kept under the hash of everything that went into it, in a folder that nobody else may
+write to: code is loaded from there, so a folder or file of another person's, or one that others can change,
+is left alone and nothing is loaded. It does not protect against somebody who can write there as this user.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def compiler() -> str | None:
 
 
 def built(recipe: Recipe, folder: Path) -> Path:
-    """The result, built if need be: this may start the compiler. Raises OSError, subprocess.SubprocessError."""
+    """The result, built if need be: this may start the compiler. Raises OSError,
+    subprocess.SubprocessError."""
     file = recipe.place(folder)
     if not file.is_file():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

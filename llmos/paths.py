@@ -50,8 +50,9 @@ def kernels_dir() -> Path:
 
 
 def forks_dir() -> Path:
-    """The program that puts up sandboxes, as the machine's own compiler made it: in the state, which no command
-    sees, because whoever could change it would be outside of every sandbox. LLMOS_FORKS_DIR names another place."""
+    """The program that puts up sandboxes, as the machine's own compiler made it: in the state, which no
+    command sees, because whoever could change it would be outside of every sandbox. LLMOS_FORKS_DIR names
+    another place."""
     override = os.environ.get("LLMOS_FORKS_DIR", "")
     return Path(override) if override.startswith("/") else state_dir() / "forks"
 

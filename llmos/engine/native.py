@@ -1,8 +1,9 @@
 """The kernels of `kernels/`, built once by the machine's own C compiler for its own processor (`compiled`).
 
-Where there is neither a compiler nor an earlier build, no AVX2, or no folder to keep the result in, `library`
-returns None and the engine computes in bfloat16 with torch. Whoever can write as this user where they are kept
-can replace the weights beside them as well. A small product is tried before the kernels are used.
+Where there is neither a compiler nor an earlier build, no AVX2, or no folder to keep the result in,
+`library` returns None and the engine computes in bfloat16 with torch. Whoever can write as this user where
+they are kept can replace the weights beside them as well. A small product is tried before the kernels are
+used.
 """
 
 from __future__ import annotations

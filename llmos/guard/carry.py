@@ -1,8 +1,8 @@
 """Carries out the steps of a sandbox (`machine`) in Python, where no C compiler has made a program that does.
 
-Runs in a fork of the nursery, which the kernel has just made pid 1 of new namespaces. Whatever fails is told to the
-broker by the name of its layer, and nothing is run. Standard library only, and little of it: what a fork touches
-for the first time it has to copy.
+Runs in a fork of the nursery, which the kernel has just made pid 1 of new namespaces. Whatever fails is
+told to the broker by the name of its layer, and nothing is run. Standard library only, and little of it:
+what a fork touches for the first time it has to copy.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from llmos.guard.layering import count_kills
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-_MASK = (1 << 64) - 1
+_MASK, _LOWER = (1 << 64) - 1, (1 << 32) - 1
 # System calls that libc may have no function for; their numbers are the same on every architecture.
 _NUMBERS = {
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "close_range": 436,
@@ -71,81 +70,120 @@ def carry_out(job: bytes, registers: list[int]) -> int:
     return code
 
 
+class _Step:
+    """One step, its arguments as 64 bits without a sign."""
+
+    def __init__(self, part: _Part, at: int, registers: list[int]) -> None:
+        self.op, self.call, self.into, target, _, kinds, self.expected, self.layer, self.what, *plain = (
+            machine.STEP.unpack_from(part.steps, at * machine.STEP.size)
+        )
+        self.next = at + 1
+        self.target = self.next if target == machine.NOWHERE else target
+        self.plain = plain
+        self.args = [
+            registers[value] & _MASK
+            if kind == machine.REGISTER
+            else part.address + (value & _LOWER)
+            if kind == machine.DATA
+            else value
+            for kind, value in zip(kinds, plain, strict=True)
+        ]
+
+    def place(self, number: int) -> slice:
+        """What an argument of kind DATA points to."""
+        offset = self.plain[number] & _LOWER
+        return slice(offset, offset + (self.plain[number] >> 32))
+
+    def expects(self, number: int) -> bool:
+        return number in self.expected or machine.ANY in self.expected
+
+
 class _Interpreter:
+    """Of one part. Each method carries out a kind of step and returns the number of the next."""
+
     def __init__(self, part: _Part, registers: list[int]) -> None:
         self._part, self._registers = part, registers
-        self._waits = 0
+        self._waits = self._code = 0
 
     def all(self) -> int:
-        at = code = 0
+        at = 0
         while at < self._part.num_steps:
-            op, call, into, target, _, kinds, expected, layer, what, *plain = machine.STEP.unpack_from(
-                self._part.steps, at * machine.STEP.size
-            )
-            args = [self._value(kind, value) for kind, value in zip(kinds, plain, strict=True)]
-            at += 1
-            match op:
-                case machine.CALL:
-                    result = _function(machine.CALLS[call])(*args)
-                    number = ctypes.get_errno()
-                    if into != machine.NOWHERE:
-                        self._registers[into] = result
-                    if result == -1:
-                        if number not in expected and machine.ANY not in expected:
-                            raise self._amiss(layer, what, number)
-                        at = at if target == machine.NOWHERE else target
-                case machine.STORE:
-                    place, width = self._place(plain[1])
-                    self._part.data[place : place + width] = args[0].to_bytes(8, "little")[:width]
-                case machine.LOAD:
-                    place, width = self._place(plain[0])
-                    self._registers[into] = int.from_bytes(self._part.data[place : place + width], "little")
-                case machine.SET:
-                    self._registers[into] = args[0]
-                case machine.JUMP | machine.UNLESS:
-                    if ((args[0] & args[1]) == args[2]) == (op == machine.JUMP):
-                        at = target
-                case machine.AGAIN:
-                    self._waits += 1
-                    if self._waits > machine.MOST_AGAIN:
-                        raise self._amiss(layer, what, errno.EBUSY)
-                    time.sleep(machine.AGAIN_S)
-                    at = target
-                case machine.DECIMAL:
-                    place, width = self._place(plain[1])
-                    self._part.data[place : place + width] = (b"%d" % args[0]).ljust(width, b"\0")
-                case machine.RUN:
-                    _refuse_unsealed()
-                    place, width = self._place(plain[0])
-                    code = init.run(bytes(self._part.data[place : place + width]))
-                case machine.END:
-                    raise Amiss("", "")
-                case _:
-                    raise self._amiss(layer, what, 0)
-        return code
+            step = _Step(self._part, at, self._registers)
+            at = _METHODS[step.op](self, step)
+        return self._code
 
-    def _value(self, kind: int, value: int) -> int:
-        """As 64 bits without a sign."""
-        if kind == machine.REGISTER:
-            return self._registers[value] & _MASK
-        return self._part.address + (value & 0xFFFFFFFF) if kind == machine.DATA else value
+    def call(self, step: _Step) -> int:
+        result = _function(machine.CALLS[step.call])(*step.args)
+        number = ctypes.get_errno()
+        if step.into != machine.NOWHERE:
+            self._registers[step.into] = result
+        if result == -1 and not step.expects(number):
+            raise self._amiss(step, number)
+        return step.target if result == -1 else step.next
 
-    def _place(self, value: int) -> tuple[int, int]:
-        return value & 0xFFFFFFFF, value >> 32
+    def store(self, step: _Step) -> int:
+        place = step.place(1)
+        self._part.data[place] = step.args[0].to_bytes(8, "little")[: place.stop - place.start]
+        return step.next
 
-    def _amiss(self, layer: int, what: int, number: int) -> Amiss:
-        name = self._part.text(layer) if layer else "launcher"
-        return Amiss(name, self._part.text(what) + (f": {os.strerror(number)}" if number else ""))
+    def load(self, step: _Step) -> int:
+        self._registers[step.into] = int.from_bytes(self._part.data[step.place(0)], "little")
+        return step.next
+
+    def set(self, step: _Step) -> int:
+        self._registers[step.into] = step.args[0]
+        return step.next
+
+    def jump(self, step: _Step) -> int:
+        value, mask, wanted = step.args[:3]
+        return step.target if ((value & mask) == wanted) == (step.op == machine.JUMP) else step.next
+
+    def again(self, step: _Step) -> int:
+        self._waits += 1
+        if self._waits > machine.MOST_AGAIN:
+            raise self._amiss(step, errno.EBUSY)
+        time.sleep(machine.AGAIN_S)
+        return step.target
+
+    def fail(self, step: _Step) -> int:
+        raise self._amiss(step)
+
+    def end(self, step: _Step) -> int:
+        raise Amiss("", "")
+
+    def run(self, step: _Step) -> int:
+        _refuse_unsealed()
+        self._code = init.run(bytes(self._part.data[step.place(0)]))
+        return step.next
+
+    def decimal(self, step: _Step) -> int:
+        place = step.place(1)
+        self._part.data[place] = (b"%d" % step.args[0]).ljust(place.stop - place.start, b"\0")
+        return step.next
+
+    def _amiss(self, step: _Step, number: int = 0) -> Amiss:
+        name = self._part.text(step.layer) if step.layer else "launcher"
+        return Amiss(name, self._part.text(step.what) + (f": {os.strerror(number)}" if number else ""))
+
+
+# By the numbers of `machine`.
+_METHODS = (
+    *(_Interpreter.call, _Interpreter.store, _Interpreter.load, _Interpreter.set, _Interpreter.jump),
+    *(_Interpreter.jump, _Interpreter.again, _Interpreter.fail, _Interpreter.end, _Interpreter.run),
+    _Interpreter.decimal,
+)
 
 
 def _function(name: str) -> Callable[..., int]:
-    """The system call, with six arguments as wide as a pointer; libc's where it has a function of that name."""
+    """The system call, with six arguments as wide as a pointer; libc's where it has a function of that
+    name."""
     if name in _NUMBERS:
         return lambda *args: kernel.plain_syscall(_NUMBERS[name], *args)
-    function: Any = kernel.libc[name]
+    function = kernel.libc[name]
     function.argtypes = (ctypes.c_void_p,) * 6
     function.restype = ctypes.c_int
-    return function
+    found: Callable[..., int] = function
+    return found
 
 
 def _refuse_unsealed() -> None:

@@ -1,8 +1,8 @@
-"""The layers around a process but for its tree, as steps: who it is, what it may, what it holds, and the filter.
+"""The layers around a process but for its tree, as steps: who it is, what it may and holds, the filter.
 
-Each function gives one part, in the order of `sandbox.plan`. Most are the same for all calls of a kind, and kept.
-Sources: prctl(2), capabilities(7), user_namespaces(7), getrlimit(2), landlock(7), seccomp(2). Standard library
-only, because the launcher runs without site-packages.
+Each function gives one part, in the order of `sandbox.plan`. Most are the same for all calls of a kind, and
+kept. Sources: prctl(2), capabilities(7), user_namespaces(7), getrlimit(2), landlock(7), seccomp(2).
+Standard library only, because the launcher runs without site-packages.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def session() -> bytes:
 
 @lru_cache(maxsize=32)
 def identity(uid: int, gid: int, groups: tuple[int, ...], *, privileged: bool) -> bytes:
-    """Give up root for good: groups first, then gid and uid, all three of each. Never host uid 0: this is where
-    ids still mean what they mean on the host."""
+    """Give up root for good: groups first, then gid and uid, all three of each. Never host uid 0: this is
+    where ids still mean what they mean on the host."""
     s = Steps()
     with s.of("identity"):
         if privileged:

@@ -1,8 +1,8 @@
 """The program of `native/`, in C: the nursery, its forks, and the init of a sandbox in one.
 
 Built by the machine's own compiler, never while a request waits: by the daemon after its start, or by
-`python -m llmos.guard.forks`. Until then, and where there is no compiler, the same is done in Python (`nursery`,
-`carry`, `init`), slower.
+`python -m llmos.guard.forks`. Until then, and where there is no compiler, the same is done in Python
+(`nursery`, `carry`, `init`), slower.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The machine that carries out a sandbox's steps: what a program of them is in bytes (`steps` writes it).
 
-A *part* is a program, mostly one for a layer, with the data that its steps point to; a job is parts, one after the
-other. There are two interpreters: `native/`, in C, and `carry`, in Python where there is no compiler.
+A *part* is a program, mostly one for a layer, with the data that its steps point to; a job is parts, one
+after the other. There are two interpreters: `native/`, in C, and `carry`, in Python where there is no
+compiler.
 
-Registers (64 bits, signed) are shared by the parts of a job, data belongs to its part. Jumps lead forward only, but
-for AGAIN, whose waits are bounded in sum: every program ends. An error that a step does not expect ends the
-sandbox, told by the name of the step's layer.
+Registers (64 bits, signed) are shared by the parts of a job, data belongs to its part. Jumps lead forward
+only, but for AGAIN, whose waits are bounded in sum: every program ends. An error that a step does not
+expect ends the sandbox, told by the name of the step's layer.
 
 A part in bytes, native byte order, all of it a multiple of 8:
 
@@ -59,7 +60,7 @@ STATUS_FD, KILLS_FD = 3, 4
 
 def _calls() -> tuple[str, ...]:
     """The list of system calls is the C program's; their places in it are their numbers here."""
-    with open(os.path.join(os.path.dirname(__file__), "native", "calls.h")) as file:  # noqa: PTH118, PTH120, PTH123
+    with open(os.path.join(os.path.dirname(__file__), "native", "calls.h")) as file:
         return tuple(line[5:-2] for line in file if line.startswith("CALL("))
 
 

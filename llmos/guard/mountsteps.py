@@ -1,7 +1,7 @@
 """The mount API by descriptor as steps of a fork: what `mounts` does in the launcher itself.
 
-Sources: open_tree(2), move_mount(2), mount_setattr(2), fsopen(2), openat2(2), statx(2), overlayfs(7). Standard
-library only, because the launcher runs without site-packages.
+Sources: open_tree(2), move_mount(2), mount_setattr(2), fsopen(2), openat2(2), statx(2), overlayfs(7).
+Standard library only, because the launcher runs without site-packages.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def overlay(
 
     The layers are named by descriptor, so that no name with a colon or comma in it is parsed. Renaming a
     folder of the lower layer gives EXDEV, as between file systems, and no file is half in the lower one.
-    Made as root it keeps track of hard links (`index`); a user namespace cannot. The step before has ended, but
-    the kernel may take a moment to let go of its view: then it is tried again.
+    Made as root it keeps track of hard links (`index`); a user namespace cannot. The step before has ended,
+    but the kernel may take a moment to let go of its view: then it is tried again.
     """
     options: dict[str, str | Data] = {
         name: _named_by_descriptor(s, fd) for name, fd in zip(_LAYERS, (lower, upper, work), strict=True)

@@ -1,18 +1,18 @@
 """Where the forks of the launcher come from: a process that does nothing else, and has little to copy.
 
-It is the program of `native/`, in C, where that has been built (`forks`), and otherwise a process of this module,
-started before the launcher has loaded the rest of its code. What is born there is a child of the launcher
-(CLONE_PARENT), which hears of its end. The words between the two are the same for both:
+It is the program of `native/`, in C, where that has been built (`forks`), and otherwise a process of this
+module, started before the launcher has loaded the rest of its code. What is born there is a child of the
+launcher (CLONE_PARENT), which hears of its end. The words between the two are the same for both:
 
     hello     of the C program alone: its version
-    request   namespaces (u32), four bytes that say nothing, and the steps that a fork carries out before it has a
-              job; by SCM_RIGHTS the socket on which it then waits for that
+    request   namespaces (u32), four bytes that say nothing, and the steps that a fork carries out before it
+              has a job; by SCM_RIGHTS the socket on which it then waits for that
     answer    its pid, or minus the number of the error, in decimal
 
-A job is one message on that socket: a byte for each of "memory kills are counted" and "files are mapped", and by
-SCM_RIGHTS the steps (a file), the three streams, the status socket, and where there are such the count of memory
-kills and the user namespace that maps a root caller's files. A fork that waits has no descriptor of any call, and
-ends when its socket closes, or with the launcher.
+A job is one message on that socket: a byte for each of "memory kills are counted" and "files are mapped",
+and by SCM_RIGHTS the steps (a file), the three streams, the status socket, and where there are such the
+count of memory kills and the user namespace that maps a root caller's files. A fork that waits has no
+descriptor of any call, and ends when its socket closes, or with the launcher.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ class Nursery:
 
 
 def found(program: str) -> tuple[Nursery, LayerError | None]:
-    """Make the mount namespace of the launcher and of all that it starts, and the nursery: `program`, or where
-    that cannot be had one of ours. The error says why there is no such namespace, if there is none."""
+    """Make the mount namespace of the launcher and of all that it starts, and the nursery: `program`, or
+    where that cannot be had one of ours. The error says why there is no such namespace, if there is
+    none."""
     error = None
     try:
         _own_namespace()
@@ -188,8 +189,8 @@ def _keep_only(*fds: int) -> None:
 
 
 def _stand_by(fd: int, preparing: bytes, launcher: int) -> NoReturn:
-    """In the fork: get ready, wait for the job, and carry it out. What is amiss is told when there is somebody to
-    tell."""
+    """In the fork: get ready, wait for the job, and carry it out. What is amiss is told when there is
+    somebody to tell."""
     from llmos.guard import carry, machine
 
     _die_with(launcher)

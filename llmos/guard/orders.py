@@ -1,9 +1,9 @@
 """A sandbox's job for a fork: the plan of a box, layer by layer, as the steps of a program.
 
-A fork runs its code for the first time, on pages that it shares with its parent and has to copy; the launcher
-runs the same every time, ten times as fast, and keeps what is the same for many calls. So everything that can be
-made out is made out here, and a fork carries it out. Standard library only, because the launcher runs without
-site-packages.
+A fork runs its code for the first time, on pages that it shares with its parent and has to copy; the
+launcher runs the same every time, ten times as fast, and keeps what is the same for many calls. So
+everything that can be made out is made out here, and a fork carries it out. Standard library only, because
+the launcher runs without site-packages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def of(box: Box, plan: Sequence[Step], host: Host, *, bpf: bytes, counted: bool)
 def _layers(  # noqa: PLR0912 - one line or two for each layer
     box: Box, plan: Sequence[Step], host: Host, bpf: bytes, counted: bool
 ) -> Iterator[bytes]:
-    """In the order of the plan. All mounts are made at once, at the first of them, and the masks after those."""
+    """In the order of the plan. All mounts are made at once, at the first of them, and the masks after
+    those."""
     mounts = tuple(step for step in plan if isinstance(step, sandbox.Mount) and step.what != "masked")
     for step in plan:
         match step:

@@ -1,14 +1,15 @@
-"""What the init of a sandbox is to do, in bytes: `sandbox.Pipe` and `sandbox.Command` as both inits read them.
+"""What the init of a sandbox is to do, in bytes: `sandbox.Pipe` and `Command` as both inits read them.
 
-Numbers are u32 in native byte order. A text is its length, its bytes, and a NUL that is not counted; a list is how
-many there are, and then those. In this order:
+Numbers are u32 in native byte order. A text is its length, its bytes, and a NUL that is not counted; a list
+is how many there are, and then those. In this order:
 
     text of PATH, by which programs without a path are found; text of the folder it begins in
     list of texts: the environment, NAME=value
     list of pipes: joiner (index in `JOINERS`), is it a change of folder, and then
         the text of the folder, or
         the list of commands: text of the program (empty: argv[0]), list of texts argv,
-            list of redirections (descriptor, index in `REDIRECTS`, text of the target), list of texts environment
+            list of redirections (descriptor, index in `REDIRECTS`, text of the target), list of texts
+            environment
 """
 
 from __future__ import annotations

@@ -179,8 +179,8 @@ class Steps:
         kinds, values = self._arguments(args)
         told = self.constant(escaped(what).encode() + b"\0").offset if what else 0
         register = machine.NOWHERE if into is None else into
-        fixed = [op, call, register, machine.NOWHERE, 0, kinds, expected, self._layer, told]
-        self._steps.append(([*fixed, *values], label))
+        fixed: list[int | bytes] = [op, call, register, machine.NOWHERE, 0, kinds, expected]
+        self._steps.append(([*fixed, self._layer, told, *values], label))
 
     def _arguments(self, args: Sequence[Argument]) -> tuple[bytes, list[int]]:
         kinds, values = bytearray(6), [0] * 6
@@ -211,7 +211,8 @@ class Steps:
 
 
 def escaped(text: str) -> str:
-    """As between the quotes of a JSON string (RFC 8259), all of it ASCII; a byte that is no text as it came."""
+    """As between the quotes of a JSON string (RFC 8259), all of it ASCII; a byte that is no text as it
+    came."""
     return "".join(map(_escaped, text))
 
 

@@ -20,7 +20,7 @@ import contextlib
 import os
 import re
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,7 @@ def _view(table: list[Mount], userns_fd: int | None) -> list[tuple[str, int]]:
     return parts
 
 
-def below(folder: str, table: list[Mount]) -> Iterator[str]:
+def below(folder: str, table: Sequence[Mount]) -> Iterator[str]:
     """Mount points of file systems below `folder`, parents first, each once."""
     start = folder.rstrip("/") + "/"
     for point in dict.fromkeys(mount.point for mount in table if mount.fs_type not in _KERNEL_TYPES):

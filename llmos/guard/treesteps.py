@@ -1,4 +1,4 @@
-"""The tree a sandboxed program sees, as steps: the prepared one (`template`), and over it what is this call's own.
+"""The tree a sandboxed program sees, as steps: the prepared one (`template`), and what is this call's own.
 
 The write roots writable, an empty /run, a /proc of its own, and masks over secrets. Whatever a caller could
 have changed since it was judged is resolved without symbolic links, and mounted by descriptor. Standard
@@ -55,7 +55,8 @@ class Ground:
 def mounted(wanted: tuple[Mount, ...], ground: Ground, hosts_file: str) -> bytes:
     """Carry out the mounts of a plan and stand in the tree: the current folder is what is to become the root.
 
-    Everything is taken from the host before the first mount hides anything. Masks are another part (`masked`).
+    Everything is taken from the host before the first mount hides anything. Masks are another part
+    (`masked`).
     """
     s = Steps(_FIRST)
     with s.of("mount-api"):
@@ -214,8 +215,8 @@ def _name_hosts(s: Steps, text: str) -> None:
 def masked(hidden: tuple[str, ...], ways: tuple[str, ...]) -> bytes:
     """Cover each hidden path, of the tree that `mounted` has made, with an empty folder or file.
 
-    What does not exist needs no cover. Links are followed, inside the tree: a linked secret is covered where it
-    really lies. The cover is read-only as what it is copied from.
+    What does not exist needs no cover. Links are followed, inside the tree: a linked secret is covered
+    where it really lies. The cover is read-only as what it is copied from.
     """
     s = Steps(_FIRST)
     with s.of("mask"):

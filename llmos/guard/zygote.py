@@ -6,11 +6,11 @@ group of the user if they have one, and by SCM_RIGHTS the descriptors
 
     job (JSON of a `Box`), stdin, stdout, stderr, status, filter (BPF)
 
-The fork comes from the nursery, born in its namespaces, and puts the other layers around itself by the steps that
-`orders` has written. Lines of JSON on `status` tell how far it came: `{"pid"}` from here with the fork's pidfd
-attached, then `{"layer", "error"}` where it failed, or `{"exit-code"}` once everything it had started is dead
-(for a program that is to stay, `{"started"}` before that). It ends when the broker's end of the socketpair
-closes, and what is not detached ends with it.
+The fork comes from the nursery, born in its namespaces, and puts the other layers around itself by the
+steps that `orders` has written. Lines of JSON on `status` tell how far it came: `{"pid"}` from here with
+the fork's pidfd attached, then `{"layer", "error"}` where it failed, or `{"exit-code"}` once everything it
+had started is dead (for a program that is to stay, `{"started"}` before that). It ends when the broker's
+end of the socketpair closes, and what is not detached ends with it.
 
 Start it as `python -I -S -c "..." FD STAND_IN`: nothing of the user's environment or site-packages is
 loaded, and it is up in about 30 ms, once.
@@ -87,7 +87,8 @@ class Zygote:
     """Has forks made, and clears away behind them."""
 
     def __init__(self, born_in: Nursery, stand_in: int, error: LayerError | None, program: str) -> None:
-        """`error`: why there is no mount namespace of our own. `program`: a nursery in C, which may come yet."""
+        """`error`: why there is no mount namespace of our own. `program`: a nursery in C, which may come
+        yet."""
         self._nursery, self._program = born_in, program
         self._id_map = IdMap(stand_in) if os.geteuid() == 0 else None
         self._hierarchy = cgroups.find(prepare=True)
@@ -240,7 +241,7 @@ def _read(fd: int) -> bytes:
 
 
 def _memory_file(data: bytes) -> BinaryIO:
-    file = open(os.memfd_create("orders"), "wb", buffering=0)  # noqa: PTH123, SIM115 - a descriptor
+    file = open(os.memfd_create("orders"), "wb", buffering=0)  # noqa: SIM115 - a descriptor
     file.write(data)
     return file
 
@@ -266,8 +267,8 @@ def _announce(status: int, pid: int) -> None:
 
 
 def main(born_in: Nursery, error: LayerError | None) -> None:
-    """Serve jobs until the broker closes its end. Arguments: the socket's descriptor, the stand-in's id, where
-    our code lies, and the program of `forks`."""
+    """Serve jobs until the broker closes its end. Arguments: the socket's descriptor, the stand-in's id,
+    where our code lies, and the program of `forks`."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     zygote = Zygote(born_in, int(sys.argv[2]), error, sys.argv[4])
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
