@@ -13,7 +13,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +46,11 @@ def compiler() -> str | None:
 
 
 def built(recipe: Recipe, folder: Path) -> Path:
-    """The result, built if need be: this may start the compiler. Raises OSError,
-    subprocess.SubprocessError."""
+    """The result, built if need be: this may start the compiler. Raises OSError."""
     file = recipe.place(folder)
     if not file.is_file():
+        import tempfile  # rarely: a process that finds it built has no use for that
+
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_unless_private(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as name:
@@ -76,17 +76,22 @@ def _compile(recipe: Recipe, out: Path) -> None:
     if found is None:
         raise OSError("there is no C compiler")
     sources = [str(recipe.sources / name) for name in recipe.files]
-    done = subprocess.run(
-        [found, *recipe.flags, "-o", str(out), *sources, *recipe.libraries],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_BUILD_TIMEOUT_S,
-        check=False,
-        cwd=out.parent,
-        env={"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(out.parent), "LC_ALL": "C"},
-    )
+    argv = [found, *recipe.flags, "-o", str(out), *sources, *recipe.libraries]
+    env = {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(out.parent), "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_BUILD_TIMEOUT_S,
+            check=False,
+            cwd=out.parent,
+            env=env,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(str(error)) from error
     if done.returncode != 0:
         first = next((line for line in done.stderr.splitlines() if "error" in line), "the compiler failed")
         raise OSError(first.strip())

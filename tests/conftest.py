@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from llmos import paths
+from llmos.guard import forks
 from tests import dockerd
 
 REQUIRE_REAL = os.environ.get("LLMOS_TEST_REQUIRE_REAL", "") == "1"
@@ -133,6 +134,19 @@ def docker_engine() -> Iterator[dockerd.Engine]:
         pytest.skip("the Docker Engine needs root. Run: sudo ./test.sh")
     with dockerd.running() as engine:
         yield engine
+
+
+# --- what puts up sandboxes ----------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The program in C is built once for all tests and homes, where there is a compiler. In LLMOS_FORKS_DIR
+    another folder may be named, an empty one for Python."""
+    if "LLMOS_FORKS_DIR" not in os.environ:
+        folder = Path(f"/var/tmp/llmos-test-forks-{os.geteuid()}")
+        folder.mkdir(mode=0o755, exist_ok=True)
+        os.environ["LLMOS_FORKS_DIR"] = str(folder)
+        forks.prepare()
 
 
 # --- markers: what this machine can run -------------------------------------------------------

@@ -22,7 +22,7 @@ from llmos.paths import PACKAGE_DIR
 LAYERS = {
     "errors": 0,
     **dict.fromkeys(("messages", "paths", "cgroupfs", "stopping", "waiting", "amounts", "hints"), 1),
-    **dict.fromkeys(("config", "wire", "rights", "shelf", "parsed"), 2),
+    **dict.fromkeys(("config", "wire", "rights", "shelf", "parsed", "compiled"), 2),
     "client": 3,  # the public one, for programs
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud", "hooks"), 3),
     "automation": 3,  # scripts and their runs; requests are made for it by who runs it
@@ -45,10 +45,10 @@ RESERVED = {
     "docker": ("guard/", "toolbox/"),
 }
 # The only files that start processes: the sandbox's, the planner's parent, `pip download`, the C compiler
-# that builds the engine's kernels, and systemctl for schedules.
+# for the engine's kernels and the sandbox's forks, and systemctl for schedules.
 STARTERS = (
-    *("guard/launcher.py", "guard/init.py", "daemon/supervisor.py"),
-    *("engine/download.py", "engine/native.py", "automation/systemctl.py"),
+    *("guard/launcher.py", "guard/nursery.py", "guard/forks.py", "guard/init.py", "daemon/supervisor.py"),
+    *("engine/download.py", "compiled.py", "automation/systemctl.py"),
 )
 START_CALLS = {
     "subprocess": None,  # the whole module

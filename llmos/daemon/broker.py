@@ -32,6 +32,7 @@ from llmos.daemon.thinking import Planner
 from llmos.daemon.tokens import Tokens
 from llmos.daemon.undoing import Undoing
 from llmos.errors import CallFailed, Cancelled, LlmosError, Overloaded, UsageError
+from llmos.guard import forks
 from llmos.messages import Caller, Event, JsonObject, ToolSpec
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ class Broker:
             log.error("nothing is served: %s %s", error, error.next_step)
             if self._hands is fresh:  # and not mended meanwhile
                 self._broken = self._unfit = error
+        await asyncio.to_thread(forks.prepare)
         await asyncio.to_thread(lean.give_back)
 
     def _write_down(self, hands: Hands) -> int:

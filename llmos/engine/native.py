@@ -12,7 +12,6 @@ import ctypes
 import logging
 import platform
 import struct
-import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def library() -> ctypes.CDLL | None:
             _SOURCES, ("forward.c",), _FLAGS, _LIBRARIES, suffix=".so", processor=_processor()
         )
         return _loaded(compiled.built(recipe, paths.kernels_dir()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         log.info("no kernels of our own: %s", error)
         return None
 

@@ -29,7 +29,7 @@ _FLAGS = (
     "-pie",
     "-Wl,-z,relro,-z,now",
 )
-_RECIPE = compiled.Recipe(SOURCES, FILES, (*_FLAGS, *WARNINGS), mode=0o700)
+_RECIPE = compiled.Recipe(SOURCES, FILES, (*_FLAGS, *WARNINGS), mode=0o755)
 _CHECK_S = 5
 
 
@@ -39,7 +39,7 @@ def place() -> Path:
 
 
 def build() -> Path:
-    """The program, built if need be. Raises OSError, subprocess.SubprocessError."""
+    """The program, built if need be. Raises OSError."""
     return compiled.built(_RECIPE, paths.forks_dir())
 
 
@@ -47,7 +47,7 @@ def prepare() -> None:
     """Build it where that can be; Python stands in where it cannot."""
     try:
         build()
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         log.info("sandboxes are put up in Python: %s", error)
 
 

@@ -3,7 +3,7 @@
 One function per call, `OSError` with the call's name on failure; nothing is decided here. Standard
 library only, because the launcher runs without site-packages.
 
-Sources: clone(2), unshare(2), prctl(2), capabilities(7), seccomp(2), close_range(2). The numbers of
+Sources: clone(2), unshare(2), prctl(2), close_range(2). The numbers of
 calls added since Linux 5.0 are the same on every architecture Python runs on.
 """
 
@@ -31,7 +31,6 @@ PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
-_PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -41,8 +40,6 @@ MAX_CAPABILITY = 63
 # Being uid 0 and changing uids gives no capability, and these bits cannot be changed back.
 SECURE_NOROOT_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20
 BPF_INSTRUCTION_BYTES = 8
-_ZERO = ctypes.c_ulong(0)
-_CAPABILITIES = tuple(map(ctypes.c_ulong, range(MAX_CAPABILITY + 1)))  # made once, not in each fork
 
 # PyDLL keeps the GIL: after a clone the child must not wait for a lock that nobody is left to release.
 libc = ctypes.PyDLL(None, use_errno=True)
@@ -93,36 +90,6 @@ def set_no_new_privs() -> None:
     prctl("no_new_privs", PR_SET_NO_NEW_PRIVS, 1)
 
 
-def set_dumpable(dumpable: bool) -> None:
-    """Whether equals may look into us; after a change of uid the kernel says no, even to our own /proc."""
-    prctl("dumpable", PR_SET_DUMPABLE, int(dumpable))
-
-
-def set_child_subreaper() -> None:
-    prctl("child_subreaper", _PR_SET_CHILD_SUBREAPER, 1)
-
-
-def die_with_parent(wanted: bool = True) -> None:
+def die_with_parent() -> None:
     """The kernel kills us when our parent ends. A change of uid forgets it, so call it after that."""
-    prctl("pdeathsig", PR_SET_PDEATHSIG, signal.SIGKILL if wanted else 0)
-
-
-def drop_capabilities() -> None:
-    """Every capability in every set, the bounding set included, with no way to get one back."""
-    prctl("securebits", PR_SET_SECUREBITS, SECURE_NOROOT_LOCKED)
-    for capability in _CAPABILITIES:
-        if libc.prctl(PR_CAPBSET_DROP, capability, _ZERO, _ZERO, _ZERO) < 0:
-            break  # the first one this kernel does not know
-    prctl("cap_ambient", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
-
-
-class _FilterProgram(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-
-def install_filter(bpf: bytes) -> None:
-    """Install a seccomp filter on this process and all it will start, for good."""
-    program = _FilterProgram(len(bpf) // BPF_INSTRUCTION_BYTES, bpf)
-    prctl("seccomp", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))
+    prctl("pdeathsig", PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,26 +1,21 @@
-"""The kernel's mount API by file descriptor, through ctypes: what the sandbox's launcher is written in.
+"""The kernel's mount API by file descriptor, through ctypes: what the sandbox's launcher itself does with it.
 
 Thin and exact: one function per system call, `OSError` with the call's name on failure. It decides
-nothing; the order in which the calls make a safe tree is `launcher`'s business. Standard library
-only, because the launcher runs without site-packages.
+nothing; what a fork does with the same calls stands in `mountsteps`. Standard library only, because the
+launcher runs without site-packages.
 
-Sources: open_tree(2), move_mount(2), mount_setattr(2), fsopen(2), openat2(2), pivot_root(2). The numbers
+Sources: open_tree(2), move_mount(2), mount_setattr(2), fsopen(2), openat2(2). The numbers
 of system calls added since Linux 5.0 are the same on every architecture Python runs on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 
 from llmos.guard.kernel import checked as _checked
 from llmos.guard.kernel import libc as _libc
 from llmos.guard.kernel import syscall as _syscall
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
@@ -51,10 +46,8 @@ RESOLVE_IN_ROOT = 0x10
 LITERALLY = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 _MS_REC = 0x4000
-_MS_PRIVATE = 1 << 18
 _MS_SLAVE = 1 << 19
 MNT_DETACH = 2
-_FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _FD_CLOEXEC_FLAG = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC alike
@@ -71,11 +64,6 @@ class _MountAttr(ctypes.Structure):
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-def make_private() -> None:
-    """Stop mount events between this mount namespace and the one it was copied from, both ways."""
-    _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount private /")
 
 
 def follow_host() -> None:
@@ -131,39 +119,12 @@ def tmpfs(*, num_bytes: int, mode: int = 0o755, uid: int = 0, gid: int = 0, attr
     return _new_mount("tmpfs", options, attrs=attrs)
 
 
-def overlay(lower_fd: int, upper_fd: int, work_fd: int, *, in_userns: bool, attrs: int) -> int:
-    """A detached overlayfs: `lower_fd` with what is written going to `upper_fd` (overlayfs(7)).
-
-    The layers are named by descriptor, so that no name with a colon or comma in it is parsed. Renaming a
-    folder of the lower layer gives EXDEV, as between file systems, and no file is half in the lower one.
-    Made as root it keeps track of hard links (`index`); a user namespace cannot.
-    """
-    places = (("lowerdir", lower_fd), ("upperdir", upper_fd), ("workdir", work_fd))
-    options = {name: f"/proc/self/fd/{fd}" for name, fd in places} | {"index": "off" if in_userns else "on"}
-    if in_userns:  # which implies the other two
-        return _new_mount("overlay", options, ("userxattr",), attrs=attrs)
-    return _new_mount("overlay", options | {"redirect_dir": "off", "metacopy": "off"}, attrs=attrs)
-
-
-def proc(*, attrs: int) -> int:
-    """A detached /proc of our own pid namespace; each process finds only those it may look into."""
-    return _new_mount("proc", {"hidepid": "invisible"}, attrs=attrs)
-
-
-def devpts(*, attrs: int) -> int:
-    """A detached, empty /dev/pts in which everybody may open some of the few terminals there are."""
-    return _new_mount("devpts", {"ptmxmode": "0666", "mode": "0600", "max": "64"}, attrs=attrs)
-
-
-def _new_mount(fs_type: str, options: dict[str, str], flags: tuple[str, ...] = (), *, attrs: int) -> int:
+def _new_mount(fs_type: str, options: dict[str, str], *, attrs: int) -> int:
     context = _syscall(f"fsopen {fs_type}", _NR_FSOPEN, fs_type.encode(), _FD_CLOEXEC_FLAG)
     try:
         for key, value in options.items():
             what, text = f"fsconfig {fs_type} {key}={value}", value.encode()
             _syscall(what, _NR_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), text, 0)
-        for flag in flags:
-            what = f"fsconfig {fs_type} {flag}"
-            _syscall(what, _NR_FSCONFIG, context, _FSCONFIG_SET_FLAG, flag.encode(), None, 0)
         _syscall(f"fsconfig {fs_type}", _NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         return _syscall(f"fsmount {fs_type}", _NR_FSMOUNT, context, _FD_CLOEXEC_FLAG, attrs)
     finally:
@@ -186,39 +147,3 @@ def open_how(path: str, flags: int, *, dir_fd: int = AT_FDCWD, resolve: int) -> 
         ctypes.byref(how),
         ctypes.sizeof(how),
     )
-
-
-def pivot_to_cwd() -> None:
-    """Make the current directory (a mount point) the root and drop the old root: pivot_root(2), NOTES."""
-    _checked(_libc.pivot_root(b".", b"."), "pivot_root")
-    _checked(_libc.umount2(b".", ctypes.c_int(MNT_DETACH)), "umount2 of the old root")
-    os.chdir("/")
-
-
-_CAPABILITY_VERSION_3 = 0x20080522
-
-
-@contextlib.contextmanager
-def files_as(uid: int, gid: int) -> Iterator[None]:
-    """Make files as this user, keeping every capability: for who mounts an overlay on ID-mapped layers.
-
-    Overlayfs works in its layers as who mounted it, and root is nobody in a layer that maps root away.
-    Leaving uid 0 lowers the capabilities that concern files (capabilities(7)): they are raised again.
-    """
-    _libc.setfsgid(gid)
-    _libc.setfsuid(uid)
-    try:
-        _raise_capabilities()
-        yield
-    finally:
-        _libc.setfsuid(0)
-        _libc.setfsgid(0)
-
-
-def _raise_capabilities() -> None:
-    """Make effective what is permitted: capget(2), capset(2)."""
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
-    _checked(_libc.capget(header, sets), "capget")
-    sets[0], sets[3] = sets[1], sets[4]
-    _checked(_libc.capset(header, sets), "capset")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llmos.config import SandboxSettings
 from llmos.errors import LlmosError
-from llmos.guard import cgroups, landlock, layers, seccomp, staging
+from llmos.guard import cgroups, forks, landlock, layers, seccomp, staging
 from llmos.guard.identity import identity
 from llmos.guard.program import Ended
 from llmos.guard.spawn import Spawner
@@ -38,7 +38,7 @@ class Check:
 
 def probe() -> list[Check]:
     """All checks, in the order in which the layers rest on one another. Blocks for a fraction of a second."""
-    checks = [_kernel(), _user_namespaces(), _filter(), _landlock(), _cgroup()]
+    checks = [_kernel(), _user_namespaces(), _filter(), _landlock(), _cgroup(), _forks()]
     return [*checks, *_live()]
 
 
@@ -105,6 +105,14 @@ def _cgroup() -> Check:
     return Check(
         "cgroup", True, f"version {found.version}: each call is bounded in {', '.join(found.folders)}{note}"
     )
+
+
+def _forks() -> Check:
+    """What puts a sandbox up, and is its first process: slower in Python, and the same otherwise."""
+    if why := forks.missing():
+        mend = "The daemon builds it at its start where there is a C compiler: sudo apt install gcc libc6-dev"
+        return Check("forks", True, f"in Python: no program in C ({why})", mend)
+    return Check("forks", True, f"in C: {forks.place()}")
 
 
 # --- the real thing --------------------------------------------------------------------------------

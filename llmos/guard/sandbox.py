@@ -1,8 +1,8 @@
 """What one sandbox is: a frozen description, the layers it is made of, and what they are granted.
 
-Pure: nothing here touches the system. `enclosure` puts the layers of `plan` around a process in their
-order, so the whole of a sandbox can be compared in a test. Standard library only, because the launcher
-runs without site-packages. The order is the protection, each layer standing on its own:
+Pure: nothing here touches the system. `orders` makes steps of the layers of `plan`, in their order, which a
+process carries out upon itself, so the whole of a sandbox can be compared in a test. Standard library only,
+because the launcher runs without site-packages. The order is the protection, each layer standing on its own:
 
   1. namespaces, made with the process itself: it is pid 1 of a world in which nothing else exists; a control
      group that bounds all of it in sum;

@@ -17,7 +17,7 @@ from llmos.guard.probe import Check, probe
 def test_where_the_sandbox_runs_every_check_is_good() -> None:
     checks = {check.name: check for check in probe()}
     assert list(checks) == [
-        *("kernel", "user namespaces", "seccomp", "landlock", "cgroup"),
+        *("kernel", "user namespaces", "seccomp", "landlock", "cgroup", "forks"),
         *("sandbox", "canary", "ownership", "preview"),
     ]
     assert all(check.ok and check.detail and not check.mend for check in checks.values()), checks
