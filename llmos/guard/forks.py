@@ -29,18 +29,18 @@ _FLAGS = (
     "-pie",
     "-Wl,-z,relro,-z,now",
 )
-_RECIPE = compiled.Recipe(SOURCES, FILES, (*_FLAGS, *WARNINGS), mode=0o755)
+RECIPE = compiled.Recipe(SOURCES, FILES, (*_FLAGS, *WARNINGS), mode=0o755)
 _CHECK_S = 5
 
 
 def place() -> Path:
     """Where the program is, or would be."""
-    return _RECIPE.place(paths.forks_dir())
+    return RECIPE.place(paths.forks_dir())
 
 
 def build() -> Path:
     """The program, built if need be. Raises OSError."""
-    return compiled.built(_RECIPE, paths.forks_dir())
+    return compiled.built(RECIPE, paths.forks_dir())
 
 
 def prepare() -> None:

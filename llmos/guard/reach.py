@@ -15,9 +15,8 @@ import socket
 import struct
 from collections.abc import Sequence
 
+from llmos.guard.sandbox import Route
 from llmos.guard.steps import STATUS, Data, Label, Register, Steps
-
-Route = tuple[str, int]  # a numeric address and a TCP port
 
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
 _IFF_UP = 1

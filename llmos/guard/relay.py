@@ -22,7 +22,7 @@ from pathlib import Path
 from llmos.errors import CallFailed
 from llmos.guard.hosts import split_port
 from llmos.guard.program import Status
-from llmos.guard.reach import Route
+from llmos.guard.sandbox import Route
 
 # For a machine granted without a port: web, ssh, rsync and git.
 PORTS = (80, 443, 22, 873, 8080, 8443, 9418)

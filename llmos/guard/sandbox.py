@@ -34,6 +34,9 @@ _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108
 _UNGRANTABLE = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 
+Route = tuple[str, int]  # a numeric address and a TCP port
+
+
 @dataclass(frozen=True, slots=True)
 class UserLimits:
     """Bounds of all calls of one user together; 0: none of that kind."""
@@ -112,7 +115,7 @@ class Box:
         "",
         "",
     )  # resolv.conf and its text: it often lies in /run, which is empty
-    routes: tuple[tuple[str, int], ...] = ()  # with `network`: the only addresses and ports it reaches
+    routes: tuple[Route, ...] = ()  # with `network`: the only addresses and ports it reaches
     hosts_file: str = ""  # what /etc/hosts says then
     detached: bool = False  # outlives the request and the broker
     seen: tuple[tuple[str, int, int], ...] = ()  # folders as the broker knows them: path, device, inode
@@ -264,7 +267,7 @@ class Mount:
 class Reach:
     """The only machines there are: listened for here, carried on by the broker (`relay`)."""
 
-    routes: tuple[tuple[str, int], ...]
+    routes: tuple[Route, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,16 @@ _LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 # What we cannot reach, the command, with less rights, cannot either.
 _UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
-_Part = tuple[str, Register]  # a mount point in the tree, and the detached mount that goes there, or -1
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A mount point in the tree, and the detached mount that goes there; one that `may_lack` can be -1."""
+
+    point: str
+    tree: Register
+    may_lack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +76,10 @@ def mounted(wanted: tuple[Mount, ...], ground: Ground, hosts_file: str) -> bytes
     with s.of("mount-api"):
         s.call("chdir", ground.folder, what=f"chdir {ground.folder}")
         s.call("openat", AT_FDCWD, ".", os.O_PATH | os.O_CLOEXEC, into=TREE)
-    for what, (point, tree) in parts:
+    for what, part in parts:
         with s.of(_LAYER.get(what, "mount-api")):
             # A host need not have a /var/tmp, or it may be a link.
-            _attach(s, point, tree, (errno.ENOENT, errno.ELOOP) if what == "private" else ())
+            _attach(s, part, (errno.ENOENT, errno.ELOOP) if what == "private" else ())
     if hosts_file:
         with s.of("reach"):
             _name_hosts(s, hosts_file)
@@ -84,15 +92,14 @@ def _take(s: Steps, mount: Mount, wanted: tuple[Mount, ...], ground: Ground) -> 
     with s.of(_LAYER.get(mount.what, "mount-api")):
         match mount.what:
             case "proc":
-                return [(point, PROC)]
+                return [_Part(point, PROC)]
             case "terminals":
-                return [(point, TERMINALS)]
+                return [_Part(point, TERMINALS)]
             case "tmpfs" | "private":
                 uid, gid = ground.owner
                 size, mode = mount.num_bytes, mount.mode
-                return [
-                    (point, mountsteps.tmpfs(s, num_bytes=size, mode=mode, uid=uid, gid=gid, attrs=WRITABLE))
-                ]
+                own = mountsteps.tmpfs(s, num_bytes=size, mode=mode, uid=uid, gid=gid, attrs=WRITABLE)
+                return [_Part(point, own)]
             case "granted":
                 return _grant(s, point, ground)
             case "staged":
@@ -115,10 +122,11 @@ def _grant(s: Steps, root: str, ground: Ground) -> list[_Part]:
         tree = mountsteps.open_tree(s, place, recursive=not ground.mapped)
         mountsteps.set_attr(s, tree, attrs=WRITABLE, recursive=True)
     if not ground.mapped:
-        return [(root, tree)]
+        return [_Part(root, tree)]
     with s.of("idmap"):
         mountsteps.set_attr(s, tree, userns=USERNS)
-        return [(root, tree), *((point, _mapped(s, point)) for point in ground.mounted_in(root))]
+        below = [_Part(point, _mapped(s, point)) for point in ground.mounted_in(root)]
+        return [_Part(root, tree), *below]
 
 
 def _mapped(s: Steps, point: str) -> Register:
@@ -153,7 +161,7 @@ def _staged(s: Steps, root: str, stage: str, ground: Ground) -> _Part:
     mountsteps.jump_if_kind(s, mode, stat.S_IFDIR, whole)
     mountsteps.open_tree(s, view, name, into=view)
     s.place(whole)
-    return root, view
+    return _Part(root, view)
 
 
 def _layers(s: Steps, place: Register, stage: str, ground: Ground) -> tuple[Register, Register]:
@@ -185,18 +193,17 @@ def _read_only_below(s: Steps, root: str, ground: Ground) -> list[_Part]:
             mountsteps.set_attr(s, tree, userns=USERNS, ignore=(ANY,))
         s.set(there, tree)
         s.place(gone)
-        parts.append((point, there))
+        parts.append(_Part(point, there, may_lack=True))
     return parts
 
 
-def _attach(s: Steps, point: str, tree: Register, ignore: Sequence[int] = ()) -> None:
-    """Put it into the tree; what there is none of (-1) is left out."""
+def _attach(s: Steps, part: _Part, ignore: Sequence[int] = ()) -> None:
     absent = Label()
-    s.jump_if(tree, -1, absent)
-    target = mountsteps.open_path(
-        s, point.lstrip("/"), at=TREE, resolve=LITERALLY | RESOLVE_BENEATH, ignore=ignore, otherwise=absent
-    )
-    mountsteps.attach(s, tree, target, ignore)
+    if part.may_lack:
+        s.jump_if(part.tree, -1, absent)
+    point, how = part.point.lstrip("/"), LITERALLY | RESOLVE_BENEATH
+    target = mountsteps.open_path(s, point, at=TREE, resolve=how, ignore=ignore, otherwise=absent)
+    mountsteps.attach(s, part.tree, target, ignore)
     s.place(absent)
 
 
@@ -208,7 +215,7 @@ def _name_hosts(s: Steps, text: str) -> None:
     mountsteps.write(s, place, text)
     shown = mountsteps.open_tree(s, TREE, "run/hosts")
     mountsteps.set_attr(s, shown, attrs=READ_ONLY)
-    _attach(s, "/etc/hosts", shown)
+    _attach(s, _Part("/etc/hosts", shown))
 
 
 @lru_cache(maxsize=32)

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmos.errors import CallFailed
-from llmos.guard import hosts, relay
-from llmos.guard.reach import listen
+from llmos.guard import carry, hosts, machine, reach, relay
 from llmos.messages import Outcome, Run
 from tests.guard.boxes import PYTHON, Bench, permit
 
@@ -143,5 +142,5 @@ def test_one_unknown_machine_makes_it_the_whole_network() -> None:
 def test_a_taken_port_is_named() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1 port {port}"):
-            listen([("127.0.0.1", port)])
+        with pytest.raises(carry.Amiss, match=f"reach: 127.0.0.1 port {port}: Address already in use"):
+            carry.carry_out(reach.listening([("127.0.0.1", port)]), [-1] * machine.MAX_REGISTERS)

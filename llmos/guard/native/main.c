@@ -3,6 +3,7 @@
  *
  *     forks SOCKET LAUNCHER      descriptors: the launcher's requests, and a pidfd of it
  *     forks --version
+ *     forks --check < FILE       jobs, each a multiple of 8 bytes, after its length (u64): for each a line
  *
  * At its start it says HELLO on the socket. What is asked and answered there stands in nursery.py. */
 #define _GNU_SOURCE
@@ -162,10 +163,26 @@ static void reset_signals(void)
         signal(number, SIG_DFL);
 }
 
+/* Which of the jobs on stdin would be carried out. */
+static int check(void)
+{
+    uint64_t size;
+    while (fread(&size, sizeof size, 1, stdin) == 1) {
+        unsigned char *job = size <= MAX_JOB_BYTES ? calloc(1, size + 1) : NULL;
+        if (!job || fread(job, 1, size, stdin) != size)
+            return 2;
+        puts(sound(job, size, false) ? "sound" : "broken");
+        free(job);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && !strcmp(argv[1], "--version"))
         return puts(HELLO) < 0;
+    if (argc == 2 && !strcmp(argv[1], "--check"))
+        return check();
     if (argc != 3)
         return 2;
     /* Above both places first, so that neither is closed by moving the other. */
