@@ -33,6 +33,7 @@ chown $USER_ID $TOP/home
 cd $TOP/src
 exec setpriv --reuid $USER_ID --regid $USER_ID --clear-groups --inh-caps=-all \
   env -i HOME=$TOP/home PATH=/usr/bin:/bin PYTHONPATH=$TOP/site PYTHONDONTWRITEBYTECODE=1 \
+  LLMOS_FORKS_DIR=$LLMOS_FORKS_DIR \
   $TOP/python/bin/$PYTHON "$@"
 """
 
@@ -47,6 +48,7 @@ def _as_plain_user(top: Path, *arguments: str) -> subprocess.CompletedProcess[st
         "SRC": str(ROOT),
         "USER_ID": str(OTHER_UID),
         "PYTHON": executable.name,
+        "LLMOS_FORKS_DIR": os.environ["LLMOS_FORKS_DIR"],
     }
     argv = ["unshare", "--mount", "sh", "-c", AS_PLAIN_USER, "sh", *arguments]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=280)

@@ -45,7 +45,7 @@ if [ $BROKER != 0 ]; then
 fi
 cd $TOP/src
 exec env -i HOME=$BROKER_HOME PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONPATH=$PYTHONPATH \
-  PYTHONDONTWRITEBYTECODE=1 "$@"
+  PYTHONDONTWRITEBYTECODE=1 LLMOS_FORKS_DIR=$LLMOS_FORKS_DIR "$@"
 """
 LOOPBACK_UP = (
     "import fcntl, socket, struct\nfcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh14x', b'lo', 1))"
@@ -80,6 +80,7 @@ def _start(who: str, top: str, options: list[str], results: IO[bytes]) -> subpro
         "BROKER_HOME": f"{top}/broker" if who == "service" else f"{top}/world/home",
         "DISK": f"{os.major(disk)} {os.minor(disk)}",
         "LOOPBACK_UP": LOOPBACK_UP,
+        "LLMOS_FORKS_DIR": os.environ.get("LLMOS_FORKS_DIR", ""),
     }
     alone = ["unshare", "--mount", "--uts", "--ipc", "--net", "sh", "-c", APART, "sh"]
     return subprocess.Popen([*alone, *argv], env=env, stdout=results)

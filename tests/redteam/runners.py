@@ -156,6 +156,7 @@ class CommandLine:
             "LLMOS_SOCKET": str(socket),
             "XDG_RUNTIME_DIR": str(socket.parent),
             "PYTHONPATH": os.environ["PYTHONPATH"],
+            "LLMOS_FORKS_DIR": os.environ.get("LLMOS_FORKS_DIR", ""),
         }
         socket.parent.mkdir(mode=0o700, exist_ok=True)
         self._daemon = subprocess.Popen(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.sandbox
 PROBES = load()
 FEWEST_PROBES = 300
 AS_ROOT = pytest.mark.root
-LONG_WAY, CONTROLS, NAMED = 12, 4, 3  # of how many probes one goes another way, too
+LONG_WAY, CONTROLS, NAMED, IN_PYTHON = 12, 4, 3, 3  # of how many probes one goes another way, too
 
 
 @cache
@@ -50,6 +51,17 @@ def test_none_gets_out_where_a_machine_of_the_network_was_granted() -> None:
     who = "root" if os.geteuid() == 0 else "plain"
     results = list(apart.run(who, ["named"], every=NAMED, batched=True))
     assert "notes" in next(tried.said for tried in results if tried.id == ALIVE.id)
+    assert not {tried.id: tried.harms for tried in results if tried.harms}
+
+
+def test_none_gets_out_of_a_sandbox_that_python_put_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no compiler has made the program that does: the same layers by the same steps."""
+    monkeypatch.setenv("LLMOS_FORKS_DIR", str(tmp_path))
+    who = "root" if os.geteuid() == 0 else "plain"
+    results = list(apart.run(who, ["llmos"], every=IN_PYTHON, batched=True))
+    assert len(results) > len(PROBES) // (IN_PYTHON + 1)
     assert not {tried.id: tried.harms for tried in results if tried.harms}
 
 
