@@ -137,6 +137,17 @@ def test_the_daemon_itself_can_make_no_namespace_and_mount_nothing(installed: Ma
     assert "llmosd-launcher@" in installed.ok("systemctl", "list-units", "--plain", "--no-legend", "llmosd-*")
 
 
+def test_sandboxes_are_put_up_by_the_program_that_the_daemon_has_built(installed: Machine) -> None:
+    def in_force() -> bool:
+        call(installed, "shell.run", command="true")  # after which the launcher takes it up
+        return "llmos.forks" in installed.run("pgrep", "--list-full", "--full", "^llmos.forks").stdout
+
+    await_that(in_force, "the launcher's forks are still in Python")
+    (program,) = installed.path("/var/lib/llmos/forks").iterdir()
+    assert program.stat().st_uid == 0 and program.stat().st_mode & 0o022 == 0
+    assert call(installed, "shell.run", command="exit 3")["calls"][0]["exit_code"] == 3
+
+
 def test_the_planner_is_nobody_in_a_unit_of_its_own(installed: Machine) -> None:
     """There are no such weights: that it says so shows that it was started, and heard."""
     done = installed.llmos("ask", "--json", "how much memory is free", user="carol")
