@@ -88,10 +88,10 @@ def attach(s: Steps, tree: Argument, target: Argument, ignore: Sequence[int] = (
     s.call("move_mount", tree, "", target, "", mounts.BOTH_BY_DESCRIPTOR, ignore=ignore)
 
 
-def tmpfs(s: Steps, *, num_bytes: int, mode: int, uid: int, gid: int, attrs: int) -> Register:
+def tmpfs(s: Steps, into: Register, *, num_bytes: int, mode: int, uid: int, gid: int, attrs: int) -> None:
     """A detached, empty tmpfs."""
     options = {"size": str(num_bytes), "mode": f"{mode:o}", "uid": str(uid), "gid": str(gid)}
-    return new_mount(s, "tmpfs", options, attrs=attrs)
+    new_mount(s, "tmpfs", options, attrs=attrs, into=into)
 
 
 def proc(s: Steps, into: Register, *, attrs: int) -> None:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from llmos.guard import fences, mountsteps, reach, sandbox, script, template, treesteps
+from llmos.guard import fences, jobs, mountsteps, reach, sandbox, script, template, treesteps
 from llmos.guard.ground import folder
 from llmos.guard.machine import ANY
-from llmos.guard.sandbox import Box, Step, is_within
+from llmos.guard.sandbox import Box, Pipe, Step, is_within
 from llmos.guard.steps import STATUS, Steps
 
+_KEPT = 32  # boxes of which the layers are kept, some 30 kB each
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Host:
     """What of the machine shapes a job: who the launcher is, what is mounted, and the kernel's Landlock."""
 
@@ -28,9 +31,21 @@ class Host:
     table: Sequence[template.Mount] = ()
 
 
-def of(box: Box, plan: Sequence[Step], host: Host, *, bpf: bytes, counted: bool) -> bytes:
+@lru_cache(maxsize=_KEPT)
+def planned(line: bytes) -> tuple[Box, tuple[Step, ...]]:
+    """A box without its script (`jobs`), and its plan."""
+    box = jobs.box_of(line)
+    return box, sandbox.plan(box)
+
+
+def of(line: bytes, pipes: Sequence[Pipe], host: Host, *, bpf: bytes, counted: bool) -> bytes:
     """The job, for both interpreters. `counted`: there is an open file that counts memory kills."""
-    return b"".join((fences.session(), *_layers(box, plan, host, bpf, counted), _program(box)))
+    return _around(line, host, bpf, counted) + _program(planned(line)[0], pipes)
+
+
+@lru_cache(maxsize=_KEPT)
+def _around(line: bytes, host: Host, bpf: bytes, counted: bool) -> bytes:
+    return b"".join((fences.session(), *_layers(*planned(line), host, bpf, counted)))
 
 
 def _layers(  # noqa: PLR0912 - one line or two for each layer
@@ -48,7 +63,7 @@ def _layers(  # noqa: PLR0912 - one line or two for each layer
             case sandbox.Mount():
                 if step is mounts[0]:
                     hosts_file = box.hosts_file if box.routes else ""
-                    yield treesteps.mounted(mounts, _ground(box, host), hosts_file)
+                    yield from treesteps.mounted(mounts, _ground(box, host), hosts_file)
             case sandbox.NewRoot():
                 yield treesteps.masked(box.hidden, ways(box.hidden, box.write_roots))
                 yield treesteps.rooted()
@@ -77,7 +92,7 @@ def _layers(  # noqa: PLR0912 - one line or two for each layer
 def _ground(box: Box, host: Host) -> treesteps.Ground:
     return treesteps.Ground(
         folder=folder(mapped=box.id_mapped),
-        below=tuple((root, tuple(template.below(root, host.table))) for root in box.write_roots),
+        below={root: tuple(template.below(root, host.table)) for root in box.write_roots},
         mapped=box.id_mapped,
         in_userns=not host.privileged,
         owner=(box.host_uid, box.host_gid),
@@ -86,12 +101,12 @@ def _ground(box: Box, host: Host) -> treesteps.Ground:
     )
 
 
-def _program(box: Box) -> bytes:
+def _program(box: Box, pipes: Sequence[Pipe]) -> bytes:
     s = Steps()
     with s.of("launcher"):
         if box.detached:
             mountsteps.write(s, STATUS, '{"started": true}\n', ignore=(ANY,))
-        s.run(s.constant(script.encoded(box.script, box.env, box.cwd)))
+        s.run(s.constant(script.encoded(pipes, box.env, box.cwd)))
     return s.part()
 
 

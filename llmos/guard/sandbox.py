@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from llmos.errors import UsageError
 
@@ -127,40 +126,6 @@ class Box:
     def hosts_network(self) -> bool:
         """Whether it stands in the host's network, and not in one of its own."""
         return self.network and not self.routes
-
-    def to_job(self) -> dict[str, Any]:
-        """Plain data. By hand: `asdict` copies every string and takes a hundred times as long."""
-        job = {name: getattr(self, name) for name in self.__slots__}
-        job["limits"] = {name: getattr(self.limits, name) for name in self.limits.__slots__}
-        if own := self.limits.user:
-            job["limits"]["user"] = [own.uid, own.memory_bytes, own.processes, own.cpus]
-        job["script"] = [(_of_commands(pipe), pipe.joiner, pipe.cd) for pipe in self.script]
-        return job
-
-
-def from_job(job: dict[str, Any]) -> Box:
-    """The inverse of `Box.to_job`, after JSON made lists of the tuples."""
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in job.items()
-    }
-    own = job["limits"].get("user")
-    fields["limits"] = Limits(**{**job["limits"], "user": UserLimits(*own) if own else None})
-    fields["script"] = tuple(
-        Pipe(tuple(_to_command(*command) for command in commands), joiner, cd)
-        for commands, joiner, cd in job["script"]
-    )
-    fields["env"] = tuple((key, value) for key, value in job["env"])
-    fields["seen"] = tuple((path, device, inode) for path, device, inode in job["seen"])
-    fields["routes"] = tuple((address, port) for address, port in job["routes"])
-    return Box(**fields)
-
-
-def _of_commands(pipe: Pipe) -> list[tuple[Any, ...]]:
-    return [(one.argv, one.program, one.redirects, one.env) for one in pipe.commands]
-
-
-def _to_command(argv: list[str], program: str, redirects: list[list[Any]], env: list[str]) -> Command:
-    return Command(tuple(argv), program, tuple((fd, op, target) for fd, op, target in redirects), tuple(env))
 
 
 def check_write_roots(roots: tuple[str, ...], hidden: tuple[str, ...]) -> tuple[str, ...]:

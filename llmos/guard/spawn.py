@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import math
 import os
 import shutil
@@ -26,7 +25,7 @@ from typing import TypeVar
 from llmos import paths
 from llmos.config import QuotasSettings, SandboxSettings
 from llmos.errors import CallFailed, LlmosError
-from llmos.guard import hidden, layers, relay, sandbox, seccomp, signals, zygote
+from llmos.guard import hidden, jobs, layers, relay, sandbox, seccomp, signals, zygote
 from llmos.guard.aside import apart, aside
 from llmos.guard.caller import as_caller
 from llmos.guard.identity import identity, stand_in_id
@@ -319,7 +318,7 @@ class Spawner:
     def _submit(self, box: Box, held: contextlib.ExitStack, stdin: int, out: int, err: int) -> socket.socket:
         ours, theirs = socket.socketpair()
         held.enter_context(theirs)
-        job = _memory_file(held, json.dumps(box.to_job()).encode())
+        job = _memory_file(held, jobs.encoded(box))
         filter_fd = self._filter(box.network)
         try:
             self._launcher.submit(

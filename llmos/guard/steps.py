@@ -49,7 +49,7 @@ class Label:
         self.step = -1
 
 
-Argument = int | str | bytes | Data | Register | None
+Argument = int | str | Data | Register | None  # text: its address, a zero behind it
 
 
 class Steps:
@@ -184,16 +184,14 @@ class Steps:
 
     def _arguments(self, args: Sequence[Argument]) -> tuple[bytes, list[int]]:
         kinds, values = bytearray(6), [0] * 6
-        for number, given in enumerate(args):
-            value = self.text(given) if isinstance(given, str) else given
-            if isinstance(value, bytes):
-                value = self.constant(value)
-            if isinstance(value, Data):
-                kinds[number], values[number] = machine.DATA, value.length << 32 | value.offset
-            elif isinstance(value, Register):
+        for number, value in enumerate(args):
+            if isinstance(value, Register):
                 kinds[number], values[number] = machine.REGISTER, int(value)
-            elif value is not None:
+            elif isinstance(value, int):
                 values[number] = value & _MASK
+            elif value is not None:
+                data = value if isinstance(value, Data) else self.text(value)
+                kinds[number], values[number] = machine.DATA, data.length << 32 | data.offset
         return bytes(kinds), values
 
     def part(self) -> bytes:
@@ -213,6 +211,8 @@ class Steps:
 def escaped(text: str) -> str:
     """As between the quotes of a JSON string (RFC 8259), all of it ASCII; a byte that is no text as it
     came."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return text
     return "".join(map(_escaped, text))
 
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from llmos.guard import mounts, mountsteps
 from llmos.guard.ground import EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, WRITABLE
-from llmos.guard.machine import ANY, FIRST_FREE
+from llmos.guard.machine import ANY, FIRST_FREE, MAX_REGISTERS
 from llmos.guard.mounts import AT_FDCWD, LITERALLY, RESOLVE_BENEATH, RESOLVE_IN_ROOT
 from llmos.guard.sandbox import Mount
 from llmos.guard.steps import PROC, TERMINALS, USERNS, Label, Register, Steps
 
 TREE = Register(FIRST_FREE)  # a handle on what is to become the root
-_FIRST = FIRST_FREE + 1
+_FIRST_MOUNT = FIRST_FREE + 1  # from here a register for each detached mount
+_FIRST_OTHER = MAX_REGISTERS // 2  # what a part has for itself
 _LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 # What we cannot reach, the command, with less rights, cannot either.
@@ -31,137 +32,146 @@ _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A mount point in the tree, and the detached mount that goes there; one that `may_lack` can be -1."""
-
-    point: str
-    tree: Register
-    may_lack: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Ground:
     """What a tree is built on, as the launcher knows it."""
 
     folder: str  # the prepared tree
-    below: tuple[tuple[str, tuple[str, ...]], ...]  # by write root: what is mounted in it
+    below: dict[str, tuple[str, ...]]  # by write root: what is mounted in it
     mapped: bool  # for a root caller: there is a user namespace that maps files
     in_userns: bool  # the launcher is not root
     owner: tuple[int, int]  # host uid and gid of the call
     stage: str
     seen: tuple[tuple[str, int, int], ...]
 
-    @property
-    def userns(self) -> Register | None:
-        return USERNS if self.mapped else None
 
-    def mounted_in(self, root: str) -> tuple[str, ...]:
-        return dict(self.below)[root]
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A mount point in the tree, and the detached mount that goes there; one that `may_lack` can be -1."""
+
+    point: str
+    what: str
+    tree: Register
+    may_lack: bool = False
+
+
+def mounted(wanted: Sequence[Mount], ground: Ground, hosts_file: str) -> Iterator[bytes]:
+    """Carry out the mounts of a plan and stand in the tree: the current folder is what is to become the root.
+
+    Everything is taken from the host before the first mount hides anything. The masks come last (`masked`),
+    so that nothing lies over a mask.
+    """
+    yield _apart(ground.seen)
+    parts: list[_Part] = []
+    for mount in wanted:
+        made = _parts_of(mount, _FIRST_MOUNT + len(parts), ground)
+        parts += made
+        match mount.what:
+            case "tmpfs" | "private":
+                yield _own_tmpfs(mount.num_bytes, mount.mode, ground.owner, made[0].tree)
+            case "granted":
+                yield _granted(made, mapped=ground.mapped)
+            case "staged":
+                roots = sorted(each.point for each in wanted if each.what == "staged")
+                yield _staged(made, f"{ground.stage}/{roots.index(mount.point)}", ground)
+    yield _assembled(tuple(parts), ground.folder, hosts_file)
+
+
+def _parts_of(mount: Mount, first: int, ground: Ground) -> tuple[_Part, ...]:
+    """None for what is prepared."""
+    point, what = mount.point, mount.what
+    match what:
+        case "proc":
+            return (_Part(point, what, PROC),)
+        case "terminals":
+            return (_Part(point, what, TERMINALS),)
+        case "tmpfs" | "private":
+            return (_Part(point, what, Register(first)),)
+        case "granted" | "staged":
+            # A writable copy has what is mounted in it, unless each mount is mapped for itself.
+            below = ground.below[point] if what == "staged" or ground.mapped else ()
+            others = (
+                _Part(one, what, Register(first + number), may_lack=what == "staged")
+                for number, one in enumerate(below, 1)
+            )
+            return (_Part(point, what, Register(first)), *others)
+    return ()
 
 
 @lru_cache(maxsize=32)
-def mounted(wanted: tuple[Mount, ...], ground: Ground, hosts_file: str) -> bytes:
-    """Carry out the mounts of a plan and stand in the tree: the current folder is what is to become the root.
-
-    Everything is taken from the host before the first mount hides anything. Masks are another part
-    (`masked`).
-    """
-    s = Steps(_FIRST)
+def _apart(seen: tuple[tuple[str, int, int], ...]) -> bytes:
+    """No mount event goes from here to the host or comes from there. What was mounted until now must have
+    come: our mounts follow the host's only where the host shares them."""
+    s = Steps()
     with s.of("mount-api"):
         s.call("mount", None, "/", None, _MS_REC | _MS_PRIVATE, None, what="mount private /")
-    with s.of("mounts"):  # ours follow the host's only where the host shares them
-        for path, device, inode in ground.seen:
+    with s.of("mounts"):
+        for path, device, inode in seen:
             mountsteps.refuse_another(s, path, device, inode)
-    parts = [(mount.what, part) for mount in wanted for part in _take(s, mount, wanted, ground)]
-    with s.of("mount-api"):
-        s.call("chdir", ground.folder, what=f"chdir {ground.folder}")
-        s.call("openat", AT_FDCWD, ".", os.O_PATH | os.O_CLOEXEC, into=TREE)
-    for what, part in parts:
-        with s.of(_LAYER.get(what, "mount-api")):
-            # A host need not have a /var/tmp, or it may be a link.
-            _attach(s, part, (errno.ENOENT, errno.ELOOP) if what == "private" else ())
-    if hosts_file:
-        with s.of("reach"):
-            _name_hosts(s, hosts_file)
     return s.part()
 
 
-def _take(s: Steps, mount: Mount, wanted: tuple[Mount, ...], ground: Ground) -> list[_Part]:
-    """The detached mounts for one step of the plan: none for what is prepared, nor for masks."""
-    point = mount.point
-    with s.of(_LAYER.get(mount.what, "mount-api")):
-        match mount.what:
-            case "proc":
-                return [_Part(point, PROC)]
-            case "terminals":
-                return [_Part(point, TERMINALS)]
-            case "tmpfs" | "private":
-                uid, gid = ground.owner
-                size, mode = mount.num_bytes, mount.mode
-                own = mountsteps.tmpfs(s, num_bytes=size, mode=mode, uid=uid, gid=gid, attrs=WRITABLE)
-                return [_Part(point, own)]
-            case "granted":
-                return _grant(s, point, ground)
-            case "staged":
-                roots = sorted(each.point for each in wanted if each.what == "staged")
-                stage = f"{ground.stage}/{roots.index(point)}"
-                return [_staged(s, point, stage, ground), *_read_only_below(s, point, ground)]
-    return []
+@lru_cache(maxsize=32)
+def _own_tmpfs(num_bytes: int, mode: int, owner: tuple[int, int], into: Register) -> bytes:
+    s, (uid, gid) = Steps(_FIRST_OTHER), owner
+    with s.of("mount-api"):
+        mountsteps.tmpfs(s, into, num_bytes=num_bytes, mode=mode, uid=uid, gid=gid, attrs=WRITABLE)
+    return s.part()
 
 
-def _grant(s: Steps, root: str, ground: Ground) -> list[_Part]:
+@lru_cache(maxsize=32)
+def _granted(parts: tuple[_Part, ...], *, mapped: bool) -> bytes:
     """Writable copies of a write root and the mounts in it; no part of its path may be a symlink."""
-    usable = Label()
+    s, usable = Steps(_FIRST_OTHER), Label()
+    root, *below = parts
     with s.of("write-root"):
-        place = mountsteps.open_path(s, root)
+        place = mountsteps.open_path(s, root.point)
         mode = mountsteps.kind_of(s, place)
         for kind in (stat.S_IFDIR, stat.S_IFREG):
             mountsteps.jump_if_kind(s, mode, kind, usable)
-        s.fail(f"{root} is neither a folder nor a plain file")
+        s.fail(f"{root.point} is neither a folder nor a plain file")
         s.place(usable)
-        tree = mountsteps.open_tree(s, place, recursive=not ground.mapped)
-        mountsteps.set_attr(s, tree, attrs=WRITABLE, recursive=True)
-    if not ground.mapped:
-        return [_Part(root, tree)]
-    with s.of("idmap"):
-        mountsteps.set_attr(s, tree, userns=USERNS)
-        below = [_Part(point, _mapped(s, point)) for point in ground.mounted_in(root)]
-        return [_Part(root, tree), *below]
+        mountsteps.open_tree(s, place, recursive=not mapped, into=root.tree)
+        mountsteps.set_attr(s, root.tree, attrs=WRITABLE, recursive=True)
+    if mapped:
+        with s.of("idmap"):
+            mountsteps.set_attr(s, root.tree, userns=USERNS)
+            for part in below:  # one by one: the kernel maps only what is detached and has no parent
+                mountsteps.open_tree(s, mountsteps.open_path(s, part.point), into=part.tree)
+                mountsteps.set_attr(s, part.tree, attrs=WRITABLE, userns=USERNS)
+    return s.part()
 
 
-def _mapped(s: Steps, point: str) -> Register:
-    """One writable mount alone, ID-mapped: the kernel maps only what is detached and has no parent."""
-    tree = mountsteps.open_tree(s, mountsteps.open_path(s, point))
-    mountsteps.set_attr(s, tree, attrs=WRITABLE, userns=USERNS)
-    return tree
-
-
-def _staged(s: Steps, root: str, stage: str, ground: Ground) -> _Part:
+def _staged(parts: tuple[_Part, ...], stage: str, ground: Ground) -> bytes:
     """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
 
     A root that is a plain file is seen through a view of its folder, of which only the file is granted.
     """
-    folder, _, name = root.rpartition("/")
-    is_folder, whole = Label(), Label()
+    s, is_folder, whole = Steps(_FIRST_OTHER), Label(), Label()
+    root, *below = parts
+    folder, _, name = root.point.rpartition("/")
     with s.of("write-root"):
-        place = mountsteps.open_path(s, root)
+        place = mountsteps.open_path(s, root.point)
         mode = mountsteps.kind_of(s, place)
         mountsteps.jump_if_kind(s, mode, stat.S_IFDIR, is_folder)
         mountsteps.open_path(s, folder or "/", into=place)
         s.place(is_folder)
-    lower, layers = _layers(s, place, stage, ground)
-    upper, work = (mountsteps.open_path(s, part, at=layers) for part in ("upper", "work"))
-    if ground.mapped:
-        mountsteps.files_as(s, *ground.owner)
-    view = mountsteps.overlay(s, lower, upper, work, in_userns=ground.in_userns, attrs=WRITABLE)
-    if ground.mapped:
-        s.call("setfsuid", 0)
-        s.call("setfsgid", 0)
-    mountsteps.refuse_read_only(s, view, os.strerror(errno.EROFS))
-    mountsteps.jump_if_kind(s, mode, stat.S_IFDIR, whole)
-    mountsteps.open_tree(s, view, name, into=view)
-    s.place(whole)
-    return _Part(root, view)
+    with s.of("stage"):
+        lower, layers = _layers(s, place, stage, ground)
+        upper, work = (mountsteps.open_path(s, part, at=layers) for part in ("upper", "work"))
+        if ground.mapped:
+            mountsteps.files_as(s, *ground.owner)
+        view = mountsteps.overlay(s, lower, upper, work, in_userns=ground.in_userns, attrs=WRITABLE)
+        if ground.mapped:
+            s.call("setfsuid", 0)
+            s.call("setfsgid", 0)
+        mountsteps.refuse_read_only(s, view, os.strerror(errno.EROFS))
+        s.set(root.tree, view)
+        mountsteps.jump_if_kind(s, mode, stat.S_IFDIR, whole)
+        mountsteps.open_tree(s, view, name, into=root.tree)
+        s.place(whole)
+        for part in below:
+            _read_only(s, part, mapped=ground.mapped)
+    return s.part()
 
 
 def _layers(s: Steps, place: Register, stage: str, ground: Ground) -> tuple[Register, Register]:
@@ -180,21 +190,34 @@ def _layers(s: Steps, place: Register, stage: str, ground: Ground) -> tuple[Regi
     return mountsteps.open_path(s, f"{stage}/lower"), mountsteps.open_path(s, stage)
 
 
-def _read_only_below(s: Steps, root: str, ground: Ground) -> list[_Part]:
+def _read_only(s: Steps, part: _Part, *, mapped: bool) -> None:
     """Other file systems mounted inside a staged root are to be seen there, and not to be written."""
-    parts = []
-    for point in ground.mounted_in(root):
-        there, gone = s.register(), Label()
-        s.set(there, -1)
-        place = mountsteps.open_path(s, point, ignore=_MISSING, otherwise=gone)
-        tree = mountsteps.open_tree(s, place, ignore=_MISSING, otherwise=gone)
-        mountsteps.set_attr(s, tree, attrs=READ_ONLY, ignore=_MISSING, otherwise=gone)
-        if ground.mapped:
-            mountsteps.set_attr(s, tree, userns=USERNS, ignore=(ANY,))
-        s.set(there, tree)
-        s.place(gone)
-        parts.append(_Part(point, there, may_lack=True))
-    return parts
+    gone = Label()
+    s.set(part.tree, -1)
+    place = mountsteps.open_path(s, part.point, ignore=_MISSING, otherwise=gone)
+    tree = mountsteps.open_tree(s, place, ignore=_MISSING, otherwise=gone)
+    mountsteps.set_attr(s, tree, attrs=READ_ONLY, ignore=_MISSING, otherwise=gone)
+    if mapped:
+        mountsteps.set_attr(s, tree, userns=USERNS, ignore=(ANY,))
+    s.set(part.tree, tree)
+    s.place(gone)
+
+
+@lru_cache(maxsize=32)
+def _assembled(parts: tuple[_Part, ...], folder: str, hosts_file: str) -> bytes:
+    """Stand in the prepared tree, and put the parts into it."""
+    s = Steps(_FIRST_OTHER)
+    with s.of("mount-api"):
+        s.call("chdir", folder, what=f"chdir {folder}")
+        s.call("openat", AT_FDCWD, ".", os.O_PATH | os.O_CLOEXEC, into=TREE)
+    for part in parts:
+        with s.of(_LAYER.get(part.what, "mount-api")):
+            # A host need not have a /var/tmp, or it may be a link.
+            _attach(s, part, (errno.ENOENT, errno.ELOOP) if part.what == "private" else ())
+    if hosts_file:
+        with s.of("reach"):
+            _name_hosts(s, hosts_file)
+    return s.part()
 
 
 def _attach(s: Steps, part: _Part, ignore: Sequence[int] = ()) -> None:
@@ -215,7 +238,7 @@ def _name_hosts(s: Steps, text: str) -> None:
     mountsteps.write(s, place, text)
     shown = mountsteps.open_tree(s, TREE, "run/hosts")
     mountsteps.set_attr(s, shown, attrs=READ_ONLY)
-    _attach(s, _Part("/etc/hosts", shown))
+    _attach(s, _Part("/etc/hosts", "names", shown))
 
 
 @lru_cache(maxsize=32)
@@ -225,7 +248,7 @@ def masked(hidden: tuple[str, ...], ways: tuple[str, ...]) -> bytes:
     What does not exist needs no cover. Links are followed, inside the tree: a linked secret is covered
     where it really lies. The cover is read-only as what it is copied from.
     """
-    s = Steps(_FIRST)
+    s = Steps(_FIRST_OTHER)
     with s.of("mask"):
         _pin(s, ways)
         target, cover = s.register(), s.register()
@@ -264,6 +287,7 @@ def _pin(s: Steps, ways: tuple[str, ...]) -> None:
         s.place(absent)
 
 
+@lru_cache(maxsize=1)
 def rooted() -> bytes:
     """Make the current folder (a mount point) the root and drop the old root: pivot_root(2), NOTES."""
     s = Steps()

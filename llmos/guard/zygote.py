@@ -19,7 +19,6 @@ loaded, and it is up in about 30 ms, once.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -27,14 +26,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from llmos.guard import cgroups, fences, kernel, landlock, nursery, orders, sandbox
+from llmos.guard import cgroups, fences, jobs, kernel, landlock, nursery, orders, sandbox
 from llmos.guard.idmap import IdMap
 from llmos.guard.layering import LayerError, count_kills, layer, message
 from llmos.guard.nursery import Nursery
-from llmos.guard.sandbox import Box, ControlGroup, Step
+from llmos.guard.sandbox import ControlGroup, Pipe
 from llmos.guard.template import Templates
 
 JOB_FDS = 6
@@ -69,8 +68,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    box: Box
-    plan: tuple[Step, ...]
+    box: bytes  # as in `jobs`
+    script: tuple[Pipe, ...]
     fds: tuple[int, ...]  # the three streams, and status
     bpf: bytes
 
@@ -80,7 +79,8 @@ class _Job:
 
     @property
     def bounds(self) -> ControlGroup:
-        return next(step for step in self.plan if isinstance(step, ControlGroup))
+        _, plan = orders.planned(self.box)
+        return next(step for step in plan if isinstance(step, ControlGroup))
 
 
 class Zygote:
@@ -93,7 +93,7 @@ class Zygote:
         self._id_map = IdMap(stand_in) if os.geteuid() == 0 else None
         self._hierarchy = cgroups.find(prepare=True)
         self.templates = Templates(self._id_map, error)
-        self._landlock = landlock.abi()
+        self._host = orders.Host(os.geteuid() == 0, landlock.abi())
         self._prefix = cgroups.prefix(os.getpid())
         self._count = 0
         self._forks: dict[int, Fork] = {}  # by pid
@@ -104,9 +104,10 @@ class Zygote:
         """Have one job done, by the spare where there is one that fits."""
         status = fds[4]
         try:
-            box = sandbox.from_job(json.loads(_read(fds[0])))
+            box, script = _read(fds[0]).split(b"\n")
             self.templates.make(mapped=bool(flags & MAPPED))
-            pid = self._hand_over(_Job(box, sandbox.plan(box), tuple(fds[1:5]), _read(fds[5])), flags, parent)
+            job = _Job(box, jobs.script_of(script), tuple(fds[1:5]), _read(fds[5]))
+            pid = self._hand_over(job, flags, parent)
         except LayerError as error:
             _tell(status, {"layer": error.layer, "error": error.error})
         except Exception as error:  # one call's trouble is not that of all others
@@ -134,8 +135,9 @@ class Zygote:
         return fork.pid
 
     def _orders(self, job: _Job, *, counted: bool) -> bytes:
-        host = orders.Host(os.geteuid() == 0, self._landlock, self.templates.table)
-        return orders.of(job.box, job.plan, host, bpf=job.bpf, counted=counted)
+        if self._host.table is not self.templates.table:
+            self._host = replace(self._host, table=self.templates.table)
+        return orders.of(job.box, job.script, self._host, bpf=job.bpf, counted=counted)
 
     def _taken_spare(self, flags: int, parent: str) -> Waiting | None:
         """The fork that stands by, if it fits. It has no network, and its group goes with us, so what is to

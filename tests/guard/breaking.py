@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmos.guard import fences, kernel, landlock, nursery, orders, sandbox, seccomp, template
+from llmos.guard import fences, jobs, kernel, landlock, nursery, orders, seccomp, template
 from llmos.guard.idmap import IdMap
 from llmos.guard.nursery import Nursery
 from llmos.guard.sandbox import STAND_IN_ID, Box, Command, Limits, Pipe
@@ -67,7 +67,8 @@ class Tried:
             limits=limits,
         )
         host = orders.Host(True, landlock.abi(), self.templates.table)
-        return orders.of(box, sandbox.plan(box), host, bpf=seccomp.program(False), counted=False)
+        line, _ = jobs.encoded(box).split(b"\n")
+        return orders.of(line, box.script, host, bpf=seccomp.program(False), counted=False)
 
     def run(self, job: bytes) -> dict[str, int] | None:
         """What the command was run with; None where it was not run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.errors import SandboxUnavailable, UsageError
-from llmos.guard import hidden, landlock, layers, sandbox, seccomp, template
+from llmos.guard import hidden, jobs, landlock, layers, sandbox, seccomp, template
 from llmos.guard.idmap import swap_map
 from llmos.guard.sandbox import (
     Box,
@@ -34,7 +33,6 @@ from llmos.guard.sandbox import (
     SystemCalls,
     UserNamespace,
     check_write_roots,
-    from_job,
     plan,
     private_folders,
 )
@@ -136,7 +134,8 @@ def test_a_call_with_no_business_in_tmp_has_an_empty_one() -> None:
 
 
 def test_a_box_survives_the_way_to_the_launcher() -> None:
-    assert from_job(json.loads(json.dumps(BOX.to_job()))) == BOX
+    box, script = jobs.encoded(BOX).split(b"\n")
+    assert replace(jobs.box_of(box), script=jobs.script_of(script)) == BOX
 
 
 def test_a_box_for_host_uid_0_cannot_be_made() -> None:

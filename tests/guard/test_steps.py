@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmos import compiled
-from llmos.guard import carry, fences, forks, init, machine, orders, sandbox, script, template
+from llmos.guard import carry, fences, forks, init, jobs, machine, orders, sandbox, script, template
 from llmos.guard.listing import listing
 from llmos.guard.steps import Label, Steps
 from tests.guard.test_sandbox_plan import BOX, SCRIPT
@@ -25,7 +25,8 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def job_of(box: sandbox.Box, host: orders.Host = HOST) -> bytes:
-    return orders.of(box, sandbox.plan(box), host, bpf=bytes(80), counted=True)
+    line, _ = jobs.encoded(box).split(b"\n")
+    return orders.of(line, box.script, host, bpf=bytes(80), counted=True)
 
 
 def words(job: bytes) -> list[str]:
