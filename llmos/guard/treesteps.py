@@ -22,7 +22,8 @@ from llmos.guard.sandbox import Mount
 from llmos.guard.steps import PROC, TERMINALS, USERNS, Label, Register, Steps
 
 TREE = Register(FIRST_FREE)  # a handle on what is to become the root
-_FIRST_MOUNT = FIRST_FREE + 1  # from here a register for each detached mount
+_STAGE = Register(FIRST_FREE + 1)  # on the folder where changes go, of a call that has one
+_FIRST_MOUNT = FIRST_FREE + 2  # from here a register for each detached mount
 _FIRST_OTHER = MAX_REGISTERS // 2  # what a part has for itself
 _LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -61,6 +62,8 @@ def mounted(wanted: Sequence[Mount], ground: Ground, hosts_file: str) -> Iterato
     so that nothing lies over a mask.
     """
     yield _apart(ground.seen)
+    if ground.stage:
+        yield _stage(ground.stage)
     parts: list[_Part] = []
     for mount in wanted:
         made = _parts_of(mount, _FIRST_MOUNT + len(parts), ground)
@@ -72,7 +75,8 @@ def mounted(wanted: Sequence[Mount], ground: Ground, hosts_file: str) -> Iterato
                 yield _granted(made, mapped=ground.mapped)
             case "staged":
                 roots = sorted(each.point for each in wanted if each.what == "staged")
-                yield _staged(made, f"{ground.stage}/{roots.index(mount.point)}", ground)
+                number, way = str(roots.index(mount.point)), (ground.mapped, ground.in_userns)
+                yield _staged(made, number, ground.owner, *way)
     yield _assembled(tuple(parts), ground.folder, hosts_file)
 
 
@@ -141,8 +145,20 @@ def _granted(parts: tuple[_Part, ...], *, mapped: bool) -> bytes:
     return s.part()
 
 
-def _staged(parts: tuple[_Part, ...], stage: str, ground: Ground) -> bytes:
-    """A copy-on-write view of a write root: what is written goes to `stage`/upper, the root stays as it is.
+def _stage(path: str) -> bytes:
+    """For itself, so that the rest is the same for all stages."""
+    s = Steps(_FIRST_OTHER)
+    with s.of("stage"):
+        mountsteps.open_path(s, path, into=_STAGE)
+    return s.part()
+
+
+@lru_cache(maxsize=32)
+def _staged(
+    parts: tuple[_Part, ...], number: str, owner: tuple[int, int], mapped: bool, in_userns: bool
+) -> bytes:
+    """A copy-on-write view of a write root: what is written goes to NUMBER/upper of the stage, and the root
+    stays as it is.
 
     A root that is a plain file is seen through a view of its folder, of which only the file is granted.
     """
@@ -156,12 +172,12 @@ def _staged(parts: tuple[_Part, ...], stage: str, ground: Ground) -> bytes:
         mountsteps.open_path(s, folder or "/", into=place)
         s.place(is_folder)
     with s.of("stage"):
-        lower, layers = _layers(s, place, stage, ground)
+        lower, layers = _layers(s, place, number, mapped=mapped)
         upper, work = (mountsteps.open_path(s, part, at=layers) for part in ("upper", "work"))
-        if ground.mapped:
-            mountsteps.files_as(s, *ground.owner)
-        view = mountsteps.overlay(s, lower, upper, work, in_userns=ground.in_userns, attrs=WRITABLE)
-        if ground.mapped:
+        if mapped:
+            mountsteps.files_as(s, *owner)
+        view = mountsteps.overlay(s, lower, upper, work, in_userns=in_userns, attrs=WRITABLE)
+        if mapped:
             s.call("setfsuid", 0)
             s.call("setfsgid", 0)
         mountsteps.refuse_read_only(s, view, os.strerror(errno.EROFS))
@@ -170,24 +186,25 @@ def _staged(parts: tuple[_Part, ...], stage: str, ground: Ground) -> bytes:
         mountsteps.open_tree(s, view, name, into=root.tree)
         s.place(whole)
         for part in below:
-            _read_only(s, part, mapped=ground.mapped)
+            _read_only(s, part, mapped=mapped)
     return s.part()
 
 
-def _layers(s: Steps, place: Register, stage: str, ground: Ground) -> tuple[Register, Register]:
+def _layers(s: Steps, place: Register, number: str, *, mapped: bool) -> tuple[Register, Register]:
     """Handles on the lower layer and on the stage; ID-mapped, for a root caller, by mounts of ours.
 
     Overlayfs takes no detached mount as a layer before Linux 6.15, so the mapped ones are put somewhere
     for the moment: on the stage, in this mount namespace, of which nothing is left after the pivot.
     """
-    layers = mountsteps.open_path(s, stage)
-    if not ground.mapped:
+    layers = mountsteps.open_path(s, number, at=_STAGE)
+    if not mapped:
         return place, layers
-    for target, source in ((stage, layers), (f"{stage}/lower", place)):
+    for target, source in ((number, layers), (f"{number}/lower", place)):
         tree = mountsteps.open_tree(s, source)
         mountsteps.set_attr(s, tree, userns=USERNS)
-        mountsteps.attach(s, tree, mountsteps.open_path(s, target))
-    return mountsteps.open_path(s, f"{stage}/lower"), mountsteps.open_path(s, stage)
+        mountsteps.attach(s, tree, mountsteps.open_path(s, target, at=_STAGE))
+    lower = mountsteps.open_path(s, f"{number}/lower", at=_STAGE)
+    return lower, mountsteps.open_path(s, number, at=_STAGE)
 
 
 def _read_only(s: Steps, part: _Part, *, mapped: bool) -> None:

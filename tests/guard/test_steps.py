@@ -71,7 +71,10 @@ def test_what_is_granted_is_mounted_and_what_lies_in_it() -> None:
     told = words(job_of(BOX))
     assert [text for text in told if '"/srv/disk"' in text]
     staged = words(job_of(replace(BOX, stage="/stage")))
-    assert [text for text in staged if '"/stage/0"' in text and "openat2" in text]
+    assert [text for text in staged if '"/stage"' in text and "openat2" in text]
+    assert sum("upper" in text for text in staged) == 2 * len(
+        BOX.write_roots
+    )  # opened, and told to overlayfs
     assert "again" in " ".join(staged) and "again" not in " ".join(told)
 
 
