@@ -17,7 +17,7 @@ from llmos.guard.layering import count_kills
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _MASK, _LOWER = (1 << 64) - 1, (1 << 32) - 1
 # System calls that libc may have no function for; their numbers are the same on every architecture.
@@ -26,7 +26,7 @@ _NUMBERS = {
     "openat2": 437, "mount_setattr": 442, "landlock_create_ruleset": 444, "landlock_add_rule": 445,
     "landlock_restrict_self": 446,
 }  # fmt: skip
-_PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 21, 39
+_PR_GET_DUMPABLE, _PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 3, 21, 39
 
 
 class Amiss(Exception):
@@ -53,21 +53,37 @@ class _Part:
         self.steps, self.data = job[steps : end - num_data], job[end - num_data : end]
         self.address = base + end - num_data
 
+    def ends_in_run(self) -> bool:
+        return self.num_steps > 0 and self.steps[-machine.STEP.size] == machine.RUN
+
     def text(self, offset: int) -> str:
         rest = bytes(self.data[offset : offset + 2 * 4096])
         return rest[: rest.index(0)].decode()
 
 
+def prepare(steps: bytes, registers: list[int]) -> None:
+    """Carry out what comes before a job. Raises Amiss."""
+    for part in _parts(steps):
+        _Interpreter(part, registers).all()
+
+
 def carry_out(job: bytes, registers: list[int]) -> int:
-    """The exit code of the script that a job ends in; 0 for steps that come before a job. Raises Amiss."""
+    """The exit code of the script that the job ends in. Raises Amiss."""
+    parts = list(_parts(job))
+    if not parts or not parts[-1].ends_in_run():
+        raise Amiss("launcher", "the job is broken")
+    for part in parts[:-1]:
+        _Interpreter(part, registers).all()
+    return _Interpreter(parts[-1], registers, is_last=True).all()
+
+
+def _parts(job: bytes) -> Iterator[_Part]:
+    """All in one piece of memory, which they keep."""
     held = ctypes.create_string_buffer(job, len(job))
-    view, address = memoryview(held).cast("B"), ctypes.addressof(held)
-    at = code = 0
+    view, address, at = memoryview(held).cast("B"), ctypes.addressof(held), 0
     while at < len(job):
-        part = _Part(view, address, at)
-        code = _Interpreter(part, registers).all()
+        yield (part := _Part(view, address, at))
         at += part.size
-    return code
 
 
 class _Step:
@@ -78,6 +94,11 @@ class _Step:
             machine.STEP.unpack_from(part.steps, at * machine.STEP.size)
         )
         self.next = at + 1
+        if any(
+            kind == machine.DATA and (value & _LOWER) + (value >> 32) > len(part.data)
+            for kind, value in zip(kinds, plain, strict=True)
+        ):
+            raise Amiss("launcher", "the job is broken")
         self.target = self.next if target == machine.NOWHERE else target
         self.plain = plain
         self.args = [
@@ -101,8 +122,8 @@ class _Step:
 class _Interpreter:
     """Of one part. Each method carries out a kind of step and returns the number of the next."""
 
-    def __init__(self, part: _Part, registers: list[int]) -> None:
-        self._part, self._registers = part, registers
+    def __init__(self, part: _Part, registers: list[int], *, is_last: bool = False) -> None:
+        self._part, self._registers, self._is_last = part, registers, is_last
         self._waits = self._code = 0
 
     def all(self) -> int:
@@ -110,6 +131,8 @@ class _Interpreter:
         while at < self._part.num_steps:
             step = _Step(self._part, at, self._registers)
             at = _METHODS[step.op](self, step)
+            if at < step.next and step.op != machine.AGAIN:
+                raise Amiss("launcher", "the job is broken")
         return self._code
 
     def call(self, step: _Step) -> int:
@@ -152,6 +175,8 @@ class _Interpreter:
         raise Amiss("", "")
 
     def run(self, step: _Step) -> int:
+        if not self._is_last or step.next != self._part.num_steps:
+            raise Amiss("launcher", "the job is broken")
         _refuse_unsealed()
         self._code = init.run(bytes(self._part.data[step.place(0)]))
         return step.next
@@ -192,6 +217,11 @@ def _refuse_unsealed() -> None:
         raise Amiss("launcher", "not the first process of its namespace")
     if kernel.libc.prctl(_PR_GET_NO_NEW_PRIVS, *(ctypes.c_ulong(0),) * 4) != 1:
         raise Amiss("launcher", "new privileges could be had")
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    if kernel.libc.capget((ctypes.c_uint32 * 2)(kernel.CAPABILITY_VERSION_3, 0), sets) != 0 or any(sets):
+        raise Amiss("launcher", "capabilities are left")
+    if kernel.libc.prctl(_PR_GET_DUMPABLE) != 0:
+        raise Amiss("launcher", "the first process could be looked into")
     if kernel.libc.prctl(_PR_GET_SECCOMP) != kernel.SECCOMP_MODE_FILTER:
         raise Amiss("launcher", "there is no system call filter")
     fd = os.open("/proc/self/uid_map", os.O_RDONLY | os.O_CLOEXEC)

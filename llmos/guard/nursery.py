@@ -198,7 +198,7 @@ def _stand_by(fd: int, preparing: bytes, launcher: int) -> NoReturn:
     registers[machine.LAUNCHER] = launcher
     amiss: carry.Amiss | None = None
     try:
-        carry.carry_out(preparing, registers)
+        carry.prepare(preparing, registers)
     except carry.Amiss as error:
         amiss = error
     data, fds = _job(fd)

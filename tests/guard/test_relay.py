@@ -143,4 +143,4 @@ def test_a_taken_port_is_named() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(carry.Amiss, match=f"reach: 127.0.0.1 port {port}: Address already in use"):
-            carry.carry_out(reach.listening([("127.0.0.1", port)]), [-1] * machine.MAX_REGISTERS)
+            carry.prepare(reach.listening([("127.0.0.1", port)]), [-1] * machine.MAX_REGISTERS)

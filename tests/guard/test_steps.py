@@ -127,7 +127,7 @@ def test_registers_data_and_jumps() -> None:
     s.fail("it went wrong")
     s.place(done)
     registers = [-1] * machine.MAX_REGISTERS
-    assert carry.carry_out(s.part(), registers) == 0
+    carry.prepare(s.part(), registers)
     assert registers[number] == 0xFFFF1234
 
 
@@ -139,7 +139,7 @@ def test_an_error_names_its_layer_and_what_was_done() -> None:
         s.place(on)
         s.call("chdir", "/no such é", what="chdir /no such é")
     with pytest.raises(carry.Amiss) as caught:
-        carry.carry_out(s.part(), [-1] * machine.MAX_REGISTERS)
+        carry.prepare(s.part(), [-1] * machine.MAX_REGISTERS)
     assert caught.value.line == (
         b'{"layer": "write-root", "error": "chdir /no such \\u00e9: No such file or directory"}\n'
     )
@@ -197,12 +197,23 @@ WILD = (
 )  # fmt: skip
 
 
-def broken(job: bytes) -> Iterator[bytes]:
-    """Jobs that no interpreter may carry out, of each sort some."""
-    chance = random.Random(7)
-    steps = list(steps_in(job))
+def cut_off(job: bytes) -> Iterator[bytes]:
+    chance = random.Random(6)
     for size in (0, 8, 16, *(chance.randrange(len(job)) for _ in range(60)), len(job) - 8, len(job) - 1):
         yield job[:size]
+    at = 0
+    while at < len(job):  # between two parts
+        yield job[:at]
+        at += machine.HEADER.unpack_from(job, at)[1]
+    yield job + job  # two scripts
+    yield job + fences.session()  # what comes after a script
+
+
+def broken(job: bytes) -> Iterator[bytes]:
+    """Jobs that the program in C may not begin to carry out, of each sort some."""
+    chance = random.Random(7)
+    steps = list(steps_in(job))
+    yield from cut_off(job)
     for place, form, value in WILD:
         for at in chance.sample(steps, 12):
             yield with_number(job, at + place, form, value)
@@ -216,9 +227,6 @@ def broken(job: bytes) -> Iterator[bytes]:
                 )
     for at in (0, 4, 8, 12):  # the first header
         yield with_number(job, at, "=I", chance.randrange(1 << 32))
-    yield job + job  # two scripts
-    yield job + fences.session()  # what comes after a script
-    yield fences.session()  # no script
 
 
 def test_what_is_broken_is_refused_whole(sanitized: Path) -> None:
@@ -245,11 +253,13 @@ def test_random_changes_break_nothing_in_the_reading(sanitized: Path) -> None:
 
 @pytest.mark.sandbox
 @pytest.mark.root
+@pytest.mark.parametrize("written_in", ["C", "Python"])
 def test_live_a_broken_job_runs_nothing_and_a_changed_one_nothing_unsealed(
-    sanitized: Path, tmp_path: Path
+    sanitized: Path, tmp_path: Path, written_in: str
 ) -> None:
     """In a mount namespace of its own; tests/guard/breaking.py says what is tried."""
-    argv = [sys.executable, "-m", "tests.guard.breaking", str(sanitized), str(tmp_path)]
+    program = str(sanitized) if written_in == "C" else ""
+    argv = [sys.executable, "-m", "tests.guard.breaking", program, str(tmp_path)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert not re.search("AddressSanitizer|runtime error", done.stderr), done.stderr[-4000:]
