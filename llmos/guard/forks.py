@@ -18,7 +18,7 @@ from llmos.guard.nursery import HELLO
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).with_name("native")
-FILES = ("main.c", "program.c", "script.c")
+FILES = ("main.c", "part.c", "program.c", "script.c", "init.c")
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow")
 _FLAGS = (
     "-O2",

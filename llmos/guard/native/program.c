@@ -12,49 +12,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "script.h"
+#include "init.h"
+#include "part.h"
 
-#if __SIZEOF_POINTER__ != 8
-#error "steps hold 64 bits"
+#if __SIZEOF_POINTER__ != 8 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "steps hold 64 bits, the lower bytes first"
 #endif
 
-enum { MAGIC = 0x31736d6c, NOWHERE = 0xffff, ANY = 0xff, NUM_ARGS = 6, MAX_EXPECTED = 8 };
 enum { AGAIN_NS = 2000000, MOST_AGAIN = 1500 };
-enum op { CALL, STORE, LOAD, SET, JUMP, UNLESS, AGAIN, FAIL, END, RUN, DECIMAL, NUM_OPS };
-enum kind { NUMBER, REGISTER, DATA, NUM_KINDS };
-
-struct header {
-    uint32_t magic, bytes, steps, data;
-};
-
-struct step {
-    uint8_t op, call;
-    uint16_t into, target, spare;
-    uint8_t kinds[NUM_ARGS], spare_kinds[2];
-    uint8_t expected[MAX_EXPECTED];
-    uint32_t layer, what;
-    uint64_t args[NUM_ARGS];
-};
-
-_Static_assert(sizeof(struct header) == 16 && sizeof(struct step) == 80, "as in machine.py");
-
-/* A part in memory. */
-struct part {
-    const struct step *steps;
-    unsigned char *data;
-    uint32_t num_steps, num_data;
-};
-
-static const struct {
-    const char *name;
-    long number;
-} calls[] = {
-#define CALL(name) {#name, SYS_##name},
-#include "calls.h"
-#undef CALL
-};
-
-#define NUM_CALLS (sizeof calls / sizeof *calls)
 
 int64_t registers[MAX_REGISTERS];
 char amiss[8192];
@@ -74,98 +39,6 @@ void go_amiss(const char *layer, const char *what, int number)
     int length = snprintf(amiss, sizeof amiss, "{\"layer\": \"%s\", \"error\": \"%s%s%s\"}\n", layer, what, colon, error);
     if (length < 0 || (size_t)length >= sizeof amiss)
         snprintf(amiss, sizeof amiss, "{\"layer\": \"launcher\", \"error\": \"an error too long to be told\"}\n");
-}
-
-/* --- reading ------------------------------------------------------------------------------------ */
-
-static uint32_t offset_of(uint64_t value)
-{
-    return (uint32_t)value;
-}
-
-static uint32_t length_of(uint64_t value)
-{
-    return (uint32_t)(value >> 32);
-}
-
-/* The part at the beginning of these bytes; the size of it, or 0 where it is broken. */
-static size_t read_part(const unsigned char *bytes, size_t left, struct part *part)
-{
-    struct header header;
-    if (left < sizeof header)
-        return 0;
-    memcpy(&header, bytes, sizeof header);
-    uint64_t size = sizeof header + (uint64_t)header.steps * sizeof(struct step) + header.data;
-    if (header.magic != MAGIC || header.bytes != size || size > left || size % 8 || header.steps >= NOWHERE)
-        return 0;
-    if (header.data < 8 || bytes[size - 1]) /* every text in it ends in it */
-        return 0;
-    part->steps = (const struct step *)(const void *)(bytes + sizeof header);
-    part->data = (unsigned char *)bytes + size - header.data;
-    part->num_steps = header.steps;
-    part->num_data = header.data;
-    return size;
-}
-
-static bool is_place(const struct step *step, int number, uint32_t least, uint32_t most)
-{
-    uint32_t length = length_of(step->args[number]);
-    return step->kinds[number] == DATA && length >= least && length <= most;
-}
-
-static bool has_sound_arguments(const struct step *step, const struct part *part)
-{
-    for (int number = 0; number < NUM_ARGS; number++) {
-        uint64_t value = step->args[number];
-        if (step->kinds[number] >= NUM_KINDS)
-            return false;
-        if (step->kinds[number] == REGISTER && value >= MAX_REGISTERS)
-            return false;
-        if (step->kinds[number] == DATA && (uint64_t)offset_of(value) + length_of(value) > part->num_data)
-            return false;
-    }
-    return true;
-}
-
-static bool is_sound(const struct step *step, uint32_t at, const struct part *part)
-{
-    bool lands = step->target != NOWHERE;
-    if (step->op >= NUM_OPS || !has_sound_arguments(step, part))
-        return false;
-    if (step->layer >= part->num_data || step->what >= part->num_data)
-        return false;
-    if (step->into != NOWHERE && step->into >= MAX_REGISTERS)
-        return false;
-    if (lands && (step->op == AGAIN ? step->target >= at : step->target <= at || step->target > part->num_steps))
-        return false;
-    switch (step->op) {
-    case CALL:
-        return step->call < NUM_CALLS;
-    case STORE:
-        return is_place(step, 1, 1, 8);
-    case DECIMAL:
-        return is_place(step, 1, 2, 32);
-    case LOAD:
-        return is_place(step, 0, 1, 8) && step->into != NOWHERE;
-    case SET:
-        return step->into != NOWHERE;
-    case JUMP:
-    case UNLESS:
-    case AGAIN:
-        return lands;
-    case RUN:
-        return is_place(step, 0, 0, UINT32_MAX);
-    default:
-        return true;
-    }
-}
-
-static bool is_sound_part(const struct part *part)
-{
-    for (uint32_t number = 0; number < part->num_steps; number++)
-        if (!is_sound(&part->steps[number], number, part))
-            return false;
-    return true;
 }
 
 static unsigned runs_in(const struct part *part)
@@ -190,8 +63,6 @@ bool sound(const unsigned char *job, size_t size, bool preparing)
         return !runs;
     return runs == 1 && part.num_steps && part.steps[part.num_steps - 1].op == RUN;
 }
-
-/* --- carrying out ------------------------------------------------------------------------------- */
 
 static uint64_t value_of(const struct step *step, int number, const struct part *part)
 {
@@ -230,7 +101,7 @@ static uint32_t call(const struct part *part, const struct step *step, uint32_t 
     long args[NUM_ARGS];
     for (int number = 0; number < NUM_ARGS; number++)
         args[number] = (long)value_of(step, number, part);
-    long result = syscall(calls[step->call].number, args[0], args[1], args[2], args[3], args[4], args[5]);
+    long result = syscall(call_numbers[step->call], args[0], args[1], args[2], args[3], args[4], args[5]);
     if (step->into != NOWHERE)
         registers[step->into] = result;
     if (result != -1)
@@ -241,11 +112,6 @@ static uint32_t call(const struct part *part, const struct step *step, uint32_t 
     }
     return step->target == NOWHERE ? next : step->target;
 }
-
-/* Numbers in data are as wide as their place; native byte order, of which the lower bytes come first. */
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "written for processors that put the lower bytes first"
-#endif
 
 static void store(const struct part *part, const struct step *step)
 {

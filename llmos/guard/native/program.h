@@ -6,7 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { STDIN, STDOUT, STDERR, STATUS, KILLS, USERNS, LAUNCHER, OWN_PROC, PROC, TERMINALS, MAX_REGISTERS = 4096 };
+#include "part.h"
+
+enum { STDIN, STDOUT, STDERR, STATUS, KILLS, USERNS, LAUNCHER, OWN_PROC, PROC, TERMINALS };
 
 extern int64_t registers[MAX_REGISTERS];
 

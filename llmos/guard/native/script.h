@@ -1,11 +1,38 @@
-/* What the init of a sandbox does: programs, their pipes, redirections, changes of folder (init.py, in C). */
+/* What the init of a sandbox is to do, as it comes in a job (script.py). */
 #ifndef LLMOS_SCRIPT_H
 #define LLMOS_SCRIPT_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
-/* Carry out a script (script.py says what it is in bytes), tell how it ended, and end. Returns where it is broken,
- * and nothing of it was started. */
-void run_script(unsigned char *bytes, size_t size);
+enum joiner { FIRST, AND, OR, THEN, NUM_JOINERS };
+enum redirection { FROM, TO, ADD_TO, SAME_AS, NUM_REDIRECTIONS };
+
+struct redirect {
+    uint32_t fd, op;
+    char *target;
+};
+
+struct command {
+    char *program, **argv, **env; /* lists end in NULL */
+    struct redirect *redirects;
+    uint32_t num_redirects;
+};
+
+struct pipe {
+    uint32_t joiner, num_commands;
+    char *cd; /* a change of folder, or NULL */
+    struct command *commands;
+};
+
+struct script {
+    char *path, *cwd, **env;
+    struct pipe *pipes;
+    uint32_t num_pipes;
+};
+
+/* Whether the bytes are a script; its texts are theirs. */
+bool read_script(unsigned char *bytes, size_t size, struct script *script);
 
 #endif
