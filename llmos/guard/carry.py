@@ -217,8 +217,7 @@ def _refuse_unsealed() -> None:
         raise Amiss("launcher", "not the first process of its namespace")
     if kernel.libc.prctl(_PR_GET_NO_NEW_PRIVS, *(ctypes.c_ulong(0),) * 4) != 1:
         raise Amiss("launcher", "new privileges could be had")
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
-    if kernel.libc.capget((ctypes.c_uint32 * 2)(kernel.CAPABILITY_VERSION_3, 0), sets) != 0 or any(sets):
+    if any(kernel.capabilities()):
         raise Amiss("launcher", "capabilities are left")
     if kernel.libc.prctl(_PR_GET_DUMPABLE) != 0:
         raise Amiss("launcher", "the first process could be looked into")

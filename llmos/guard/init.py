@@ -1,11 +1,12 @@
-"""Process 1 of a sandbox: it starts the programs, wires their pipes, and tells how it ended.
+"""Process 1 of a sandbox, in Python: it starts the programs, wires their pipes, and tells how it ended.
 
 The part of a shell that understood text needs, and no more: pipes, redirections, `cd`, `&&`, `||` and `;`,
 with bash's exit codes. Nothing is expanded or interpreted here; execve(2) gets the words as they are. It
 runs inside every layer of the sandbox: what it opens, the programs could have opened themselves.
 
 The kernel delivers no signal to a namespace's first process from inside that it has not asked for, and it
-is not dumpable, so programs can neither stop it nor look into it. Standard library only.
+is not dumpable, so programs can neither stop it nor look into it. Standard library only. The same in C:
+native/init.c.
 """
 
 from __future__ import annotations

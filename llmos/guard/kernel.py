@@ -3,7 +3,7 @@
 One function per call, `OSError` with the call's name on failure; nothing is decided here. Standard
 library only, because the launcher runs without site-packages.
 
-Sources: clone(2), unshare(2), prctl(2), close_range(2). The numbers of
+Sources: clone(2), unshare(2), prctl(2), capabilities(7), close_range(2). The numbers of
 calls added since Linux 5.0 are the same on every architecture Python runs on.
 """
 
@@ -33,7 +33,7 @@ PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 MAX_CAPABILITY = 63
@@ -93,3 +93,41 @@ def set_no_new_privs() -> None:
 def die_with_parent() -> None:
     """The kernel kills us when our parent ends. A change of uid forgets it, so call it after that."""
     prctl("pdeathsig", PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def capabilities() -> tuple[int, int, int]:
+    """Effective, permitted and inheritable ones of this process, a bit each: capget(2)."""
+    sets = (ctypes.c_uint32 * 6)()  # the three, twice
+    checked(libc.capget(_capability_header(), sets), "capget")
+    low, high = sets[:3], sets[3:]
+    return low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32
+
+
+def set_inheritable_capabilities(wanted: int) -> None:
+    """The inheritable ones, and none that is ambient."""
+    prctl("cap_ambient", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    sets = [
+        half
+        for shift in (0, 32)
+        for half in (all_ >> shift & 0xFFFFFFFF for all_ in (*capabilities()[:2], wanted))
+    ]
+    checked(libc.capset(_capability_header(), (ctypes.c_uint32 * 6)(*sets)), "capset")
+
+
+def _capability_header() -> ctypes.Array[ctypes.c_uint32]:
+    return (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+
+
+class kept_across_exec:
+    """Programs started meanwhile keep our capabilities: who is root nowhere but by a user namespace loses
+    them otherwise (capabilities(7), "Transformation of capabilities during execve")."""
+
+    def __enter__(self) -> None:
+        _, permitted, self._inheritable = capabilities()
+        set_inheritable_capabilities(permitted)
+        for capability in range(MAX_CAPABILITY + 1):
+            if permitted >> capability & 1:
+                prctl("cap_ambient", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+
+    def __exit__(self, *_: object) -> None:
+        set_inheritable_capabilities(self._inheritable)

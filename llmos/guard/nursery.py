@@ -17,6 +17,7 @@ descriptor of any call, and ends when its socket closes, or with the launcher.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -72,27 +73,41 @@ def found(program: str) -> tuple[Nursery, LayerError | None]:
     """Make the mount namespace of the launcher and of all that it starts, and the nursery: `program`, or
     where that cannot be had one of ours. The error says why there is no such namespace, if there is
     none."""
-    error = None
+    error, trusted = None, _trusted(program)  # while root is root: in a user namespace it is nobody
     try:
         _own_namespace()
     except LayerError as reason:
         error = reason
     os.chdir("/")
-    return native(program) or _of_ours(), error
+    return (_started(program) if trusted else None) or _of_ours(), error
 
 
 def native(program: str) -> Nursery | None:
     """The C program, started; None where there is none, or none that can be trusted or started."""
-    from llmos.paths import refuse_unless_private  # later than a nursery of ours
+    return _started(program) if _trusted(program) else None
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    launcher = os.pidfd_open(os.getpid())
+
+def _trusted(program: str) -> bool:
+    if not os.path.isfile(program):
+        return False  # and nothing is loaded that a nursery of ours would have to share
+    from llmos.paths import refuse_unless_private
+
     try:
         refuse_unless_private(os.path.dirname(program))
         refuse_unless_private(program)
+    except OSError:
+        return False
+    return True
+
+
+def _started(program: str) -> Nursery | None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    launcher = os.pidfd_open(os.getpid())
+    try:
         for fd in (theirs.fileno(), launcher):
             os.set_inheritable(fd, True)
-        pid = os.posix_spawn(program, (NAME, str(theirs.fileno()), str(launcher)), {})
+        with contextlib.nullcontext() if os.geteuid() == 0 else kernel.kept_across_exec():
+            pid = os.posix_spawn(program, (NAME, str(theirs.fileno()), str(launcher)), {})
     except OSError:
         ours.close()
         return None

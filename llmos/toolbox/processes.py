@@ -209,7 +209,8 @@ def _is_part_of_llmos(words: list[str]) -> bool:
 
 
 def _boots(words: list[str]) -> bool:
-    """The launcher, or the first process of a sandbox: `python -I -S -c "import sys; … llmos.guard …"`."""
+    """The launcher: `python -I -S -c "import sys; … llmos.guard …"`; and where no compiler has made
+    `llmos.forks`, the first process of a sandbox."""
     return any("llmos.guard" in word for word in words[1:6] if word.startswith("import "))
 
 

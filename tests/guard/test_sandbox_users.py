@@ -66,6 +66,13 @@ def test_every_sandbox_test_passes_for_a_plain_user(own_bench: Bench) -> None:
     assert int(skipped[1] if skipped else 0) <= 1  # what needs root, and nothing else
 
 
+def test_a_plain_users_sandboxes_are_put_up_by_the_program_in_c(own_bench: Bench) -> None:
+    wanted = ["tests/guard/test_forks.py", "-k", "in_force or takes_it_up or others_could_change"]
+    done = _as_plain_user(own_bench.folder.parent, "-m", "pytest", "-q", "-p", "no:cacheprovider", *wanted)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "7 passed" in done.stdout
+
+
 def test_a_plain_users_daemon_runs_nobody_elses_commands(own_bench: Bench) -> None:
     code = (
         "from llmos.guard.identity import identity\nfrom llmos.messages import Caller\n"
