@@ -88,7 +88,7 @@ def native(program: str) -> Nursery | None:
 
 
 def _trusted(program: str) -> bool:
-    if not os.path.isfile(program):
+    if not os.path.isfile(program):  # noqa: PTH113 - pathlib is what a nursery of ours does without
         return False  # and nothing is loaded that a nursery of ours would have to share
     from llmos.paths import refuse_unless_private
 
