@@ -99,7 +99,6 @@ _Noreturn static void stand_by(int sock, unsigned char *preparing, size_t size)
     unsigned char given[2]; /* whether memory kills are counted, whether files are mapped */
     size_t num_fds;
     die_with_launcher();
-    memset(registers, 0xff, sizeof(int64_t) * (TERMINALS + 1));
     registers[LAUNCHER] = LAUNCHER_FD;
     if (sound(preparing, size, true))
         carry_out(preparing, size);
@@ -132,6 +131,7 @@ static pid_t born(uint32_t namespaces)
 _Noreturn static void serve(void)
 {
     static _Alignas(8) unsigned char request[MAX_REQUEST_BYTES];
+    memset(registers, 0xff, sizeof registers); /* -1: there is none */
     for (;;) {
         int fds[MAX_JOB_FDS];
         size_t num_fds;
