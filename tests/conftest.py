@@ -20,8 +20,7 @@ import pytest
 from hypothesis import settings
 
 from llmos import paths
-from llmos.guard import forks
-from tests import dockerd
+from tests import builds, dockerd
 
 REQUIRE_REAL = os.environ.get("LLMOS_TEST_REQUIRE_REAL", "") == "1"
 # Tests get homes of their own, but gigabytes of weights are read-only and shared: the folder is
@@ -136,17 +135,8 @@ def docker_engine() -> Iterator[dockerd.Engine]:
         yield engine
 
 
-# --- what puts up sandboxes ----------------------------------------------------------------------
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """The program in C is built once for all tests and homes, where there is a compiler. In LLMOS_FORKS_DIR
-    another folder may be named, an empty one for Python."""
-    if "LLMOS_FORKS_DIR" not in os.environ:
-        folder = Path(f"/var/tmp/llmos-test-forks-{os.geteuid()}")
-        folder.mkdir(mode=0o755, exist_ok=True)
-        os.environ["LLMOS_FORKS_DIR"] = str(folder)
-        forks.prepare()
+    builds.use_program()
 
 
 # --- markers: what this machine can run -------------------------------------------------------

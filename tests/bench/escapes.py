@@ -16,6 +16,7 @@ import os
 import subprocess
 from collections import Counter
 
+from tests import builds
 from tests.bench.report import report
 from tests.redteam import apart, runners
 from tests.redteam.probe import load
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--who", default="root,plain,service" if os.geteuid() == 0 else "plain")
     parser.add_argument("--every", type=int, default=1, help="every n-th probe only")
     given = parser.parse_args()
+    builds.use_program()
     peers = list(runners.installed_peers()) if given.peers else []
     missing = sorted(set(runners.PEERS) - set(peers)) if given.peers else []
     rows, let_out = [], {}

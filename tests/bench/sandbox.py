@@ -5,7 +5,7 @@ its control group included, read-only, with a write root, and with a copy-on-wri
 for each call; and of the peers what starts here: bubblewrap alone with the namespaces we use, codex sandbox,
 srt, and docker run of an image called llmos-bench, which a static busybox as FOLDER/bin/true makes:
 `tar -C FOLDER -c . | docker import - llmos-bench`. Then calls per second, four at once. Wall time as the
-broker sees it; no threshold is judged here.
+broker sees it; no threshold is judged here. LLMOS_FORKS_DIR=/an/empty/folder measures forks in Python.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from llmos.config import SandboxSettings
 from llmos.guard import cgroups, staging
 from llmos.guard.spawn import Spawner
 from llmos.messages import Run, new_id
+from tests import builds
 from tests.bench.report import Value, report
 from tests.guard.boxes import permit
 
@@ -148,6 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--calls", type=int, default=200)
     calls = parser.parse_args().calls
+    written_in = builds.use_program()
     with tempfile.TemporaryDirectory() as folder:
         taken, rates = asyncio.run(_measure(calls, Path(folder)))
     rows = _rows(taken, rates)
@@ -157,6 +159,7 @@ def main() -> None:
     summary = {
         **{name: {column: row[column] for column in columns} for name, row in ours.items()},
         "concurrent": CONCURRENT,
+        "forks": written_in,
         "cgroup_version": groups.version if groups else 0,
         "root": os.geteuid() == 0,
         "load_1min": os.getloadavg()[0],

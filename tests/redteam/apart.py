@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from tests import builds
 from tests.redteam.worker import Tried
 
 PLAIN_UID = 12345
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--batched", action="store_true")
     parser.add_argument("--all", action="store_true", help="print what held, too")
     given = parser.parse_args()
+    builds.use_program()
     for who in given.who.split(","):
         names, batched = given.runner.split(","), given.batched
         for tried in run(who, names, workers=given.workers, only=given.only, batched=batched):
