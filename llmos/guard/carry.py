@@ -17,9 +17,13 @@ from llmos.guard.layering import count_kills
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    _Step = tuple[Any, ...]  # as `machine.STEP` has it
 
 _MASK, _LOWER = (1 << 64) - 1, (1 << 32) - 1
+_ARGS, _NUMBERS_ALONE = slice(9, 15), bytes(6)  # in a step as it is unpacked
 # System calls that libc may have no function for; their numbers are the same on every architecture.
 _NUMBERS = {
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "close_range": 436,
@@ -86,109 +90,102 @@ def _parts(job: bytes) -> Iterator[_Part]:
         at += part.size
 
 
-class _Step:
-    """One step, its arguments as 64 bits without a sign."""
-
-    def __init__(self, part: _Part, at: int, registers: list[int]) -> None:
-        self.op, self.call, self.into, target, _, kinds, self.expected, self.layer, self.what, *plain = (
-            machine.STEP.unpack_from(part.steps, at * machine.STEP.size)
-        )
-        self.next = at + 1
-        if any(
-            kind == machine.DATA and (value & _LOWER) + (value >> 32) > len(part.data)
-            for kind, value in zip(kinds, plain, strict=True)
-        ):
-            raise Amiss("launcher", "the job is broken")
-        self.target = self.next if target == machine.NOWHERE else target
-        self.plain = plain
-        self.args = [
-            registers[value] & _MASK
-            if kind == machine.REGISTER
-            else part.address + (value & _LOWER)
-            if kind == machine.DATA
-            else value
-            for kind, value in zip(kinds, plain, strict=True)
-        ]
-
-    def place(self, number: int) -> slice:
-        """What an argument of kind DATA points to."""
-        offset = self.plain[number] & _LOWER
-        return slice(offset, offset + (self.plain[number] >> 32))
-
-    def expects(self, number: int) -> bool:
-        return number in self.expected or machine.ANY in self.expected
-
-
 class _Interpreter:
-    """Of one part. Each method carries out a kind of step and returns the number of the next."""
+    """Of one part. Each method carries out a kind of step, and returns the number of the next."""
 
     def __init__(self, part: _Part, registers: list[int], *, is_last: bool = False) -> None:
         self._part, self._registers, self._is_last = part, registers, is_last
         self._waits = self._code = 0
 
     def all(self) -> int:
+        steps = list(machine.STEP.iter_unpack(self._part.steps))
         at = 0
-        while at < self._part.num_steps:
-            step = _Step(self._part, at, self._registers)
-            at = _METHODS[step.op](self, step)
-            if at < step.next and step.op != machine.AGAIN:
+        while at < len(steps):
+            op, _, _, target, _, kinds, *_ = step = steps[at]
+            args = step[_ARGS] if kinds == _NUMBERS_ALONE else self._values(step)
+            at += 1
+            target = at if target == machine.NOWHERE else target
+            if target < at and op != machine.AGAIN:
                 raise Amiss("launcher", "the job is broken")
+            at = _METHODS[op](self, step, args, at, target)
         return self._code
 
-    def call(self, step: _Step) -> int:
-        result = _function(machine.CALLS[step.call])(*step.args)
-        number = ctypes.get_errno()
-        if step.into != machine.NOWHERE:
-            self._registers[step.into] = result
-        if result == -1 and not step.expects(number):
-            raise self._amiss(step, number)
-        return step.target if result == -1 else step.next
+    def _values(self, step: _Step) -> list[int]:
+        """The arguments as 64 bits without a sign."""
+        values = list(step[_ARGS])
+        for number, kind in enumerate(step[5]):
+            if kind == machine.REGISTER:
+                values[number] = self._registers[values[number]] & _MASK
+            elif kind == machine.DATA:
+                values[number] = self._part.address + self._place(step, number).start
+        return values
 
-    def store(self, step: _Step) -> int:
-        place = step.place(1)
-        self._part.data[place] = step.args[0].to_bytes(8, "little")[: place.stop - place.start]
-        return step.next
+    def _place(self, step: _Step, number: int) -> slice:
+        """What an argument of kind DATA points to."""
+        value = step[_ARGS][number]
+        start, end = value & _LOWER, (value & _LOWER) + (value >> 32)
+        if end > len(self._part.data):
+            raise Amiss("launcher", "the job is broken")
+        return slice(start, end)
 
-    def load(self, step: _Step) -> int:
-        self._registers[step.into] = int.from_bytes(self._part.data[step.place(0)], "little")
-        return step.next
+    def call(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
+        _, number, into, _, _, _, expected, *_ = step
+        result = _FUNCTIONS[number](*args)
+        if into != machine.NOWHERE:
+            self._registers[into] = result
+        if result != -1:
+            return at
+        error = ctypes.get_errno()
+        if error not in expected and machine.ANY not in expected:
+            raise self._amiss(step, error)
+        return target
 
-    def set(self, step: _Step) -> int:
-        self._registers[step.into] = step.args[0]
-        return step.next
+    def store(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
+        place = self._place(step, 1)
+        self._part.data[place] = args[0].to_bytes(8, "little")[: place.stop - place.start]
+        return at
 
-    def jump(self, step: _Step) -> int:
-        value, mask, wanted = step.args[:3]
-        return step.target if ((value & mask) == wanted) == (step.op == machine.JUMP) else step.next
+    def load(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
+        self._registers[step[2]] = int.from_bytes(self._part.data[self._place(step, 0)], "little")
+        return at
 
-    def again(self, step: _Step) -> int:
+    def set(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
+        self._registers[step[2]] = args[0]
+        return at
+
+    def jump(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
+        equal = (args[0] & args[1]) == args[2]
+        return target if equal == (step[0] == machine.JUMP) else at
+
+    def again(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
         self._waits += 1
         if self._waits > machine.MOST_AGAIN:
             raise self._amiss(step, errno.EBUSY)
         time.sleep(machine.AGAIN_S)
-        return step.target
+        return target
 
-    def fail(self, step: _Step) -> int:
+    def fail(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
         raise self._amiss(step)
 
-    def end(self, step: _Step) -> int:
+    def end(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
         raise Amiss("", "")
 
-    def run(self, step: _Step) -> int:
-        if not self._is_last or step.next != self._part.num_steps:
+    def run(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
+        if not self._is_last or at != self._part.num_steps:
             raise Amiss("launcher", "the job is broken")
         _refuse_unsealed()
-        self._code = init.run(bytes(self._part.data[step.place(0)]))
-        return step.next
+        self._code = init.run(bytes(self._part.data[self._place(step, 0)]))
+        return at
 
-    def decimal(self, step: _Step) -> int:
-        place = step.place(1)
-        self._part.data[place] = (b"%d" % step.args[0]).ljust(place.stop - place.start, b"\0")
-        return step.next
+    def decimal(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
+        place = self._place(step, 1)
+        self._part.data[place] = (b"%d" % args[0]).ljust(place.stop - place.start, b"\0")
+        return at
 
     def _amiss(self, step: _Step, number: int = 0) -> Amiss:
-        name = self._part.text(step.layer) if step.layer else "launcher"
-        return Amiss(name, self._part.text(step.what) + (f": {os.strerror(number)}" if number else ""))
+        layer, what = step[7:9]
+        name = self._part.text(layer) if layer else "launcher"
+        return Amiss(name, self._part.text(what) + (f": {os.strerror(number)}" if number else ""))
 
 
 # By the numbers of `machine`.
@@ -209,6 +206,9 @@ def _function(name: str) -> Callable[..., int]:
     function.restype = ctypes.c_int
     found: Callable[..., int] = function
     return found
+
+
+_FUNCTIONS = tuple(map(_function, machine.CALLS))  # made once, and not in each fork
 
 
 def _refuse_unsealed() -> None:
