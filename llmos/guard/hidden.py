@@ -71,8 +71,20 @@ PROJECT = (".env", ".env.*", ".envrc", ".netrc", ".git-credentials")
 PROJECT_OPEN = (".env.example", ".env.sample", ".env.template", ".env.dist", ".env.schema")
 
 
+# What `paths` looks at for them.
+_PLACED_BY = (
+    *("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"),
+    *("LLMOS_SOCKET", "LLMOS_FORKS_DIR"),
+)
+
+
 def own_places() -> tuple[str, ...]:
     """The daemon's state, configuration, socket and code, wherever the environment has put them."""
+    return _own_places(*map(os.environ.get, _PLACED_BY))
+
+
+@functools.lru_cache(maxsize=8)
+def _own_places(*placed: str | None) -> tuple[str, ...]:
     state, forks = paths.state_dir(), paths.forks_dir()
     code = () if forks.is_relative_to(state) else (forks,)
     return tuple(map(str, (state, paths.config_dir(), paths.socket_path(), *code)))

@@ -393,8 +393,9 @@ def _memory_file(held: contextlib.ExitStack, data: bytes) -> int:
     """An anonymous file with this content, open for reading only."""
     fd = os.memfd_create("llmos")
     try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(data)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
         reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(fd)
