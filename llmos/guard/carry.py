@@ -98,10 +98,11 @@ class _Interpreter:
         self._waits = self._code = 0
 
     def all(self) -> int:
-        steps = list(machine.STEP.iter_unpack(self._part.steps))
+        steps, unpack, size = self._part.steps, machine.STEP.unpack_from, machine.STEP.size
         at = 0
-        while at < len(steps):
-            op, _, _, target, _, kinds, *_ = step = steps[at]
+        while at < self._part.num_steps:
+            step = unpack(steps, at * size)
+            op, target, kinds = step[0], step[3], step[5]
             args = step[_ARGS] if kinds == _NUMBERS_ALONE else self._values(step)
             at += 1
             target = at if target == machine.NOWHERE else target
@@ -129,13 +130,13 @@ class _Interpreter:
         return slice(start, end)
 
     def call(self, step: _Step, args: Sequence[int], at: int, target: int) -> int:
-        _, number, into, _, _, _, expected, *_ = step
-        result = _FUNCTIONS[number](*args)
+        into = step[2]
+        result = _FUNCTIONS[step[1]](*args)
         if into != machine.NOWHERE:
             self._registers[into] = result
         if result != -1:
             return at
-        error = ctypes.get_errno()
+        error, expected = ctypes.get_errno(), step[6]
         if error not in expected and machine.ANY not in expected:
             raise self._amiss(step, error)
         return target

@@ -83,9 +83,16 @@ def set_attr(
     s.call("mount_setattr", tree, "", flags, attr, attr.length, ignore=ignore, otherwise=otherwise)
 
 
-def attach(s: Steps, tree: Argument, target: Argument, ignore: Sequence[int] = ()) -> None:
+def attach(
+    s: Steps,
+    tree: Argument,
+    target: Argument,
+    ignore: Sequence[int] = (),
+    otherwise: Label | None = None,
+) -> None:
     """Mount the detached tree on what `target` stands for: no path is looked up again."""
-    s.call("move_mount", tree, "", target, "", mounts.BOTH_BY_DESCRIPTOR, ignore=ignore)
+    how = mounts.BOTH_BY_DESCRIPTOR
+    s.call("move_mount", tree, "", target, "", how, ignore=ignore, otherwise=otherwise)
 
 
 def tmpfs(s: Steps, into: Register, *, num_bytes: int, mode: int, uid: int, gid: int, attrs: int) -> None:

@@ -270,7 +270,8 @@ def masked(hidden: tuple[str, ...], ways: tuple[str, ...]) -> bytes:
         _pin(s, ways)
         target, cover = s.register(), s.register()
         for path in hidden:
-            done, folder, ready = Label(), Label(), Label()
+            begin, folder, ready, gone, done = (Label() for _ in range(5))
+            s.place(begin)
             mountsteps.open_path(
                 s, path, at=TREE, resolve=RESOLVE_IN_ROOT, ignore=_UNREACHABLE, otherwise=done, into=target
             )
@@ -280,9 +281,14 @@ def masked(hidden: tuple[str, ...], ways: tuple[str, ...]) -> bytes:
             s.place(folder)
             mountsteps.open_tree(s, AT_FDCWD, EMPTY_FOLDER, into=cover)
             s.place(ready)
-            mountsteps.attach(s, cover, target)
+            mountsteps.attach(s, cover, target, ignore=(errno.ENOENT,), otherwise=gone)
             s.call("close", cover)
             s.call("close", target)
+            s.jump(done)
+            s.place(gone)  # it was removed meanwhile; there may be another one now
+            s.call("close", cover)
+            s.call("close", target)
+            s.again(begin, f"move_mount {path}")
             s.place(done)
     return s.part()
 
