@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # A process with every right over files, fenced by Landlock and nothing else; as root it is root.
 FENCED = """
 import os, socket, sys
-from llmos.guard import kernel, landlock
+from llmos.guard import carry, fences, kernel, landlock, machine
 inside, outside, port = sys.argv[1:]
 kernel.set_no_new_privs()
-landlock.restrict(landlock.abi(), writable=(inside,), network=False)
+fence = fences.landlocked(landlock.abi(), (inside,), network=False)
+carry.prepare(fence, [-1] * machine.MAX_REGISTERS)
 def attempt(name, act):
     try: act()
     except OSError as error: print(name, "refused")
