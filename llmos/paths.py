@@ -10,6 +10,7 @@ import os
 import stat
 from pathlib import Path
 
+FORKS_NAME = "llmos.forks"  # what the program of `forks_dir` is called among processes
 SYSTEM_SOCKET = Path("/run/llmos/llmos.sock")
 PACKAGE_DIR = Path(__file__).resolve().parent
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 MAX_JOB_FDS, _MIN_JOB_FDS = 7, 5
 HELLO = b"llmos forks 1"
-NAME = "llmos.forks"  # what the C program is called among processes
 _HELLO_S = 5.0
 _MAX_REQUEST_BYTES = 1 << 14
 _REQUEST = struct.Struct("=II")
@@ -101,13 +100,15 @@ def _trusted(program: str) -> bool:
 
 
 def _started(program: str) -> Nursery | None:
+    from llmos.paths import FORKS_NAME
+
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     launcher = os.pidfd_open(os.getpid())
     try:
         for fd in (theirs.fileno(), launcher):
             os.set_inheritable(fd, True)
         with contextlib.nullcontext() if os.geteuid() == 0 else kernel.kept_across_exec():
-            pid = os.posix_spawn(program, (NAME, str(theirs.fileno()), str(launcher)), {})
+            pid = os.posix_spawn(program, (FORKS_NAME, str(theirs.fileno()), str(launcher)), {})
     except OSError:
         ours.close()
         return None

@@ -21,6 +21,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 from llmos.cgroupfs import own_groups
 from llmos.errors import UsageError
 from llmos.messages import Effects, JsonObject, Observe, Signal, Start
+from llmos.paths import FORKS_NAME
 from llmos.toolbox import limits
 from llmos.toolbox.context import Args, Context, Draft, Pair, ProcessInfo, programs
 from llmos.toolbox.values import human_duration, human_size, table
@@ -118,7 +119,7 @@ def started_by_llmos(uid: int) -> list[ProcessInfo]:
             first, owner = process.parent(), process.uids().real
             if first is None or first.uids().real != owner or is_protected(process):
                 continue
-            if _boots(_words(first)) and (owner == uid or (uid == 0 and _is_nobodys(owner))):
+            if _puts_up_sandboxes(_words(first)) and (owner == uid or (uid == 0 and _is_nobodys(owner))):
                 found.append(_info(process))
         except psutil.Error:
             continue
@@ -206,6 +207,10 @@ def _is_part_of_llmos(words: list[str]) -> bool:
     return _boots(words) or any(
         word.partition(".")[0] == "llmos" for word in [*(PurePosixPath(w).name for w in words[:2]), *module]
     )
+
+
+def _puts_up_sandboxes(words: list[str]) -> bool:
+    return words[:1] == [FORKS_NAME] or _boots(words)
 
 
 def _boots(words: list[str]) -> bool:

@@ -11,8 +11,9 @@ from tests.bench import client
 from tests.console.server import JsonObject, Peer, methods, result, serving
 from tests.console.tmux import Terminal
 
-# With nothing else at work it is 4 for either, which is 40 ms here; the rest is for machines that are busy.
-MOST_TIMES_BARE = 8.0
+# With nothing else at work it is 4 for any of them; the rest is for machines that are busy. There the client
+# goes on from its prompt to its editor before whoever looks for the prompt has a turn, which counts as well.
+MOST_TIMES_BARE = {"llmos --version": 8.0, "llmos call, answered at once": 8.0, "llmos, to the prompt": 14.0}
 
 
 def test_the_client_starts_within_a_few_bare_starts_of_python(short_dir: Path) -> None:
@@ -25,7 +26,7 @@ def test_the_client_starts_within_a_few_bare_starts_of_python(short_dir: Path) -
         took = {name: min(each.cpu_ms for each in found) for name, found in runs.items()}
         bare = took.pop("python -c pass")
         least = {name: min(ms / bare, least.get(name, ms / bare)) for name, ms in took.items()}
-        if max(least.values()) <= MOST_TIMES_BARE:
+        if all(least[name] <= most for name, most in MOST_TIMES_BARE.items()):
             return
     raise AssertionError(f"times a bare start: {least}")
 

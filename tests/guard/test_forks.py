@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmos.guard import forks, nursery
+from llmos.guard import forks
 from llmos.guard.probe import probe
+from llmos.paths import FORKS_NAME
 from tests.guard.boxes import Bench
 from tests.guard.test_cgroups import eventually, launcher_of
 
@@ -53,7 +54,7 @@ def given(place: Path, program: Path) -> None:
 
 
 def test_the_program_is_in_force_where_it_is_built(own_bench: Bench, built: Path) -> None:
-    assert in_force(own_bench) == nursery.NAME
+    assert in_force(own_bench) == FORKS_NAME
     told = next(check for check in probe() if check.name == "forks")
     assert told.ok and str(built) in told.detail
 
@@ -62,12 +63,12 @@ def test_a_launcher_takes_it_up_once_it_is_there(
     own_bench: Bench, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMOS_FORKS_DIR", str(tmp_path / "forks"))
-    assert in_force(own_bench) != nursery.NAME
+    assert in_force(own_bench) != FORKS_NAME
     assert "not built yet" in forks.missing() or "no C compiler" in forks.missing()
     before = launcher_of(os.getpid())
     given(tmp_path / "forks", built)
     assert own_bench.shell("exit 3").exit_code == 3
-    assert eventually(lambda: names_of(before) == [nursery.NAME] * 2)  # and the spare; the other ends
+    assert eventually(lambda: names_of(before) == [FORKS_NAME] * 2)  # and the spare; the other ends
     assert own_bench.shell("echo on").stdout == "on\n"
     assert launcher_of(os.getpid()) == before
 
@@ -92,7 +93,7 @@ def test_what_others_could_change_or_does_not_answer_is_not_started(
             program.write_text("#!/bin/sh\necho something else\n")
         case _:
             program.write_bytes(b"")
-    assert in_force(own_bench) != nursery.NAME
+    assert in_force(own_bench) != FORKS_NAME
     assert forks.missing()
     assert not next(check for check in probe() if check.name == "forks").detail.startswith("in C")
 
