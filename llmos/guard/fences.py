@@ -14,7 +14,6 @@ import select
 import signal
 import stat
 import struct
-from collections.abc import Sequence
 from functools import lru_cache
 
 from llmos.guard import kernel, landlock, mounts, mountsteps
@@ -41,19 +40,14 @@ _FIRST_FREE_FD = 16
 _F_DUPFD_CLOEXEC = 1030
 
 
-def prepared(entrances: Sequence[str]) -> bytes:
+@lru_cache(maxsize=8)
+def prepared(entrances: tuple[str, ...]) -> bytes:
     """What a fork can do before it knows its job: enter its control group by these files
     (`cgroups.Hierarchy.entrances`), and make file systems of its namespaces, mounted nowhere yet."""
     s = Steps()
     with s.of("cgroup"):
         for file in entrances:
             mountsteps.write_file(s, AT_FDCWD, file, "0")
-    return s.part() + _own_file_systems()
-
-
-@lru_cache(maxsize=1)
-def _own_file_systems() -> bytes:
-    s = Steps()
     plain = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
     with s.of("namespaces"):
         s.call("unshare", kernel.CLONE_NEWCGROUP)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from llmos.guard.sandbox import Command, Pipe
 
@@ -25,13 +26,7 @@ REDIRECTS = ("<", ">", ">>", ">&")
 
 
 def encoded(script: Sequence[Pipe], env: Sequence[tuple[str, str]], cwd: str) -> bytes:
-    path = dict(env).get("PATH", "")
-    parts = [
-        _text(path),
-        _text(cwd),
-        *_texts([f"{name}={value}" for name, value in env]),
-        _number(len(script)),
-    ]
+    parts = [_surroundings(tuple(env), cwd), _number(len(script))]
     for pipe in script:
         parts += (_number(JOINERS.index(pipe.joiner)), _number(pipe.cd is not None))
         if pipe.cd is not None:
@@ -41,6 +36,12 @@ def encoded(script: Sequence[Pipe], env: Sequence[tuple[str, str]], cwd: str) ->
         for command in pipe.commands:
             parts += _command(command)
     return b"".join(parts)
+
+
+@lru_cache(maxsize=32)
+def _surroundings(env: tuple[tuple[str, str], ...], cwd: str) -> bytes:
+    pairs = [f"{name}={value}" for name, value in env]
+    return b"".join((_text(dict(env).get("PATH", "")), _text(cwd), *_texts(pairs)))
 
 
 def _command(command: Command) -> Iterable[bytes]:

@@ -60,6 +60,7 @@ Changers = Mapping[str, Callable[[JsonObject, Caller], Changed]]
 
 # A program that is going to fail at once is given this long to do it before we call it started.
 _START_CHECK_S = 0.3
+_CPUS = os.cpu_count() or 1
 _T = TypeVar("_T")
 # What `llmos doctor` runs: the only command without a permit, and it is this constant.
 SELF_TEST = ("/bin/sh", "-c", "echo ran; echo x > inside; echo x > ../outside; cat /etc/shadow; exit 0")
@@ -199,7 +200,7 @@ class Spawner:
             return await self._run_now(job, grants, tell, cancel)
 
     async def _run_now(self, job: _Job, grants: _Grants, tell: OnOutput, cancel: asyncio.Event) -> Ended:
-        box = await self._box(job.script, grants, cpu_s=int(job.timeout_s) * (os.cpu_count() or 1) + 1)
+        box = await self._box(job.script, grants, cpu_s=int(job.timeout_s) * _CPUS + 1)
         reach = await relay.look_up(grants.hosts) if grants.network and grants.hosts else None
         if reach is not None:
             box = replace(box, routes=reach.routes, hosts_file=reach.hosts_file, name_servers=("", ""))

@@ -160,13 +160,20 @@ class Zygote:
             self._hierarchy.make(group)
         try:
             with layer("namespaces"):
-                preparing = fences.prepared(self._hierarchy.entrances(group))
-                pid, sock = self._nursery.bear(_namespaces(network=bool(flags & NETWORK)), preparing)
+                pid, sock = self._nursery.bear(
+                    _namespaces(network=bool(flags & NETWORK)), self._preparing(group)
+                )
         except LayerError:
             self._hierarchy.remove(group)
             raise
         self._forks[pid] = Fork(group)
         return Waiting(pid, sock, self.templates.generation, group)
+
+    def _preparing(self, group: str) -> bytes:
+        """What a fork of this group does first: but for the name the same for all whose name is as long."""
+        stand_in = "?" * len(group)
+        steps = fences.prepared(tuple(self._hierarchy.entrances(stand_in)))
+        return steps.replace(stand_in.encode(), group.encode())
 
     def _limited(self, group: str, bounds: ControlGroup) -> tuple[int, ...]:
         """Set the bounds of the call as a whole; the open file that counts kills, where one does."""
@@ -263,7 +270,8 @@ def _announce(status: int, pid: int) -> None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:  # already gone and reaped: its status says why
         return
-    with socket.socket(fileno=os.dup(status)) as sock, contextlib.suppress(OSError):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(status))
+    with sock, contextlib.suppress(OSError):
         socket.send_fds(sock, [message({"pid": pid})], [pidfd])
     os.close(pidfd)
 

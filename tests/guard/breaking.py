@@ -74,7 +74,7 @@ class Tried:
         """What the command was run with; None where it was not run."""
         canary = self.work / "canary"
         canary.unlink(missing_ok=True)
-        pid, sock = self.nursery.bear(NAMESPACES, fences.prepared([]))
+        pid, sock = self.nursery.bear(NAMESPACES, fences.prepared(()))
         ours, theirs = socket.socketpair()
         told, nothing = os.memfd_create("job"), os.open("/dev/null", os.O_RDWR)
         os.write(told, job)
