@@ -41,7 +41,8 @@ def lines(job: bytes) -> Iterator[str]:
         data = job[at + size - num_data : at + size]
         yield f"part of {count} steps"
         for number in range(count):
-            step = job[at + machine.HEADER.size + number * machine.STEP.size :][: machine.STEP.size]
+            first = at + machine.HEADER.size + number * machine.STEP.size
+            step = job[first : first + machine.STEP.size]
             yield f"{number:4} {_line(step, data)}"
         at += size
 

@@ -177,11 +177,16 @@ def new_mount(
     return into
 
 
-def kind_of(s: Steps, fd: Register) -> Register:
-    """The mode of what `fd` stands for, of which the bits of the type are known."""
-    found = s.space(_STATX_BYTES)
+def kind_of(s: Steps, fd: Register, into: Register | None = None, room: Data | None = None) -> Register:
+    """The mode of what `fd` stands for, of which the bits of the type are known. Who asks often has a
+    register and room (`room_for_kind`) for all."""
+    found = room or room_for_kind(s)
     s.call("statx", fd, "", AT_EMPTY_PATH, _STATX_TYPE, found)
-    return s.load(found.at(_MODE_AT, 2))
+    return s.load(found.at(_MODE_AT, 2), into)
+
+
+def room_for_kind(s: Steps) -> Data:
+    return s.space(_STATX_BYTES)
 
 
 def jump_if_kind(s: Steps, mode: Register, kind: int, label: Label) -> None:

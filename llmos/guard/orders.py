@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from llmos.guard import fences, jobs, mountsteps, reach, sandbox, script, template, treesteps
+from llmos.guard import fences, jobs, masksteps, mountsteps, reach, sandbox, script, template, treesteps
 from llmos.guard.ground import folder
 from llmos.guard.machine import ANY
 from llmos.guard.sandbox import Box, Pipe, Step, is_within
@@ -65,7 +65,7 @@ def _layers(  # noqa: PLR0912 - one line or two for each layer
                     hosts_file = box.hosts_file if box.routes else ""
                     yield from treesteps.mounted(mounts, _ground(box, host), hosts_file)
             case sandbox.NewRoot():
-                yield treesteps.masked(box.hidden, ways(box.hidden, box.write_roots))
+                yield masksteps.masked(box.hidden, ways(box.hidden, box.write_roots))
                 yield treesteps.rooted()
             case sandbox.Identity():
                 yield fences.identity(step.uid, step.gid, step.groups, privileged=host.privileged)

@@ -132,8 +132,8 @@ class Steps:
     def decimal(self, value: Argument, place: Data) -> None:
         self._add(machine.DECIMAL, (value, place))
 
-    def load(self, place: Data) -> Register:
-        into = self.register()
+    def load(self, place: Data, into: Register | None = None) -> Register:
+        into = into or self.register()
         self._add(machine.LOAD, (place,), into=into)
         return into
 

@@ -1,7 +1,7 @@
 """The tree a sandboxed program sees, as steps: the prepared one (`template`), and what is this call's own.
 
-The write roots writable, an empty /run, a /proc of its own, and masks over secrets. Whatever a caller could
-have changed since it was judged is resolved without symbolic links, and mounted by descriptor. Standard
+The write roots writable, an empty /run, a /proc of its own; `masksteps` covers secrets. Whatever a caller
+could have changed since it was judged is resolved without symbolic links, and mounted by descriptor. Standard
 library only, because the launcher runs without site-packages.
 """
 
@@ -15,20 +15,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from llmos.guard import mounts, mountsteps
-from llmos.guard.ground import EMPTY_FILE, EMPTY_FOLDER, READ_ONLY, WRITABLE
+from llmos.guard.ground import READ_ONLY, WRITABLE
 from llmos.guard.machine import ANY, FIRST_FREE, MAX_REGISTERS
-from llmos.guard.mounts import AT_FDCWD, LITERALLY, RESOLVE_BENEATH, RESOLVE_IN_ROOT
+from llmos.guard.mounts import AT_FDCWD, LITERALLY, RESOLVE_BENEATH
 from llmos.guard.sandbox import Mount
 from llmos.guard.steps import PROC, TERMINALS, USERNS, Label, Register, Steps
 
 TREE = Register(FIRST_FREE)  # a handle on what is to become the root
 _STAGE = Register(FIRST_FREE + 1)  # on the folder where changes go, of a call that has one
 _FIRST_MOUNT = FIRST_FREE + 2  # from here a register for each detached mount
-_FIRST_OTHER = MAX_REGISTERS // 2  # what a part has for itself
+FIRST_OTHER = MAX_REGISTERS // 2  # what a part has for itself
 _LAYER = {"granted": "write-root", "staged": "stage", "proc": "proc"}
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
-# What we cannot reach, the command, with less rights, cannot either.
-_UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
 
 
@@ -58,8 +56,8 @@ class _Part:
 def mounted(wanted: Sequence[Mount], ground: Ground, hosts_file: str) -> Iterator[bytes]:
     """Carry out the mounts of a plan and stand in the tree: the current folder is what is to become the root.
 
-    Everything is taken from the host before the first mount hides anything. The masks come last (`masked`),
-    so that nothing lies over a mask.
+    Everything is taken from the host before the first mount hides anything. Masks come last, and apart, so
+    that nothing lies over one.
     """
     yield _apart(ground.seen)
     if ground.stage:
@@ -116,7 +114,7 @@ def _apart(seen: tuple[tuple[str, int, int], ...]) -> bytes:
 
 @lru_cache(maxsize=32)
 def _own_tmpfs(num_bytes: int, mode: int, owner: tuple[int, int], into: Register) -> bytes:
-    s, (uid, gid) = Steps(_FIRST_OTHER), owner
+    s, (uid, gid) = Steps(FIRST_OTHER), owner
     with s.of("mount-api"):
         mountsteps.tmpfs(s, into, num_bytes=num_bytes, mode=mode, uid=uid, gid=gid, attrs=WRITABLE)
     return s.part()
@@ -125,7 +123,7 @@ def _own_tmpfs(num_bytes: int, mode: int, owner: tuple[int, int], into: Register
 @lru_cache(maxsize=32)
 def _granted(parts: tuple[_Part, ...], *, mapped: bool) -> bytes:
     """Writable copies of a write root and the mounts in it; no part of its path may be a symlink."""
-    s, usable = Steps(_FIRST_OTHER), Label()
+    s, usable = Steps(FIRST_OTHER), Label()
     root, *below = parts
     with s.of("write-root"):
         place = mountsteps.open_path(s, root.point)
@@ -147,7 +145,7 @@ def _granted(parts: tuple[_Part, ...], *, mapped: bool) -> bytes:
 
 def _stage(path: str) -> bytes:
     """For itself, so that the rest is the same for all stages."""
-    s = Steps(_FIRST_OTHER)
+    s = Steps(FIRST_OTHER)
     with s.of("stage"):
         mountsteps.open_path(s, path, into=_STAGE)
     return s.part()
@@ -162,7 +160,7 @@ def _staged(
 
     A root that is a plain file is seen through a view of its folder, of which only the file is granted.
     """
-    s, is_folder, whole = Steps(_FIRST_OTHER), Label(), Label()
+    s, is_folder, whole = Steps(FIRST_OTHER), Label(), Label()
     root, *below = parts
     folder, _, name = root.point.rpartition("/")
     with s.of("write-root"):
@@ -211,9 +209,9 @@ def _read_only(s: Steps, part: _Part, *, mapped: bool) -> None:
     """Other file systems mounted inside a staged root are to be seen there, and not to be written."""
     gone = Label()
     s.set(part.tree, -1)
-    place = mountsteps.open_path(s, part.point, ignore=_MISSING, otherwise=gone)
-    tree = mountsteps.open_tree(s, place, ignore=_MISSING, otherwise=gone)
-    mountsteps.set_attr(s, tree, attrs=READ_ONLY, ignore=_MISSING, otherwise=gone)
+    place = mountsteps.open_path(s, part.point, ignore=MISSING, otherwise=gone)
+    tree = mountsteps.open_tree(s, place, ignore=MISSING, otherwise=gone)
+    mountsteps.set_attr(s, tree, attrs=READ_ONLY, ignore=MISSING, otherwise=gone)
     if mapped:
         mountsteps.set_attr(s, tree, userns=USERNS, ignore=(ANY,))
     s.set(part.tree, tree)
@@ -223,7 +221,7 @@ def _read_only(s: Steps, part: _Part, *, mapped: bool) -> None:
 @lru_cache(maxsize=32)
 def _assembled(parts: tuple[_Part, ...], folder: str, hosts_file: str) -> bytes:
     """Stand in the prepared tree, and put the parts into it."""
-    s = Steps(_FIRST_OTHER)
+    s = Steps(FIRST_OTHER)
     with s.of("mount-api"):
         s.call("chdir", folder, what=f"chdir {folder}")
         s.call("openat", AT_FDCWD, ".", os.O_PATH | os.O_CLOEXEC, into=TREE)
@@ -256,58 +254,6 @@ def _name_hosts(s: Steps, text: str) -> None:
     shown = mountsteps.open_tree(s, TREE, "run/hosts")
     mountsteps.set_attr(s, shown, attrs=READ_ONLY)
     _attach(s, _Part("/etc/hosts", "names", shown))
-
-
-@lru_cache(maxsize=32)
-def masked(hidden: tuple[str, ...], ways: tuple[str, ...]) -> bytes:
-    """Cover each hidden path, of the tree that `mounted` has made, with an empty folder or file.
-
-    What does not exist needs no cover. Links are followed, inside the tree: a linked secret is covered
-    where it really lies. The cover is read-only as what it is copied from.
-    """
-    s = Steps(_FIRST_OTHER)
-    with s.of("mask"):
-        _pin(s, ways)
-        target, cover = s.register(), s.register()
-        for path in hidden:
-            begin, folder, ready, gone, done = (Label() for _ in range(5))
-            s.place(begin)
-            mountsteps.open_path(
-                s, path, at=TREE, resolve=RESOLVE_IN_ROOT, ignore=_UNREACHABLE, otherwise=done, into=target
-            )
-            mountsteps.jump_if_kind(s, mountsteps.kind_of(s, target), stat.S_IFDIR, folder)
-            mountsteps.open_tree(s, AT_FDCWD, EMPTY_FILE, into=cover)
-            s.jump(ready)
-            s.place(folder)
-            mountsteps.open_tree(s, AT_FDCWD, EMPTY_FOLDER, into=cover)
-            s.place(ready)
-            mountsteps.attach(s, cover, target, ignore=(errno.ENOENT,), otherwise=gone)
-            s.call("close", cover)
-            s.call("close", target)
-            s.jump(done)
-            s.place(gone)  # it was removed meanwhile; there may be another one now
-            s.call("close", cover)
-            s.call("close", target)
-            s.again(begin, f"move_mount {path}")
-            s.place(done)
-    return s.part()
-
-
-def _pin(s: Steps, ways: tuple[str, ...]) -> None:
-    """Make the way to a mask of mount points: what is one cannot be renamed.
-
-    Otherwise a command could rename ~/.config, and the next one read ~/x/gh/hosts.yml, which no table names.
-    """
-    for folder in ways:
-        absent = Label()
-        place = mountsteps.open_path(
-            s, folder.lstrip("/"), at=TREE, resolve=RESOLVE_IN_ROOT, ignore=_MISSING, otherwise=absent
-        )
-        copy = mountsteps.open_tree(s, place, recursive=True, ignore=_MISSING, otherwise=absent)
-        mountsteps.attach(s, copy, place, ignore=_MISSING)
-        s.call("close", copy)
-        s.call("close", place)
-        s.place(absent)
 
 
 @lru_cache(maxsize=1)

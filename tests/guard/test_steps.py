@@ -239,6 +239,13 @@ def test_what_is_broken_is_refused_whole(sanitized: Path) -> None:
         assert checked(sanitized, found) == ["broken"] * len(found)
 
 
+def test_many_secrets_are_many_masks(sanitized: Path) -> None:
+    hidden = tuple(f"/srv/{number // 10}/{number}/.env" for number in range(2500))
+    job = job_of(replace(BOX, hidden=hidden))
+    assert checked(sanitized, [job]) == ["sound"]
+    assert sum('/.env"' in text and "openat2" in text for text in words(job)) == len(hidden)
+
+
 def test_random_changes_break_nothing_in_the_reading(sanitized: Path) -> None:
     chance = random.Random(8)
     job = job_of(BOX)
