@@ -18,7 +18,7 @@ class LayerError(Exception):
 
 
 class layer:
-    """Within it an OSError is this layer's. A class: a generator would cost each fork some copied pages."""
+    """Within it an OSError is this layer's."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -29,30 +29,6 @@ class layer:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise LayerError(self._name, str(error)) from error
-
-
-def message(told: dict[str, str | int]) -> bytes:
-    """A line of JSON for the broker. Written by hand: each fork would have to copy parts of the module."""
-    fields = (f"{_quoted(name)}: {_quoted(value)}" for name, value in told.items())
-    return f"{{{', '.join(fields)}}}\n".encode()
-
-
-def _quoted(value: str | int) -> str:
-    """A JSON value (RFC 8259)."""
-    if isinstance(value, int):
-        return "true" if value is True else str(int(value))
-    return f'"{"".join(map(_escaped, value))}"'
-
-
-def _escaped(char: str) -> str:
-    """What is not plain ASCII by its number, and above U+FFFF by two. No codec: a fork cannot load one."""
-    number = ord(char)
-    if 32 <= number < 127 and char not in '"\\':
-        return char
-    if number > 0xFFFF:
-        number -= 0x10000
-        return f"\\u{0xD800 | number >> 10:04x}\\u{0xDC00 | number & 0x3FF:04x}"
-    return f"\\u{number:04x}"
 
 
 def count_kills(fd: int) -> int:

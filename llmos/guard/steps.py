@@ -12,6 +12,7 @@ Standard library only, because the launcher runs without site-packages.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -209,19 +210,5 @@ class Steps:
 
 
 def escaped(text: str) -> str:
-    """As between the quotes of a JSON string (RFC 8259), all of it ASCII; a byte that is no text as it
-    came."""
-    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
-        return text
-    return "".join(map(_escaped, text))
-
-
-def _escaped(char: str) -> str:
-    """What is not plain ASCII by its number, and above U+FFFF by two."""
-    number = ord(char)
-    if 32 <= number < 127 and char not in '"\\':
-        return char
-    if number > 0xFFFF:
-        number -= 0x10000
-        return f"\\u{0xD800 | number >> 10:04x}\\u{0xDC00 | number & 0x3FF:04x}"
-    return f"\\u{number:04x}"
+    """As between the quotes of a JSON string (RFC 8259), all of it ASCII; what is no text as it came."""
+    return json.dumps(text)[1:-1]

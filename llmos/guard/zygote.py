@@ -19,6 +19,7 @@ loaded, and it is up in about 30 ms, once.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -31,7 +32,7 @@ from typing import BinaryIO
 
 from llmos.guard import cgroups, fences, jobs, kernel, landlock, nursery, orders, sandbox
 from llmos.guard.idmap import IdMap
-from llmos.guard.layering import LayerError, count_kills, layer, message
+from llmos.guard.layering import LayerError, count_kills, layer
 from llmos.guard.nursery import Nursery
 from llmos.guard.sandbox import ControlGroup, Pipe
 from llmos.guard.template import Templates
@@ -260,9 +261,13 @@ def _close(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
+def _line(told: dict[str, str | int]) -> bytes:
+    return f"{json.dumps(told)}\n".encode()
+
+
 def _tell(status: int, told: dict[str, str | int]) -> None:
     with contextlib.suppress(OSError):
-        os.write(status, message(told))
+        os.write(status, _line(told))
 
 
 def _announce(status: int, pid: int) -> None:
@@ -272,7 +277,7 @@ def _announce(status: int, pid: int) -> None:
         return
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(status))
     with sock, contextlib.suppress(OSError):
-        socket.send_fds(sock, [message({"pid": pid})], [pidfd])
+        socket.send_fds(sock, [_line({"pid": pid})], [pidfd])
     os.close(pidfd)
 
 

@@ -16,6 +16,7 @@ import pytest
 from llmos.guard import forks
 from llmos.guard.probe import probe
 from llmos.paths import FORKS_NAME
+from llmos.toolbox import processes
 from tests.guard.boxes import Bench
 from tests.guard.test_cgroups import eventually, launcher_of
 
@@ -96,6 +97,10 @@ def test_what_others_could_change_or_does_not_answer_is_not_started(
     assert in_force(own_bench) != FORKS_NAME
     assert forks.missing()
     assert not next(check for check in probe() if check.name == "forks").detail.startswith("in C")
+
+
+def test_it_is_known_as_a_part_of_llmos_that_no_tool_ends(built: Path) -> None:
+    assert processes._is_part_of_llmos([FORKS_NAME, "6", "7"])
 
 
 IN_PYTHON = ("test_init.py", "test_standby.py", "test_spawn.py", "test_sandbox_escapes.py", "test_relay.py")

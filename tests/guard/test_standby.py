@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from pathlib import Path
 
 import psutil
 import pytest
 
-from llmos.guard.layering import message
 from llmos.messages import Run, Shell
 from tests.guard.boxes import Bench, permit
 from tests.guard.test_cgroups import eventually, launcher_of
@@ -96,9 +94,3 @@ def test_without_the_nursery_there_is_another_launcher(own_bench: Bench) -> None
     nursery.kill()
     assert eventually(lambda: not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE)
     assert own_bench.shell("echo again").stdout == "again\n"
-
-
-def test_what_a_launcher_tells_is_json() -> None:
-    for text in ("", 'a"b\\c\n\t\x00\x7f', "é漢😀\udc80"):
-        told = {"error": text, "exit-code": 3, "started": True}
-        assert json.loads(message(dict(told))) == told

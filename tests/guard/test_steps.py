@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import struct
@@ -16,7 +17,7 @@ import pytest
 from llmos import compiled
 from llmos.guard import carry, fences, forks, init, jobs, machine, orders, sandbox, script, template
 from llmos.guard.listing import listing
-from llmos.guard.steps import Label, Steps
+from llmos.guard.steps import Label, Steps, escaped
 from tests.guard.test_sandbox_plan import BOX, SCRIPT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +144,11 @@ def test_an_error_names_its_layer_and_what_was_done() -> None:
     assert caught.value.line == (
         b'{"layer": "write-root", "error": "chdir /no such \\u00e9: No such file or directory"}\n'
     )
+
+
+def test_what_is_told_is_json() -> None:
+    for text in ("", 'a"b\\c\n\t\x00\x7f', "é漢😀\udc80"):
+        assert json.loads(carry.Amiss("mask", escaped(text)).line) == {"layer": "mask", "error": text}
 
 
 def test_no_script_is_run_where_layers_are_missing() -> None:
