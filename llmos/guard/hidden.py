@@ -74,7 +74,7 @@ PROJECT_OPEN = (".env.example", ".env.sample", ".env.template", ".env.dist", ".e
 # What `paths` looks at for them.
 _PLACED_BY = (
     *("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"),
-    *("LLMOS_SOCKET", "LLMOS_FORKS_DIR"),
+    *("XDG_CACHE_HOME", "LLMOS_SOCKET", "LLMOS_FORKS_DIR", "LLMOS_MODELS_DIR", "LLMOS_PREPARED_DIR"),
 )
 
 
@@ -85,8 +85,9 @@ def own_places() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _own_places(*placed: str | None) -> tuple[str, ...]:
-    state, forks = paths.state_dir(), paths.forks_dir()
-    code = () if forks.is_relative_to(state) else (forks,)
+    state = paths.state_dir()
+    built = (paths.forks_dir(), paths.kernels_dir())  # code that is run outside of every sandbox
+    code = (folder for folder in built if not folder.is_relative_to(state))
     return tuple(map(str, (state, paths.config_dir(), paths.socket_path(), *code)))
 
 

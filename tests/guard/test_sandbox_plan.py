@@ -218,10 +218,13 @@ def test_masks_name_what_exists_in_home_and_folders(tmp_path: Path, isolated_hom
     assert Path("/etc/shadow") in found
 
 
-def test_the_daemons_own_places_are_masked(isolated_home: Path) -> None:
-    state = isolated_home / ".local/state/llmos"
-    state.mkdir(parents=True)
-    assert str(state) in hidden.candidates("/nowhere", ())
+def test_the_daemons_own_places_are_masked(isolated_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state, and what the compiler has made for it: code that runs outside of every sandbox."""
+    monkeypatch.setenv("LLMOS_MODELS_DIR", str(isolated_home / "models"))
+    own = {str(isolated_home / name) for name in (".local/state/llmos", "models/kernels")}
+    for place in own:
+        Path(place).mkdir(parents=True)
+    assert own <= set(hidden.candidates("/nowhere", ()))
 
 
 # --- the kernel's tables ---------------------------------------------------------------------------
