@@ -48,9 +48,10 @@ LITERALLY = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _MS_REC = 0x4000
 _MS_SLAVE = 1 << 19
 MNT_DETACH = 2
-_FSCONFIG_SET_STRING = 1
-_FSCONFIG_CMD_CREATE = 6
-_FD_CLOEXEC_FLAG = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC alike
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+FD_CLOEXEC_FLAG = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC alike
 
 
 class _MountAttr(ctypes.Structure):
@@ -120,13 +121,13 @@ def tmpfs(*, num_bytes: int, mode: int = 0o755, uid: int = 0, gid: int = 0, attr
 
 
 def _new_mount(fs_type: str, options: dict[str, str], *, attrs: int) -> int:
-    context = _syscall(f"fsopen {fs_type}", _NR_FSOPEN, fs_type.encode(), _FD_CLOEXEC_FLAG)
+    context = _syscall(f"fsopen {fs_type}", _NR_FSOPEN, fs_type.encode(), FD_CLOEXEC_FLAG)
     try:
         for key, value in options.items():
             what, text = f"fsconfig {fs_type} {key}={value}", value.encode()
-            _syscall(what, _NR_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), text, 0)
-        _syscall(f"fsconfig {fs_type}", _NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _syscall(f"fsmount {fs_type}", _NR_FSMOUNT, context, _FD_CLOEXEC_FLAG, attrs)
+            _syscall(what, _NR_FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), text, 0)
+        _syscall(f"fsconfig {fs_type}", _NR_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall(f"fsmount {fs_type}", _NR_FSMOUNT, context, FD_CLOEXEC_FLAG, attrs)
     finally:
         os.close(context)
 

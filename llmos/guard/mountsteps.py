@@ -10,17 +10,14 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
-from llmos.guard import mounts
+from llmos.guard import kernel, mounts
 from llmos.guard.machine import ANY
 from llmos.guard.mounts import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
 from llmos.guard.steps import Argument, Data, Label, Register, Steps
 
-_CLOEXEC = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC alike
-_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # FSCONFIG_...
 _STATX_TYPE, _STATX_INO = 1, 0x100
 _STATX_BYTES, _MODE_AT, _INODE_AT, _DEVICE_AT = 256, 28, 32, 136
 _STATFS_BYTES, _FLAGS_AT = 120, 80  # of every architecture with 64 bits but s390x
-_CAPABILITY_VERSION_3 = 0x20080522
 _TYPE_BITS = 0o170000
 
 
@@ -154,19 +151,21 @@ def new_mount(
     """A detached mount of a new file system. With `again` one that is busy is waited for."""
     begin, busy, done = Label(), Label(), Label()
     s.place(begin)
-    context = s.fd("fsopen", fs_type, _CLOEXEC, what=f"fsopen {fs_type}")
+    context = s.fd("fsopen", fs_type, mounts.FD_CLOEXEC_FLAG, what=f"fsopen {fs_type}")
     for key, value in options.items():
         what = f"fsconfig {fs_type} {key}{f'={value}' if isinstance(value, str) else ''}"
-        s.call("fsconfig", context, _SET_STRING, key, value, 0, what=what)
+        s.call("fsconfig", context, mounts.FSCONFIG_SET_STRING, key, value, 0, what=what)
     for flag in flags:
-        s.call("fsconfig", context, _SET_FLAG, flag, None, 0, what=f"fsconfig {fs_type} {flag}")
+        s.call(
+            "fsconfig", context, mounts.FSCONFIG_SET_FLAG, flag, None, 0, what=f"fsconfig {fs_type} {flag}"
+        )
     expected = (errno.EBUSY,) if again else ()
     s.call(
-        "fsconfig", context, _CREATE, None, None, 0,
+        "fsconfig", context, mounts.FSCONFIG_CMD_CREATE, None, None, 0,
         what=f"fsconfig {fs_type}", ignore=expected, otherwise=busy if again else None,
     )  # fmt: skip
     into = into or s.register()
-    s.call("fsmount", context, _CLOEXEC, attrs, what=f"fsmount {fs_type}", into=into)
+    s.call("fsmount", context, mounts.FD_CLOEXEC_FLAG, attrs, what=f"fsmount {fs_type}", into=into)
     s.call("close", context)
     if again:
         s.jump(done)
@@ -225,7 +224,7 @@ def files_as(s: Steps, uid: int, gid: int) -> None:
     s.call("setfsgid", gid)
     s.call("setfsuid", uid)
     header, sets = (
-        s.pack("=2I", _CAPABILITY_VERSION_3, 0),
+        s.pack("=2I", kernel.CAPABILITY_VERSION_3, 0),
         s.space(24),
     )  # effective, permitted, inheritable; twice
     s.call("capget", header, sets)
