@@ -48,9 +48,10 @@ class Parser(argparse.ArgumentParser):
         import difflib
 
         flag = next((word for word in extra if word.startswith("-")), "")
-        near = difflib.get_close_matches(flag.split("=")[0], list(self._option_string_actions), 1, 0.6)
+        known = {option.lstrip("-"): option for option in self._option_string_actions}  # every one has dashes
+        near = difflib.get_close_matches(flag.split("=")[0].lstrip("-"), list(known), 1, 0.6)
         if near:
-            raise UsageError(f"{self.prog} knows no {flag}", f"Did you mean {near[0]}?")
+            raise UsageError(f"{self.prog} knows no {flag}", f"Did you mean {known[near[0]]}?")
         if flag:
             step = f"See: {self.prog} --help.  Text that starts with a dash goes after --"
             raise UsageError(f"{self.prog} knows no {flag}", step)

@@ -22,6 +22,7 @@ from llmos.guard.words import SAFE_PATH
 from llmos.messages import ProgramUse
 
 _FOLDERS = frozenset({*SAFE_PATH.split(":"), "/usr/lib/cargo/bin/coreutils"})
+_LOADERS = frozenset({"/lib64", "/lib", "/usr/lib64", "/usr/lib"})  # where ld.so is started by its path
 _SYSTEM = ("/usr/", "/bin/", "/sbin/", "/lib/", "/opt/", "/snap/", "/nix/store/", "/gnu/store/")
 _ABOUT_ITSELF = ("--help", "--version")
 MAX_FOLLOWED = 6
@@ -46,7 +47,9 @@ def is_described(program: str) -> bool:
 
 
 def _is_system(program: str) -> bool:
-    return os.path.dirname(program) in _FOLDERS and places.real(program).startswith(_SYSTEM)
+    folder = os.path.dirname(program)
+    known = folder in _FOLDERS or (folder in _LOADERS and os.path.basename(program).startswith("ld"))
+    return known and places.real(program).startswith(_SYSTEM)
 
 
 def judge(argv: Sequence[str], found: Found, depth: int = 0) -> list[str]:

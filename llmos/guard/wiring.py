@@ -35,6 +35,8 @@ def without_shell(argv: Sequence[str]) -> list[str]:
         return list(argv)
     if instead != "which":
         return [instead, *words]
+    if name == "command" and words and not words[0].startswith("-"):
+        return list(argv)  # followed as a wrapper
     if name == "command" and (not words or words[0] not in ("-v", "-V")):
         raise Opaque("it runs a command by way of the shell's `command`")
     names = words[1:] if name == "command" else [word for word in words if word not in ("-a", "-p", "-P")]

@@ -47,6 +47,18 @@ def test_what_runs_as_another_user_is_named_and_never_understood(text: str, dele
     assert "another user" in found.opaque and found.effects.deletes == (deletes,)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "busybox rm -r /etc", "command rm -r /etc", "exec nice rm -r /etc",
+        "/lib64/ld-linux-x86-64.so.2 --argv0 x /bin/rm -r /etc",
+    ],
+)  # fmt: skip
+def test_what_another_program_starts_is_followed_and_never_understood(text: str) -> None:
+    found = analyse(text, cwd="/w", home=HOME)
+    assert found.opaque and found.effects.deletes == ("/etc",)
+
+
 def test_a_pager_is_not_started_and_a_signal_is_an_effect() -> None:
     assert analyse("less -R f", cwd="/w", home=HOME).normalised == "cat -- f"
     assert analyse("kill -9 4194305", cwd="/w", home=HOME).effects.signals == (4194305,)

@@ -202,7 +202,9 @@ def test_a_control_group_at_its_limit_names_the_hog(trouble: Trouble) -> None:
 def test_who_was_ended_for_memory_is_told_from_the_kernels_log(trouble: Trouble) -> None:
     found = next(one for one in trouble.of("oom-kill") if one.numbers["pid"] == trouble.pids["eater"])
     assert found.severity == "high" and "a limit that llmos had set" in found.what
-    assert 20 << 20 < found.numbers["resident_bytes"] <= 42 << 20
+    # Far from the 200 MiB that it wanted. A little more than the limit it may hold: the pages of files that
+    # others had read before it are resident for it and charged to them.
+    assert 20 << 20 < found.numbers["resident_bytes"] < 80 << 20
     assert abs(found.numbers["at"] - time.time()) < 60
 
 
