@@ -17,6 +17,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ _MARKS = {
 }
 _SORTS = tuple(map(re.compile, (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z0-9]")))
 _HEX = re.compile(r"[0-9a-f]{7,}")
-_REPEATED = re.compile(r"(.)\1+")
 _TIME = re.compile(r"(?=.*[:.-])[\dT:.,Z+-]+")  # dates, addresses and versions of digits, too
 _GLUED = re.compile(r"^(?P<key>--?[A-Za-z][\w-]*[=:]|[A-Za-z_][\w.]*[=:])(?P<value>.+)$")
 
@@ -75,9 +75,10 @@ def secrets_in(text: str) -> Iterator[str]:
     """Words that look like secrets where they stand."""
     head = heads()["secret"]
     for line in text.splitlines():
-        for word, before, after in _words(line[:MAX_LINE_CHARS]):
-            if head.bias + head.step * _weight_of(word, before, after) >= head.threshold:
-                yield word
+        for value, before, after in _words(line[:MAX_LINE_CHARS]):
+            kind, own = _own_weight(value)
+            if head.bias + head.step * (own + _weight_around(kind, before, after)) >= head.threshold:
+                yield value
 
 
 def candidates(line: str) -> Iterator[tuple[str, list[int]]]:
@@ -89,26 +90,54 @@ def candidates(line: str) -> Iterator[tuple[str, list[int]]]:
 
 def _words(line: str) -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
     """What may be a secret, and the words before (as keys are: without dashes, equals signs) and after it."""
-    words = [match[0].strip(".!?") if len(match[0]) > 1 else match[0] for match in _WORD.finditer(line)]
+    words = [word.strip(".!?") if len(word) > 1 else word for word in _WORD.findall(line)]
+    keys: list[str] = []
     for index, word in enumerate(words):
-        glued = _GLUED.match(word)
-        value, before = (glued["value"], (*words[:index], glued["key"])) if glued else (word, words[:index])
-        if _may_be(value):
-            near = [word.lower().lstrip("-").rstrip("=:") for word in before[-6:]]
-            yield value, near, words[index + 1 : index + 3]
+        if len(word) >= MIN_SECRET_CHARS:
+            glued = _GLUED.match(word) if "=" in word or ":" in word else None
+            value = glued["value"] if glued else word
+            if _may_be(value):
+                keys += map(_key, words[len(keys) : index])
+                before = [*keys[max(0, index - 5) :], _key(glued["key"])] if glued else keys[-6:]
+                yield value, before, words[index + 1 : index + 3]
 
 
-def _weight_of(value: str, near: Sequence[str], after: Sequence[str]) -> int:
-    """The sum of the weights of a candidate's features, each of which is hashed once."""
-    kind, own = _own_weight(value)
-    return own + sum(map(_weight, _around(kind, near, after)))
+@functools.lru_cache(maxsize=4096)
+def _key(word: str) -> str:
+    return word.lower().lstrip("-").rstrip("=:")
+
+
+# What a candidate weighs is put together from sums that come again and again in a text.
 
 
 @functools.lru_cache(maxsize=4096)
 def _own_weight(value: str) -> tuple[str, int]:
-    """Its kind, and what it weighs wherever it stands: many words stand in a text many times."""
+    """Its kind, and what it weighs wherever it stands."""
     kind, own = _alone(value)
     return kind, sum(map(_weight, own))
+
+
+def _weight_around(kind: str, near: Sequence[str], after: Sequence[str]) -> int:
+    return (
+        _last_weight(tuple(near[-2:]), kind)
+        + sum(_near_weight(word, kind) for word in near)
+        + sum(map(_after_weight, after))
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _last_weight(last: tuple[str, ...], kind: str) -> int:
+    return sum(map(_weight, _of_last(last, kind)))
+
+
+@functools.lru_cache(maxsize=16384)
+def _near_weight(word: str, kind: str) -> int:
+    return sum(map(_weight, _of_near(word, kind)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _after_weight(word: str) -> int:
+    return _weight(_of_after(word))
 
 
 @functools.lru_cache(maxsize=16384)
@@ -117,6 +146,7 @@ def _weight(feature: str) -> int:
     return weights[zlib.crc32(feature.encode()) % len(weights)]
 
 
+@functools.lru_cache(maxsize=4096)
 def _may_be(value: str) -> bool:
     """Paths, times and rows of dashes are none, wherever they stand."""
     if not MIN_SECRET_CHARS <= len(value) <= MAX_SECRET_CHARS or value.startswith(("/", "~", "./")):
@@ -125,13 +155,25 @@ def _may_be(value: str) -> bool:
 
 
 def _around(kind: str, near: Sequence[str], after: Sequence[str]) -> Iterator[str]:
-    yield from (f"{distance} {word}" for distance, word in enumerate(reversed(near[-2:]), 1))
+    yield from _of_last(near[-2:], kind)
     for word in near:
-        yield f"near {word}"
-        yield f"near {word} {kind}"
-    if near:
-        yield from (f"1 {near[-1]} {kind}", f"2 {' '.join(near[-2:])}")
-    yield from (f"after {word.lower()}" for word in after)
+        yield from _of_near(word, kind)
+    yield from map(_of_after, after)
+
+
+def _of_last(last: Sequence[str], kind: str) -> Iterator[str]:
+    """Of the one or two words right before it."""
+    yield from (f"{distance} {word}" for distance, word in enumerate(reversed(last), 1))
+    if last:
+        yield from (f"1 {last[-1]} {kind}", f"2 {' '.join(last)}")
+
+
+def _of_near(word: str, kind: str) -> tuple[str, str]:
+    return f"near {word}", f"near {word} {kind}"
+
+
+def _of_after(word: str) -> str:
+    return f"after {word.lower()}"
 
 
 def _alone(value: str) -> tuple[str, tuple[str, ...]]:
@@ -157,7 +199,7 @@ def _shape(value: str) -> str:
             "0" if char.isdigit() else "A" if char.isupper() else "a" if char.isalpha() else char
             for char in value
         )
-    return _REPEATED.sub(r"\1", marks)
+    return "".join(mark for mark, _ in groupby(marks))
 
 
 def _kind(value: str, shape: str) -> str:

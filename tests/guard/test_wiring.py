@@ -54,7 +54,9 @@ def test_the_shells_own_commands_become_programs(words: tuple[str, ...], argv: l
     assert wiring.without_shell(words) == argv
 
 
-@pytest.mark.parametrize("words", [("command", "-p", "rm"), ("type", "cd"), ("type",), ("command", "-pv", "x")])
+@pytest.mark.parametrize(
+    "words", [("command", "-p", "rm"), ("type", "cd"), ("type",), ("command", "-pv", "x")]
+)
 def test_what_only_a_shell_can_answer_is_opaque(words: tuple[str, ...]) -> None:
     with pytest.raises(Opaque):
         wiring.without_shell(words)
