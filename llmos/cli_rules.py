@@ -61,6 +61,8 @@ def _verdict(options: argparse.Namespace, method: str, shown: Callable[[JsonObje
     if options.json:
         print_json(found)
     else:
+        if notice := found.get("notice"):
+            screen.write(sys.stderr, render.notice(str(notice), screen.look_of(sys.stderr)))
         _show(shown(found, screen.look_of(sys.stdout)))
     return VERDICT_CODES.get(str(found.get("verdict")), 5)
 

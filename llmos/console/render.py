@@ -293,6 +293,11 @@ def verdict(found: JsonObject, look: Look) -> str:
     return text + _indent(effect_lines(found.get("effects") or {}), 2)
 
 
+def notice(text: str, look: Look) -> str:
+    """Something to know beside what was asked for."""
+    return look.style("yellow", look.text(words.told(text))) + "\n"
+
+
 def error(message: str, next_step: str, look: Look) -> str:
     text = look.style("red", "llmos: ") + _lines(look.text(words.told(message)))
     return text + (f"  {_lines(look.text(words.told(next_step)))}" if next_step else "")

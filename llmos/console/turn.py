@@ -55,9 +55,7 @@ class Turn:
         elif kind == "call":
             self._call(data)
         elif kind == "notice":
-            self._say(
-                self._err.style("yellow", self._err.text(words.told(str(data.get("text") or "")))) + "\n"
-            )
+            self._say(render.notice(str(data.get("text") or ""), self._err))
         elif kind == "finished":
             self._status.stop()
         else:

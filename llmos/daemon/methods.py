@@ -247,12 +247,17 @@ class Methods:
     async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict on a command or a call; nothing runs."""
         hands, call, job = await self._checked(params, client)
-        return await asyncio.to_thread(hands.check, call, job)
+        return self._noticed(hands, job, await asyncio.to_thread(hands.check, call, job))
 
     async def policy_explain(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict, with every effect and the rules that matched it."""
         hands, call, job = await self._checked(params, client)
-        return await asyncio.to_thread(hands.explain, call, job)
+        return self._noticed(hands, job, await asyncio.to_thread(hands.explain, call, job))
+
+    def _noticed(self, hands: Hands, job: requests.Job, found: JsonObject) -> JsonObject:
+        """With what else has to be known of the verdict: that it is not by the newest files."""
+        notice = self._broker.notice(hands, job.caller)
+        return {**found, "notice": notice} if notice else found
 
     async def _checked(self, params: JsonObject, client: Connection) -> tuple[Hands, ToolCall, requests.Job]:
         read = parsed(CheckParams, params)

@@ -39,6 +39,7 @@ def _ref(model: type[BaseModel]) -> JsonObject:
 _OK = _object(ok={"const": True})
 _TEXT: JsonObject = {"type": "string"}
 _VERDICT = _object(verdict={"enum": ["allow", "ask", "deny"]}, rule=_TEXT, reason=_TEXT, effects=_OBJECT)
+_VERDICT["properties"]["notice"] = _TEXT  # only where there is something to notice
 _STEP = _object(command=_TEXT, outcome={"enum": ["known", "unknown"]})
 _STORY = _object(
     id=_TEXT, text=_TEXT, cwd=_TEXT, time={"type": "number"}, steps={"type": "array", "items": _STEP}

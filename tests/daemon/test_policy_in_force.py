@@ -58,7 +58,8 @@ def test_a_broken_policy_leaves_the_last_good_and_is_told_loudly(
         time.sleep(0.3)  # watching begins after the first load
         file.write_text(RULE.format(word="cat").replace("decision", "decisoin"))
         wait_until(lambda: client.result("status")["error"] is not None)
-        assert rule("cat notes.txt") == "no-cat"
+        told = client.result("policy.check", command="cat notes.txt", cwd=str(work))
+        assert told["rule"] == "no-cat" and "mine.toml" in told["notice"]
         assert "mine.toml" in daemon.log_text()
         events: list[dict[str, Any]] = []
         number = client.send("call", tool="shell.run", args={"command": "cat notes.txt"}, cwd=str(work))
@@ -69,6 +70,7 @@ def test_a_broken_policy_leaves_the_last_good_and_is_told_loudly(
         wait_until(lambda: rule("head notes.txt") == "no-head")
         assert rule("cat notes.txt") == "look"
         assert client.result("status")["error"] is None
+        assert "notice" not in client.result("policy.check", command="ls", cwd=str(work))
 
 
 def test_damaged_rules_of_the_installation_end_the_serving(
