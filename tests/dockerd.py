@@ -106,6 +106,9 @@ def _stop(engine: Engine) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    # dockerd leaves the namespace of containers without a network mounted behind it.
+    for mounted in engine.folder.glob("exec/netns/*"):
+        subprocess.run(["umount", str(mounted)], check=False, capture_output=True)
     shutil.rmtree(engine.folder, ignore_errors=True)
 
 
