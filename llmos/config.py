@@ -29,7 +29,8 @@ class _Section(BaseModel):
 
 class ModelSettings(_Section):
     name: str = "default"  # a catalogue name, a GGUF file or a safetensors folder
-    adapter: bool = True  # the shipped adapter, where there is one for these weights
+    # true: the shipped one, where there is one for these weights; else a name or folder
+    adapter: bool | str = True
     dtype: Literal["auto", "packed", "bfloat16", "float32"] = (
         "auto"  # packed where it can be had, else bfloat16
     )
@@ -37,6 +38,10 @@ class ModelSettings(_Section):
     context_tokens: int = Field(default=4096, ge=512, le=131072)
     idle_unload_s: float = Field(default=600.0, gt=0)
     think_timeout_s: float = Field(default=120.0, gt=0)
+
+    def for_model(self, name: str) -> ModelSettings:
+        """Of another model: an adapter that is named belongs to the weights it was made for."""
+        return self.model_copy(update={"name": name, "adapter": bool(self.adapter)})
 
 
 class SandboxSettings(_Section):

@@ -431,6 +431,13 @@ class Teach(Message):
     tools: tuple[ToolSpec, ...]
 
 
+class Adapt(Message):
+    """Broker to planner: from the next request on with this adapter (as `[model] adapter` says it)."""
+
+    type: Literal["adapt"] = "adapt"
+    adapter: bool | str
+
+
 class Stop(Message):
     """Broker to planner: cancel the request with this id, at the next token."""
 
@@ -438,7 +445,7 @@ class Stop(Message):
     id: str
 
 
-ToPlanner = Annotated[Think | Teach | Stop, Field(discriminator="type")]
+ToPlanner = Annotated[Think | Teach | Adapt | Stop, Field(discriminator="type")]
 
 
 class Ready(Message):

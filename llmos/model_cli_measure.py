@@ -138,8 +138,7 @@ def _read(file: Path) -> str:
 
 def _found(options: argparse.Namespace) -> tuple[Path, Adapter | None]:
     path = store.resolve(options.name)
-    sha256 = None if options.no_adapter else store.sha256_of(options.name)
-    return path, adapters.find(sha256) if sha256 else None
+    return path, adapters.chosen(not options.no_adapter, store.sha256_of(options.name))
 
 
 def _load(options: argparse.Namespace, numbers: str, context_tokens: int) -> Engine:

@@ -108,6 +108,11 @@ def adapters_dir() -> Path:
     return _shipped("adapters")
 
 
+def own_adapters_dir() -> Path:
+    """Adapters of the machine's own, each a folder that the configuration can name."""
+    return models_dir() / "adapters"
+
+
 def unit_dir() -> Path:
     """Units of systemd, with the settings of sysusers.d and tmpfiles.d that they need."""
     return _shipped("systemd")

@@ -46,7 +46,7 @@ def rungs(settings: Settings, argv: Sequence[str]) -> tuple[Rung, ...]:
     return tuple(
         Rung(
             name,
-            Planner(settings.model.model_copy(update={"name": name}), worker_argv=(*argv, "--model", name)),
+            Planner(settings.model.for_model(name), worker_argv=(*argv, "--model", name)),
         )
         for name in settings.offload.larger
     )

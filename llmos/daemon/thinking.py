@@ -21,7 +21,7 @@ from llmos.daemon import supervisor
 from llmos.daemon.fairness import Turns, serving
 from llmos.daemon.link import Link, LinkLost
 from llmos.errors import Cancelled, PlannerDied
-from llmos.messages import JsonObject, Stop, Teach, Think, Thought, ToolSpec
+from llmos.messages import Adapt, JsonObject, Stop, Teach, Think, Thought, ToolSpec
 from llmos.waiting import done_or_set
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,11 @@ class Planner:
         """Settings from now on; a worker that was started under others goes, once it has answered."""
         if settings == self._settings:
             return
+        same_weights = settings.model_copy(update={"adapter": self._settings.adapter}) == self._settings
         self._settings = settings
+        if same_weights and self._link is not None and not self._link.lost:
+            self._link.send(Adapt(adapter=settings.adapter))
+            return
         if self._turn.locked():
             self._outdated = True
         else:

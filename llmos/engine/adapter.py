@@ -71,6 +71,23 @@ def find(base_sha256: str, root: Path | None = None) -> Adapter | None:
     return next((a for a in map(read, (card.parent for card in cards)) if a.base_sha256 == base_sha256), None)
 
 
+def chosen(wanted: bool | str, base_sha256: str | None) -> Adapter | None:
+    """The one that `[model] adapter` asks for, for weights with this hash (None: of the person's own).
+
+    Raises ConfigError where a named one is missing, and ModelError where it was made for other weights.
+    """
+    if isinstance(wanted, bool):
+        return find(base_sha256) if wanted and base_sha256 else None
+    folder = Path(wanted).expanduser()
+    found = read(folder if folder.is_absolute() else paths.own_adapters_dir() / wanted)
+    if found.base_sha256 != base_sha256:
+        raise ModelError(
+            f"the adapter {found.name} was made for other weights than those of the model",
+            "Under [model] in the configuration, name the model it was trained on, or set `adapter = true`.",
+        )
+    return found
+
+
 def merged(weight: Tensor, low: Tensor, high: Tensor, scale: float) -> Tensor:
     """weight + scale * high @ low, summed in float32 and rounded once to the weight's own type."""
     import torch

@@ -18,16 +18,19 @@ from typing import Literal
 
 import torch
 
+from llmos.engine import adapter as adapters
 from llmos.engine import loading, native, weights
 from llmos.engine.adapter import Adapter
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output
 from llmos.engine.loading import AnyModel, Numbers
+from llmos.engine.localfile import read_origin
 from llmos.engine.lookup import Lookup
+from llmos.engine.packed import PackedTransformer
 from llmos.engine.prefix import FEWEST, Prefix
 from llmos.engine.sampling import Sampling
 from llmos.engine.tokenizer import Tokenizer
-from llmos.errors import UsageError
+from llmos.errors import ModelError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class Engine:
         prefix: Prefix | None = None,
     ) -> None:
         self.name = name
+        self._path: Path | None = None  # of the weights, where they were loaded from a file
         self.model = model
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
@@ -84,9 +88,9 @@ class Engine:
         torch.set_num_threads(threads)
         model, tokenizer = loading.load(path, dtype, context_tokens, on_progress, adapter)
         native.start(threads)
-        kept_at = loading.kept_at(path, loading.numbers_of(model), adapter)
-        prefix = Prefix(kept_at, native.identity() if model.exact else f"torch {torch.__version__}")
-        engine = cls(path.stem, model, tokenizer, min(context_tokens, model.config.max_positions), prefix)
+        tokens = min(context_tokens, model.config.max_positions)
+        engine = cls(path.stem, model, tokenizer, tokens, _prefix(path, model, adapter))
+        engine._path = path
         log.info("%s: %s weights, %d threads", path.name, engine.form, threads)
         return engine
 
@@ -94,6 +98,19 @@ class Engine:
     def form(self) -> str:
         """What the weights are held as: `packed`, or the name of a torch type."""
         return "packed" if self.model.exact else str(self.model.dtype).removeprefix("torch.")
+
+    def adapt(self, adapter: Adapter | None) -> None:
+        """Another adapter, or none, beside the same weights; not while something is generated.
+
+        Raises ModelError where the adapter does not fit, or is inside the weights: then load them again.
+        """
+        inside = self._path is None or (self._path.is_dir() and read_origin(self._path) is not None)
+        if inside or not isinstance(self.model, PackedTransformer):
+            raise ModelError("an adapter is inside these weights", "Load the model again.")
+        self.model.adapt(adapters.packed(adapter, self.model.matrices) if adapter else {})
+        assert self._path is not None
+        self._prefix = _prefix(self._path, self.model, adapter)
+        self.forget()
 
     def forget(self) -> None:
         """Drop what was read: the next prompt is read whole."""
@@ -204,6 +221,11 @@ class Engine:
             return None
         slot = _Slot(self.model.new_cache(1, self.context_tokens), list(prompt[:length]))
         return slot if self._prefix.fill(slot.cache, length) else None
+
+
+def _prefix(path: Path, model: AnyModel, adapter: Adapter | None) -> Prefix:
+    kept_at = loading.kept_at(path, loading.numbers_of(model), adapter)
+    return Prefix(kept_at, native.identity() if model.exact else f"torch {torch.__version__}")
 
 
 def default_threads() -> int:

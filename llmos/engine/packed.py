@@ -51,10 +51,8 @@ class PackedTransformer:
         kernels = native.library()
         assert kernels is not None, "packed weights are only made where there are kernels"
         self.config, self._kernels = config, kernels
-        self._kept: list[Any] = []  # what the kernels hold addresses of
-        self._tensors = tensors
+        self._tensors = dict(tensors)
         self._embed = _embedding(tensors)
-        self._rank = 0  # the highest of an adapter's
         self._norm = tensors["norm.weight"]
         self._ropes = [
             Rope(config, theta, factors, positions)
@@ -63,13 +61,40 @@ class PackedTransformer:
                 (config.local_rope_theta or config.rope_theta, ()),
             )
         ]
+        self._widest = max(sum(self._qkv_rows()), 2 * config.intermediate_size)
+        self._narrow = max(config.hidden_size, config.num_heads * config.head_dim)
+        self._build()
+
+    @property
+    def matrices(self) -> frozenset[str]:
+        """The names that an adapter may know them by."""
+        return frozenset(name.split(".weight.")[0] for name in self._tensors)
+
+    def adapt(self, additions: Mapping[str, Tensor]) -> None:
+        """Another adapter's narrow matrices (`adapter.packed`) beside the same weights, or none.
+
+        Not while it computes. Raises ModelError for what does not fit, and is as before then.
+        """
+        before = self._tensors
+        base = {name: tensor for name, tensor in before.items() if not name.endswith((".low", ".high"))}
+        self._tensors = base | dict(additions)
+        try:
+            self._build()
+        except ModelError:
+            self._tensors = before
+            self._build()
+            raise
+
+    # --- built for each adapter ---
+
+    def _build(self) -> None:
+        """What the kernels are given: addresses of tensors, which stay where they are."""
+        config = self.config
+        self._kept: list[Any] = []  # what the kernels hold addresses of
+        self._rank = 0  # the highest of an adapter's
         self._head = self._matrix("head", config.vocab_size, config.hidden_size)
         self._layers = (Layer * config.num_layers)(*map(self._layer, range(config.num_layers)))
         self._model = self._described()
-        self._widest = max(sum(self._qkv_rows()), 2 * config.intermediate_size)
-        self._narrow = max(config.hidden_size, config.num_heads * config.head_dim)
-
-    # --- built once ---
 
     def _described(self) -> Model:
         config = self.config

@@ -13,9 +13,11 @@ person's own is near to. An action is an object with any of
     said        what tell mode says of a text: {"WORD": "…"} for one that has the word, "*" for others
     text        streamed before the answer, word by word
     delay_s     think for so long; a stop ends it, unless `deaf` is true
-    die         "exit", "kill", or "once:FILE": be killed unless FILE exists, and create it first
+    die         "exit", "kill", "leave" (exit with 0), "once:FILE": killed unless FILE is there, and make it
     raw         send these bytes instead of a frame
     error       {"kind": …, "message": …, "next_step": …} instead of an answer
+
+"adapter NAME" is not a sentence: how it dies when it is told to go on with that adapter.
 
 It understands nothing and, unlike the real worker, does not confine itself: its script is trusted.
 """
@@ -35,7 +37,19 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from llmos.errors import from_rpc
-from llmos.messages import Delta, Failed, Message, Ready, Stop, Think, Thought, Timing, ToolCall, ToPlanner
+from llmos.messages import (
+    Adapt,
+    Delta,
+    Failed,
+    Message,
+    Ready,
+    Stop,
+    Think,
+    Thought,
+    Timing,
+    ToolCall,
+    ToPlanner,
+)
 from llmos.wire import FrameSocket
 
 Action = dict[str, Any]
@@ -59,6 +73,8 @@ class Scripted:
             if isinstance(frame, Think):
                 stop = self._stops[frame.id] = threading.Event()
                 threading.Thread(target=self._think, args=(frame, stop), daemon=True).start()
+            elif isinstance(frame, Adapt):
+                _die(str(self._script.get(f"adapter {frame.adapter}", {}).get("die", "")))
             elif isinstance(frame, Stop) and frame.id in self._stops:
                 self._stops[frame.id].set()
 
@@ -122,8 +138,8 @@ def _thought(think: Think, action: Action) -> Thought:
 
 
 def _die(how: str) -> None:
-    if how == "exit":
-        os._exit(3)
+    if how in ("exit", "leave"):
+        os._exit(3 if how == "exit" else 0)
     once = Path(how.removeprefix("once:")) if how.startswith("once:") else None
     if how == "kill" or (once is not None and not once.exists()):
         if once is not None:

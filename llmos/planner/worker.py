@@ -30,13 +30,13 @@ from llmos.engine import adapter as adapters
 from llmos.engine import native, store
 from llmos.engine.adapter import Adapter
 from llmos.errors import CallFailed, LlmosError, ModelError, WireError
-from llmos.messages import Delta, Failed, Message, Ready, Stop, Teach, Think, ToPlanner
+from llmos.messages import Adapt, Delta, Failed, Message, Ready, Stop, Teach, Think, ToPlanner
 from llmos.planner import confine
 from llmos.wire import FrameSocket
 
 log = logging.getLogger(__name__)
 
-_FRAME: TypeAdapter[Think | Teach | Stop] = TypeAdapter(ToPlanner)
+_FRAME: TypeAdapter[Think | Teach | Adapt | Stop] = TypeAdapter(ToPlanner)
 
 
 class Worker:
@@ -46,8 +46,8 @@ class Worker:
         """`settings`: of the model, as JSON, where they are not ours to read; `model`: another name."""
         self._wire, self._model, self._given = wire, model, settings
         self._sending = threading.Lock()
-        self._inbox: queue.SimpleQueue[tuple[Think, threading.Event] | Teach] = queue.SimpleQueue()
-        self._first: tuple[Think, threading.Event] | Teach | None = None  # what came before the model
+        self._inbox: queue.SimpleQueue[tuple[Think, threading.Event] | Teach | Adapt] = queue.SimpleQueue()
+        self._first: tuple[Think, threading.Event] | Teach | Adapt | None = None  # what came before the model
         self._cancels: dict[str, threading.Event] = {}
         self._thinkers = ThreadPoolExecutor(THINK_AT_ONCE, thread_name_prefix="think")
         self._thinking: set[Future[None]] = set()
@@ -71,13 +71,13 @@ class Worker:
         if self._given:
             return config.ModelSettings.model_validate_json(self._given)
         settings = config.load().model
-        return settings.model_copy(update={"name": self._model}) if self._model else settings
+        return settings.for_model(self._model) if self._model else settings
 
     def _load(self, model: config.ModelSettings) -> None:
         started = time.perf_counter()
         path = store.resolve(model.name)
-        sha256 = store.sha256_of(model.name) if model.adapter else None
-        adapter = adapters.find(sha256) if sha256 else None
+        self._base = store.sha256_of(model.name)
+        adapter = adapters.chosen(model.adapter, self._base)
         from llmos.engine.engine import Engine  # torch makes a temporary folder, but no thread yet
         from llmos.planner.loop import Loop
 
@@ -149,8 +149,20 @@ class Worker:
             wait(self._thinking)
             self._loop.teach(item.tools)
             return
+        if isinstance(item, Adapt):
+            wait(self._thinking)
+            self._adapt(item)
+            return
         self._thinking = {one for one in self._thinking if not one.done()}
         self._thinking.add(self._thinkers.submit(self._think, *item))
+
+    def _adapt(self, item: Adapt) -> None:
+        """Beside the same weights where that can be; else this process makes room for one that loads it."""
+        try:
+            self._loop.adapt(adapters.chosen(item.adapter, self._base))
+        except LlmosError as error:
+            log.warning("the adapter is not changed in place: %s", error)
+            os._exit(0)
 
     def _think(self, think: Think, cancel: threading.Event) -> None:
         try:
@@ -182,7 +194,9 @@ def _weights(path: Path) -> tuple[Path, ...]:
 
 
 def _adapter_files(adapter: Adapter | None) -> tuple[Path, ...]:
-    return (adapter.weights, adapter.weights.resolve()) if adapter else ()
+    """The adapter's own, and all that it could be changed for without a new start."""
+    known = (paths.adapters_dir(), paths.own_adapters_dir())
+    return (*known, adapter.folder, adapter.weights.resolve()) if adapter else known
 
 
 def _prepared_folder() -> tuple[Path, ...]:

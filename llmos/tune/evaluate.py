@@ -203,8 +203,7 @@ def _adapter(given: argparse.Namespace) -> Adapter | None:
 
 
 def _own_adapter(model: str) -> Adapter | None:
-    sha256 = store.sha256_of(model)
-    return adapters.find(sha256) if sha256 else None
+    return adapters.chosen(True, store.sha256_of(model))
 
 
 def _judge(loop: Loop, retriever: Retriever, row: Mapping[str, Any]) -> Judged:

@@ -166,6 +166,23 @@ def test_new_settings_wait_for_what_is_being_thought_about(run: Callable[..., An
     run({"slow": {**ANSWER, "delay_s": 0.3}, "fast": ANSWER}, test)
 
 
+def test_another_adapter_needs_no_other_worker(run: Callable[..., Any]) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.think("fast")
+        first = bench.pid()
+        bench.planner.configure(ModelSettings(adapter=False))
+        assert (await bench.think("fast")).understood
+        assert bench.pid() == first
+        bench.planner.configure(
+            ModelSettings(adapter="mine")
+        )  # the scripted one cannot have it beside its weights
+        assert (await bench.think("fast")).understood
+        assert bench.pid() != first
+        assert bench.planner.status()["crashes_in_a_row"] == 0
+
+    run({"fast": ANSWER, "adapter mine": {"die": "leave"}}, test)
+
+
 def test_a_worker_killed_in_the_middle_costs_one_retry_and_nothing_else(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:

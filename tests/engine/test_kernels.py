@@ -258,6 +258,29 @@ def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
         PackedTransformer(PLAIN, ours._tensors | adapters.packed(narrow, {name}), positions=512)
 
 
+def test_an_adapter_is_changed_beside_the_same_weights() -> None:
+    ours, ids = both(PLAIN)[0], torch.randint(0, 80, (1, 9))
+    base = dict(ours._tensors)
+    adapters_ = [
+        {name: tensor for name, tensor in both(PLAIN, rank)[0]._tensors.items() if name not in base}
+        for rank in (32, 64)
+    ]
+    places = {name: tensor.data_ptr() for name, tensor in base.items()}
+
+    def logits(model: PackedTransformer) -> torch.Tensor:
+        return model(ids, model.new_cache(1, 16), wanted=None)
+
+    for added in (*adapters_, {}, adapters_[0]):
+        ours.adapt(added)
+        expected = logits(PackedTransformer(PLAIN, base | added, positions=512))
+        assert torch.equal(logits(ours), expected)
+    name = next(iter(added))
+    with pytest.raises(ModelError, match="does not fit"):
+        ours.adapt({**added, name: added[name][:, 40:].contiguous()})
+    assert torch.equal(logits(ours), expected), "as before"
+    assert places == {name: ours._tensors[name].data_ptr() for name in places}, "nothing was copied"
+
+
 def test_a_model_that_does_not_divide_is_not_packed() -> None:
     assert fits(PLAIN)
     assert not fits(replace(PLAIN, intermediate_size=225))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -11,11 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import TypeAdapter
+from safetensors.torch import save
 
-from llmos.engine import native, prepared
+from llmos.engine import native, prepared, store
+from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
 from llmos.engine.prefix import FILE
-from llmos.messages import Delta, Example, Failed, FromPlanner, Ready, Stop, Teach, Think, Thought, ToolSpec
+from llmos.messages import (
+    Adapt,
+    Delta,
+    Example,
+    Failed,
+    FromPlanner,
+    Ready,
+    Stop,
+    Teach,
+    Think,
+    Thought,
+    ToolSpec,
+)
 from llmos.wire import FrameSocket
 
 FRAME: TypeAdapter[Ready | Delta | Thought | Failed] = TypeAdapter(FromPlanner)
@@ -140,6 +157,50 @@ def test_what_does_not_fit_is_refused_with_its_numbers(worker: Peer, ready: Read
     assert failed.error["data"]["kind"] == "TooLong"  # a UsageError, by which another route may be taken
     assert "20000 tokens" in failed.error["message"] or "20001 tokens" in failed.error["message"]
     assert failed.error["data"]["next_step"]
+
+
+@pytest.mark.weights
+def test_an_adapter_comes_and_goes_beside_the_same_weights(
+    isolated_home: Path, tmp_path: Path, worker: Peer, ready: Ready
+) -> None:
+    mine = _adapter(tmp_path / "mine")
+    file = isolated_home / ".config/llmos/config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f'[model]\nadapter = "{mine}"\n')
+    peer = Peer("tiny")
+    peer.send(Teach(tools=(READ, ANSWER)))
+    assert isinstance(peer.receive(), Ready)
+
+    def sureness(peer: Peer) -> float:
+        peer.send(Think(id="one", text="show b.txt", entries=("b.txt",)))
+        thought = peer.answer()
+        assert isinstance(thought, Thought), thought
+        return thought.confidence
+
+    with_mine = sureness(peer)
+    peer.send(Adapt(adapter=False))
+    without = sureness(peer)
+    peer.send(Adapt(adapter=str(mine)))
+    assert sureness(peer) == with_mine != without == sureness(worker)
+    peer.send(Adapt(adapter="nobody-made-it"))
+    assert peer.wire.receive() is None, "it makes room for one that can say what is wrong"
+    code, errors = peer.close()
+    assert code == 0 and "nobody-made-it" in errors
+
+
+def _adapter(folder: Path) -> Path:
+    """One for the tiny model that turns one matrix round."""
+    torch.manual_seed(3)
+    name = "blocks.29.feed_forward.down"
+    data = save({f"{name}.a": torch.randn(32, 1536) / 8, f"{name}.b": torch.randn(576, 32) / 8})
+    folder.mkdir()
+    (folder / WEIGHTS_FILE).write_bytes(data)
+    card = {
+        "base_sha256": store.sha256_of("tiny"), "sha256": hashlib.sha256(data).hexdigest(),
+        "alpha": 32, "rank": 32, "form": "examples", "shots": 1, "command_shots": 0,
+    }  # fmt: skip
+    (folder / CARD_FILE).write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in card.items()))
+    return folder
 
 
 @pytest.mark.weights
