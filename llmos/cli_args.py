@@ -135,7 +135,10 @@ def _tools(parser: Parser) -> None:
 
 
 def _daemon(parser: Parser) -> None:
-    parser.add_argument("action", nargs="?", choices=("stop",), help="stop the running daemon")
+    parser.add_argument(
+        "action", nargs="?", choices=("stop", "reload"),
+        help="stop the running daemon; or have it read settings, tools and policies anew",
+    )  # fmt: skip
     parser.add_argument("--socket", metavar="PATH", help="listen there instead of the usual place")
     parser.add_argument("--launcher", action="store_true", help=argparse.SUPPRESS)  # by units of systemd
     parser.add_argument("--planner", action="store_true", help=argparse.SUPPRESS)
@@ -216,7 +219,9 @@ VERBS: dict[str, Verb] = {
     **cli_args_cloud.VERBS,
     **cli_args_shells.VERBS,
     **cli_args_programs.VERBS,
-    "daemon": Verb("run the daemon in the foreground, or stop it", "llmos daemon stop", _daemon),
+    "daemon": Verb(
+        "run the daemon in the foreground, stop it, or have it reload", "llmos daemon stop", _daemon
+    ),
 }
 
 OPTIONS_HELP = """\

@@ -107,9 +107,10 @@ def audit(options: argparse.Namespace) -> int:
 
 
 def daemon(options: argparse.Namespace) -> int:
-    """Serve in the foreground until a signal, or stop the one that runs."""
-    if options.action == "stop":
-        return stop_daemon(Path(options.socket) if options.socket else None)
+    """Serve in the foreground until a signal, or stop the one that runs, or have it read its files anew."""
+    if options.action:
+        act = stop_daemon if options.action == "stop" else reload_daemon
+        return act(Path(options.socket) if options.socket else None)
     from llmos.daemon import lean
 
     if options.launcher:
@@ -147,6 +148,22 @@ def _given(sock: socket.socket | None) -> socket.socket:
 
 def stop_daemon(path: Path | None) -> int:
     """End the daemon by a signal to the process that greeted us, and wait until it is gone."""
+    if pid := _running(path):
+        _signal(pid, signal.SIGTERM, "stop llmosd.socket llmosd", wait=True)
+        screen.say(f"stopped the llmos daemon (pid {pid})")
+    return 0
+
+
+def reload_daemon(path: Path | None) -> int:
+    """Have the running daemon read settings, tools and policies anew, as `systemctl reload` has it."""
+    if pid := _running(path):
+        _signal(pid, signal.SIGHUP, "reload llmosd", wait=False)
+        screen.say(f"the llmos daemon (pid {pid}) reads its files anew; what is wrong with one: llmos status")
+    return 0
+
+
+def _running(path: Path | None) -> int:
+    """The process of the daemon that greets us, or 0, and it is said that none does."""
     where = (path,) if path else paths.sockets()
     found = next((daemon for daemon in map(_answering, where) if daemon is not None), None)
     if found is None:
@@ -156,9 +173,7 @@ def stop_daemon(path: Path | None) -> int:
     found.close()
     if pid <= 1:
         raise DaemonUnreachable("the daemon did not say which process it is", "Stop it by hand: ps -C llmos")
-    _terminate(pid)
-    screen.say(f"stopped the llmos daemon (pid {pid})")
-    return 0
+    return pid
 
 
 def _answering(path: Path) -> Client | None:
@@ -171,22 +186,22 @@ def _answering(path: Path) -> Client | None:
         return None
 
 
-def _terminate(pid: int) -> None:
-    """SIGTERM through a pidfd, so that no other process can be hit should the pid be reused."""
+def _signal(pid: int, number: signal.Signals, instead: str, *, wait: bool) -> None:
+    """Through a pidfd, so that no other process can be hit should the pid be reused."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        signal.pidfd_send_signal(pidfd, number)
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        if not select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if wait and not select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise DaemonUnreachable(
                 f"the daemon (pid {pid}) did not stop within {STOP_TIMEOUT_S:g} s", f"Run: kill -9 {pid}"
             )
     except PermissionError as error:
         raise DaemonUnreachable(
-            f"the daemon (pid {pid}) is not yours to stop", "Run: sudo systemctl stop llmosd.socket llmosd"
+            f"the daemon (pid {pid}) is not yours", f"Run: sudo systemctl {instead}"
         ) from error
     finally:
         os.close(pidfd)

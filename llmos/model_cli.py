@@ -106,9 +106,7 @@ def _pull(options: argparse.Namespace) -> None:
 
 def _use(options: argparse.Namespace) -> None:
     print(f"llmos now uses {store.use(options.name)}")
-    print(
-        "a daemon that is running goes on with the old one; end it with: llmos daemon stop", file=sys.stderr
-    )
+    print("a daemon that is running goes on with the old one until: llmos daemon reload", file=sys.stderr)
 
 
 def _rm(options: argparse.Namespace) -> None:

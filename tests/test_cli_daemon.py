@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -239,19 +240,38 @@ def test_daemon_stop(llmos: Llmos, daemon: support.Daemon) -> None:
     assert llmos("status").returncode == 7
 
 
-def test_a_daemon_is_started_by_the_first_request_and_said_once(isolated_home: Path, tmp_path: Path) -> None:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "llmos", *words]
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+def own(*words: str) -> subprocess.CompletedProcess[str]:
+    """With the daemon that the first request starts."""
+    argv = [sys.executable, "-m", "llmos", *words]
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
 
+
+def test_a_daemon_is_started_by_the_first_request_and_said_once(isolated_home: Path) -> None:
     try:
-        first = run("call", "shell.run", "--args", '{"command": "ls"}', "--plan")
-        second = run("call", "shell.run", "--args", '{"command": "ls"}', "--plan")
+        first = own("call", "shell.run", "--args", '{"command": "ls"}', "--plan")
+        second = own("call", "shell.run", "--args", '{"command": "ls"}', "--plan")
         assert first.returncode == second.returncode == 0, first.stderr
         assert "started the llmos daemon (pid " in first.stderr
         assert "started" not in second.stderr
     finally:
-        assert run("daemon", "stop").returncode == 0
+        assert own("daemon", "stop").returncode == 0
+
+
+def test_daemon_reload(isolated_home: Path) -> None:
+    def status() -> dict[str, Any]:
+        return json.loads(own("status", "--json").stdout)  # type: ignore[no-any-return]
+
+    try:
+        own("call", "shell.run", "--args", '{"command": "ls"}', "--plan")
+        before = status()
+        (isolated_home / ".config/llmos/config.toml").write_text('policy = "readonly"\n')
+        assert f"pid {before['pid']}" in own("daemon", "reload").stderr
+        deadline = time.monotonic() + 20
+        while (after := status())["policy"] != "readonly":
+            assert time.monotonic() < deadline
+        assert before["policy"] == "default" and after["pid"] == before["pid"]
+    finally:
+        own("daemon", "stop")
 
 
 @pytest.mark.sandbox

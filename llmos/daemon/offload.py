@@ -53,6 +53,7 @@ class _Try:
     backend: str
     entry: int  # in the ledger
     carrier: Carrier
+    max_prompt_tokens: int
     ended: Attempted | None = None
     cost: Cost = NOTHING
 
@@ -326,7 +327,7 @@ class Offload:
         entry = await asyncio.to_thread(
             self.ledger.reserve, uid=grant.job.caller.uid, request=grant.job.id, backend=backend, most=most
         )
-        one = grant.tries[number] = _Try(backend, entry, carrier, cost=most)
+        one = grant.tries[number] = _Try(backend, entry, carrier, offer.max_prompt_tokens, cost=most)
         try:
             return await carrier.open(self.backends[backend])
         except OSError:
@@ -342,6 +343,10 @@ class Offload:
         one = grant.tries.get(ended.dial) if grant else None
         if one is None or one.ended is not None:
             return
+        if (
+            ended.ok and not ended.prompt_tokens
+        ):  # a server that does not count: as many as there can have been
+            ended = ended.model_copy(update={"prompt_tokens": one.max_prompt_tokens})
         one.ended = ended
         one.carrier.cut()
         if ended.ok:

@@ -125,6 +125,19 @@ def ask(shared: Asked, lab: Backend) -> Asked:
 # --- whose word it is ---------------------------------------------------------------------------
 
 
+def test_what_a_server_does_not_count_is_counted_at_its_most(
+    ask: Asked, lab: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.says = lambda body: calls(("answer", {"text": "fine"}))
+    monkeypatch.setattr(lab, "usage", False)
+    before = ask.client.result("usage")["left"]["day_usd"]
+    assert ask("how is it", route="cloud")["status"] == "done"
+    (attempt,) = ask.journal("receipt")[-1]["attempts"]
+    assert attempt["prompt_tokens"] >= len(lab.raw) // 2 and attempt["reply_tokens"] > 0
+    assert attempt["usd"] > 1e-6 * len(lab.raw) // 2
+    assert ask.client.result("usage")["left"]["day_usd"] == pytest.approx(before - attempt["usd"])
+
+
 def test_what_leaves_and_comes_back(ask: Asked, lab: Backend) -> None:
     lab.says = lambda body: calls(("answer", {"text": "I wrote to EMAIL_1 with SECRET_1."}))
     token = "ghp_" + "a1B2" * 9
