@@ -26,7 +26,7 @@ from typing import Any
 import llmos
 from llmos import config, paths, wire
 from llmos.config import Settings
-from llmos.daemon import fairness, listening, rpc, shares, systemd
+from llmos.daemon import fairness, lean, listening, rpc, shares, systemd
 from llmos.daemon.broker import Broker
 from llmos.daemon.connection import Connection
 from llmos.daemon.methods import Methods
@@ -72,6 +72,7 @@ class Server:
     async def _start_up(self, sock: socket.socket) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(fairness.Threads())
+        lean.answer_promptly()
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: embedded
                 loop.add_signal_handler(number, self.stop)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -391,3 +393,24 @@ def test_another_user_is_refused_even_where_the_mode_would_let_them(daemon: Daem
     answer = json.loads(tried.stdout)
     assert answer["error"]["data"]["kind"] == "Denied"
     assert "65534" in answer["error"]["message"]
+
+
+def slices_ns(pid: int) -> list[int]:
+    """Of a process's threads, the first one first, what each asked of the scheduler (sched_getattr(2))."""
+    libc, found = ctypes.CDLL(None, use_errno=True), []
+    for thread in sorted(int(name) for name in os.listdir(f"/proc/{pid}/task")):
+        asked = ctypes.create_string_buffer(56)
+        number = {"x86_64": 315, "aarch64": 275, "riscv64": 275}[os.uname().machine]
+        assert libc.syscall(number, thread, asked, 56, 0) == 0
+        found.append(struct.unpack_from("=IIQiIQ", asked.raw)[5])
+    return found
+
+
+def test_who_talks_to_everybody_gets_short_turns_and_nobody_else_does(daemon: Daemon) -> None:
+    with daemon.connect() as client:
+        assert client.result("status")["pid"] == daemon.process.pid
+        first, *others = slices_ns(daemon.process.pid)
+        default = slices_ns(os.getpid())[0]
+        # Before Linux 6.12 the slice is nobody's to choose.
+        assert first == (200_000 if default else 0)
+        assert set(others) == {default}
