@@ -8,6 +8,7 @@ Ctrl-C cancels the running request and never the shell; Ctrl-D leaves. What a li
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -263,6 +264,8 @@ class Shell:
         """What the daemon has: tools for completion, model and policy for the toolbar. Raises LlmosError."""
         self._toolbar = toolbar(self._actions.question("status", {}, say))
         self._session.app.invalidate()  # drawn anew, from whichever thread
+        with contextlib.suppress(LlmosError):  # an older daemon does not know it
+            self._actions.question("wake", {}, say)  # the model loads while the person types
         found = self._actions.question("tools", {}, say)
         self._specs = found.get("tools") or found.get("value") or []
 

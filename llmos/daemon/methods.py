@@ -128,6 +128,7 @@ class Methods:
             "call": self.call,
             "translate": self.translate,
             "tools": self.tools,
+            "wake": self.wake,
             "policy.check": self.policy_check,
             "policy.explain": self.policy_explain,
             "policy.list": self.policy_list,
@@ -164,6 +165,7 @@ class Methods:
     async def translate(self, params: JsonObject, client: Connection) -> JsonObject:
         read = parsed(TranslateParams, params)
         given = RequestParams.model_validate(read.model_dump(exclude={"text"}))
+        self._broker.planner.wake()
         async with self.session(given, read.text, (), client) as session:
             thought = await session.translate()
         return {"command": thought.command, "confidence": thought.confidence, "route": thought.route}
@@ -172,6 +174,8 @@ class Methods:
         if params.detach and params.consent == "interactive":
             raise UsageError("nobody could answer a detached request", "Use consent `none` or `yes`.")
         text, calls = _words(params)
+        if not calls and params.route != "cloud":
+            self._broker.planner.wake()  # while what the request needs besides is read
         async with self.session(params, text, calls, client) as session:
             result = await session.run()
         return result.model_dump(mode="json")
@@ -243,6 +247,12 @@ class Methods:
         hands = await self._broker.hands()
         told = hands.catalog.describe()
         return {"tools": [{key: value for key, value in tool.items() if key != "file"} for tool in told]}
+
+    async def wake(self, params: JsonObject, client: Connection) -> JsonObject:
+        """Start loading the model: a person is about to ask. Returns at once."""
+        parsed(NoParams, params)
+        self._broker.planner.wake()
+        return {"ok": True}
 
     async def policy_check(self, params: JsonObject, client: Connection) -> JsonObject:
         """The verdict on a command or a call; nothing runs."""

@@ -62,6 +62,7 @@ METHODS: Mapping[str, tuple[type[BaseModel], JsonObject]] = {
     "cancel": (methods.CancelParams, _OK),
     "status": (methods.NoParams, _OBJECT),
     "subscribe": (methods.NoParams, _OK),
+    "wake": (methods.NoParams, _OK),
     "tools": (methods.NoParams, _object(tools={"type": "array", "items": _TOOL})),
     "history": (methods.HistoryParams, _object(entries={"type": "array", "items": _OBJECT})),
     "policy.check": (methods.CheckParams, _VERDICT),

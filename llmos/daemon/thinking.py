@@ -20,7 +20,7 @@ from llmos.config import THINK_AT_ONCE, ModelSettings
 from llmos.daemon import supervisor
 from llmos.daemon.fairness import Turns, serving
 from llmos.daemon.link import Link, LinkLost
-from llmos.errors import Cancelled, PlannerDied
+from llmos.errors import Cancelled, LlmosError, PlannerDied
 from llmos.messages import Adapt, JsonObject, Stop, Teach, Think, Thought, ToolSpec
 from llmos.waiting import done_or_set
 
@@ -44,7 +44,7 @@ class Planner:
     ) -> None:
         self._settings = settings
         self._argv = tuple(worker_argv)
-        self._tools: tuple[ToolSpec, ...] = ()
+        self._tools: tuple[ToolSpec, ...] | None = None  # not known yet: a worker loads once they are
         self._link: Link | None = None
         self._turn = Turns(THINK_AT_ONCE)
         self._thinking = 0  # requests that the worker is on
@@ -53,6 +53,7 @@ class Planner:
         self._again = asyncio.Lock()  # second tries: what kills the worker is to kill none but itself
         self._turns: set[asyncio.Task[Thought]] = set()
         self._idle: asyncio.TimerHandle | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._outdated = False
         self._crashes = _Crashes()
 
@@ -63,6 +64,22 @@ class Planner:
         self._tools = tools
         if self._link is not None and not self._link.lost:
             self._link.send(Teach(tools=tools))
+
+    def wake(self) -> None:
+        """Start a worker, for somebody is about to ask; nothing where there is one, or is about to be."""
+        alive = self._link is not None and not self._link.lost
+        if not alive and not self._starting.locked() and not self._turn.locked():
+            self._waking = asyncio.create_task(self._wake())
+
+    async def _wake(self) -> None:
+        try:
+            await self._alive()
+        except LinkLost as lost:
+            self._crashes.count(lost)
+        except LlmosError as error:
+            log.info("the planner was to be ready early, and is not: %s", error)  # who asks is told
+        if not self._thinking:
+            await self._at_rest()
 
     async def think(
         self, think: Think, *, cancel: asyncio.Event, on_start: OnStart, on_delta: OnDelta
@@ -96,6 +113,8 @@ class Planner:
         """End the worker; waiting requests fail."""
         if self._idle is not None:
             self._idle.cancel()
+        if self._waking is not None:
+            self._waking.cancel()
         for turn in self._turns:
             turn.cancel()
         await self._unload()
@@ -150,6 +169,8 @@ class Planner:
             if cancel.is_set():
                 raise _cancelled()
             try:
+                if self._tools is None:
+                    self.teach(())
                 async with self._again if last_try else nullcontext():
                     link = await self._alive()
                     on_start()
@@ -201,7 +222,8 @@ class Planner:
     async def _start(self) -> Link:
         self._crashes.check()
         link = self._link = await Link.start(self._argv, self._settings)
-        link.send(Teach(tools=self._tools))
+        if self._tools is not None:
+            link.send(Teach(tools=self._tools))
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 await link.ready

@@ -1,6 +1,6 @@
 """The planner's process: `python -m llmos.planner.worker --fd N`, frames in and frames out.
 
-    wait for the first frame -> imports -> build the kernels, once -> confine_files -> load -> confine_calls
+    imports -> wait for the first frame -> build the kernels, once -> confine_files -> load -> confine_calls
     -> Ready -> turns
 
 A few threads think, each about one request, and take turns pass by pass, so that a long answer keeps no short
@@ -55,6 +55,7 @@ class Worker:
     def run(self) -> int:
         """Serve until the socket ends; returns the exit code."""
         try:
+            _import()  # the broker starts us as early as it can, before it has the tools
             if not self._read():  # loading waits for the first word, and confinement for no thread
                 return 0
             self._first = self._inbox.get_nowait() if not self._inbox.empty() else None
@@ -78,7 +79,7 @@ class Worker:
         path = store.resolve(model.name)
         self._base = store.sha256_of(model.name)
         adapter = adapters.chosen(model.adapter, self._base)
-        from llmos.engine.engine import Engine  # torch makes a temporary folder, but no thread yet
+        from llmos.engine.engine import Engine
         from llmos.planner.loop import Loop
 
         if model.dtype in ("auto", "packed"):
@@ -186,6 +187,12 @@ class Worker:
     def _send(self, message: Message) -> None:
         with self._sending:
             self._wire.send(message.model_dump(mode="json"))
+
+
+def _import() -> None:
+    """The libraries, which take longest; torch makes a temporary folder, but no thread yet."""
+    import llmos.engine.engine
+    import llmos.planner.loop  # noqa: F401
 
 
 def _weights(path: Path) -> tuple[Path, ...]:

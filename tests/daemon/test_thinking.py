@@ -166,6 +166,39 @@ def test_new_settings_wait_for_what_is_being_thought_about(run: Callable[..., An
     run({"slow": {**ANSWER, "delay_s": 0.3}, "fast": ANSWER}, test)
 
 
+def test_a_worker_is_woken_before_anybody_asks_and_before_the_tools_are_known(
+    run: Callable[..., Any],
+) -> None:
+    async def test(bench: Bench) -> None:
+        bench.planner.wake()
+        bench.planner.wake()
+        while bench.planner.status()["state"] == "unloaded":
+            await asyncio.sleep(0.01)
+        first = bench.pid()
+        bench.planner.teach(())
+        assert (await bench.think("fast")).understood
+        bench.planner.wake()
+        assert bench.pid() == first
+        assert bench.planner.status()["crashes_in_a_row"] == 0
+
+    run({"fast": ANSWER}, test)
+
+
+def test_who_was_woken_for_nothing_leaves_again(run: Callable[..., Any]) -> None:
+    async def test(bench: Bench) -> None:
+        bench.planner.configure(ModelSettings(idle_unload_s=0.2))
+        bench.planner.wake()
+        while bench.planner.status()["state"] != "ready":
+            await asyncio.sleep(0.01)
+        first = bench.pid()
+        async with asyncio.timeout(20):
+            while not gone(first):
+                await asyncio.sleep(0.01)
+        assert bench.planner.status()["state"] == "unloaded"
+
+    run({"fast": ANSWER}, test)
+
+
 def test_another_adapter_needs_no_other_worker(run: Callable[..., Any]) -> None:
     async def test(bench: Bench) -> None:
         await bench.think("fast")
