@@ -149,7 +149,7 @@ class Grounding:
 
     async def _in_pieces(self, said: str, text: str, shown: int) -> str:
         """Instead of words about how a long text begins. Raises TooLong."""
-        reading = pieces.Pieces(self._job.id, text, self._read, self._progress)
+        reading = pieces.Pieces(self._job.thought_id, text, self._read, self._progress)
         if self.of_data:
             return await reading.answer(self._job.text)
         if pieces.asks_for_summary(self._job.text):

@@ -11,14 +11,14 @@ import base64
 import binascii
 import os
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from llmos.errors import UsageError
 from llmos.guard import places
 from llmos.guard.caller import as_caller
-from llmos.messages import Ask, Caller, Consent, Pin, Route, ToolCall
+from llmos.messages import Ask, Caller, Consent, Pin, Route, ToolCall, new_id
 
 MAX_DATA_BYTES = 8 << 20
 HEAD_LINES = 20
@@ -52,6 +52,8 @@ class Job:
     rules: str = ""  # of this request alone: the text of a policy file, or the name of a shipped set
     route: Route = "auto"
     backend: str = ""  # the one cloud backend to ask
+    # What the planner and the courier know it by: `id` is its user's own, and another's may be the same.
+    thought_id: str = field(default_factory=new_id)
 
     @property
     def unattended(self) -> bool:

@@ -261,7 +261,7 @@ class Session(Stepwise):
         if label and self._thought.route != "local":
             raise Ended("failed", f"It goes no further: {label}.")
         self._heard = True
-        told = {"id": f"{self.job.id}.{thoughts}", "taken": stepping.taken(steps)}
+        told = {"id": f"{self.job.thought_id}.{thoughts}", "taken": stepping.taken(steps)}
         think = (await self._words("ask")).model_copy(update=told)
         try:
             thought = await self._routing.go_on(think, self._thought, cancel=self._cancelled, label=label)
@@ -323,7 +323,7 @@ class Session(Stepwise):
         """The request as models are given it."""
         names = await asyncio.to_thread(request.entries, self.job.cwd, self.job.caller)
         return Think(
-            id=self.job.id,
+            id=self.job.thought_id,
             text=self.job.text,
             mode=mode,
             cwd=self.job.cwd,

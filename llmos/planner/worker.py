@@ -179,7 +179,7 @@ class Worker:
             self._send(Failed(id=think.id, error=_reported(error, "thinking failed").to_rpc()))
         else:
             self._send(thought)
-        del self._cancels[think.id]
+        self._cancels.pop(think.id, None)  # a name that is used again may be the next one's already
 
     def _say(self, think_id: str, text: str) -> None:
         self._send(Delta(id=think_id, text=text))

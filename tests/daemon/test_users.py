@@ -20,7 +20,12 @@ from .shared import ANN, BOB, MALLORY, Shared
 from .support import Client
 
 pytestmark = [pytest.mark.root, pytest.mark.sandbox]
-SCRIPT = {"slow": {"command": "true", "delay_s": 1.2}, "*": {"command": "true"}}
+SCRIPT = {
+    "slow": {"command": "true", "delay_s": 1.2},
+    "ann's": {"command": "echo ann", "delay_s": 0.6},
+    "bob's": {"command": "echo bob", "delay_s": 0.3},
+    "*": {"command": "true"},
+}
 IN_TIME_S = 3.0  # on a machine that does other things as well; unprotected, it was more than twenty
 
 
@@ -182,6 +187,14 @@ def test_the_model_goes_round_among_users(machine: Shared) -> None:
         began = time.monotonic()
         assert ann.result("translate", text="quick", cwd="/", id="m3")["command"] == "true"
         assert time.monotonic() - began < 3.0  # all of mallory's, three at a time, would take 6.4
+
+
+def test_who_names_a_request_as_somebody_else_has_gets_an_answer_of_their_own(machine: Shared) -> None:
+    with machine.client(BOB) as bob, machine.client(ANN) as ann:
+        first = ann.send("translate", text="ann's", cwd="/", id="same")
+        second = bob.send("translate", text="bob's", cwd="/", id="same")
+        assert bob.reply(second)["result"]["command"] == "echo bob"
+        assert ann.reply(first)["result"]["command"] == "echo ann"
 
 
 # --- floods ---------------------------------------------------------------------------------------

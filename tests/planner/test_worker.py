@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -171,8 +172,10 @@ def test_an_adapter_comes_and_goes_beside_the_same_weights(
     peer.send(Teach(tools=(READ, ANSWER)))
     assert isinstance(peer.receive(), Ready)
 
+    names = map(str, itertools.count())
+
     def sureness(peer: Peer) -> float:
-        peer.send(Think(id="one", text="show b.txt", entries=("b.txt",)))
+        peer.send(Think(id=next(names), text="show b.txt", entries=("b.txt",)))
         thought = peer.answer()
         assert isinstance(thought, Thought), thought
         return thought.confidence
