@@ -14,6 +14,8 @@ import sys
 import types
 from pathlib import Path
 
+from llmos.guard import kernel
+
 
 def leave_out() -> None:
     """All that the broker does without; while it starts, the search for garbage, of which there is none."""
@@ -59,7 +61,8 @@ def answer_promptly() -> None:
         # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         asked = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, _SLICE_NS, 0, 0)
-        ctypes.CDLL(None).syscall(ctypes.c_long(number), ctypes.c_long(0), asked, ctypes.c_long(0))
+        with contextlib.suppress(OSError):
+            kernel.syscall("sched_setattr", number, 0, asked, 0)
 
 
 _MADV_DONTNEED = 4  # mman.h

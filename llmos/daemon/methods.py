@@ -165,7 +165,8 @@ class Methods:
     async def translate(self, params: JsonObject, client: Connection) -> JsonObject:
         read = parsed(TranslateParams, params)
         given = RequestParams.model_validate(read.model_dump(exclude={"text"}))
-        self._broker.planner.wake()
+        if read.route != "cloud":
+            self._broker.planner.wake()
         async with self.session(given, read.text, (), client) as session:
             thought = await session.translate()
         return {"command": thought.command, "confidence": thought.confidence, "route": thought.route}

@@ -343,9 +343,8 @@ class Offload:
         one = grant.tries.get(ended.dial) if grant else None
         if one is None or one.ended is not None:
             return
-        if (
-            ended.ok and not ended.prompt_tokens
-        ):  # a server that does not count: as many as there can have been
+        if ended.ok and not ended.prompt_tokens:
+            # A server that does not count: as many as there can have been.
             ended = ended.model_copy(update={"prompt_tokens": one.max_prompt_tokens})
         one.ended = ended
         one.carrier.cut()

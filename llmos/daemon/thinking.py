@@ -62,13 +62,12 @@ class Planner:
     def teach(self, tools: tuple[ToolSpec, ...]) -> None:
         """Set the tools in force; a running worker hears of them before its next request."""
         self._tools = tools
-        if self._link is not None and not self._link.lost:
-            self._link.send(Teach(tools=tools))
+        if link := self._living:
+            link.send(Teach(tools=tools))
 
     def wake(self) -> None:
         """Start a worker, for somebody is about to ask; nothing where there is one, or is about to be."""
-        alive = self._link is not None and not self._link.lost
-        if not alive and not self._starting.locked() and not self._turn.locked():
+        if not (self._living or self._starting.locked() or self._turn.locked()):
             self._waking = asyncio.create_task(self._wake())
 
     async def _wake(self) -> None:
@@ -101,8 +100,8 @@ class Planner:
             return
         same_weights = settings.model_copy(update={"adapter": self._settings.adapter}) == self._settings
         self._settings = settings
-        if same_weights and self._link is not None and not self._link.lost:
-            self._link.send(Adapt(adapter=settings.adapter))
+        if same_weights and (link := self._living):
+            link.send(Adapt(adapter=settings.adapter))
             return
         if self._turn.locked():
             self._outdated = True
@@ -120,13 +119,12 @@ class Planner:
         await self._unload()
 
     def status(self) -> JsonObject:
-        link = self._link
-        alive = link is not None and not link.lost
-        ready = link.ready_frame if link is not None and alive else None
-        state = "unloaded" if not alive else "loading" if ready is None else "ready"
+        link = self._living
+        ready = link.ready_frame if link else None
+        state = "unloaded" if not link else "loading" if ready is None else "ready"
         return {
             "state": "thinking" if state == "ready" and self._turn.locked() else state,
-            "pid": link.pid if link is not None and alive else None,
+            "pid": link.pid if link else None,
             "model": ready.model if ready else self._settings.name,
             "load_ms": ready.load_ms if ready else None,
             "resident_bytes": ready.resident_bytes if ready else 0,
@@ -169,8 +167,6 @@ class Planner:
             if cancel.is_set():
                 raise _cancelled()
             try:
-                if self._tools is None:
-                    self.teach(())
                 async with self._again if last_try else nullcontext():
                     link = await self._alive()
                     on_start()
@@ -212,12 +208,15 @@ class Planner:
 
     # --- the worker's life ---
 
+    @property
+    def _living(self) -> Link | None:
+        """The worker that there is, loaded or about to be."""
+        return self._link if self._link is not None and not self._link.lost else None
+
     async def _alive(self) -> Link:
         """A worker that is loaded. Raises LinkLost, ModelError, or PlannerDied while backing off."""
         async with self._starting:
-            if self._link is not None and not self._link.lost:
-                return self._link
-            return await self._start()
+            return self._living or await self._start()
 
     async def _start(self) -> Link:
         self._crashes.check()

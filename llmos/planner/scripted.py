@@ -13,7 +13,7 @@ person's own is near to. An action is an object with any of
     said        what tell mode says of a text: {"WORD": "…"} for one that has the word, "*" for others
     text        streamed before the answer, word by word
     delay_s     think for so long; a stop ends it, unless `deaf` is true
-    die         "exit", "kill", "leave" (exit with 0), "once:FILE": killed unless FILE is there, and make it
+    die         "exit", "kill", or "once:FILE": be killed unless FILE exists, and create it first
     raw         send these bytes instead of a frame
     error       {"kind": …, "message": …, "next_step": …} instead of an answer
 
@@ -138,8 +138,8 @@ def _thought(think: Think, action: Action) -> Thought:
 
 
 def _die(how: str) -> None:
-    if how in ("exit", "leave"):
-        os._exit(3 if how == "exit" else 0)
+    if how == "exit":
+        os._exit(3)
     once = Path(how.removeprefix("once:")) if how.startswith("once:") else None
     if how == "kill" or (once is not None and not once.exists()):
         if once is not None:

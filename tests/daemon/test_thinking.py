@@ -57,6 +57,8 @@ def run(tmp_path: Path) -> Callable[..., Any]:
         script: dict[str, Any],
         test: Callable[[Bench], Coroutine[Any, Any, Any]],
         argv: list[str] | None = None,
+        *,
+        taught: bool = True,
         **model: Any,
     ) -> Any:
         file = tmp_path / "script.json"
@@ -64,6 +66,8 @@ def run(tmp_path: Path) -> Callable[..., Any]:
 
         async def main() -> Any:
             bench = Bench(Planner(ModelSettings(**model), worker_argv=argv or [*SCRIPTED, str(file)]))
+            if taught:
+                bench.planner.teach(())
             try:
                 return await test(bench)
             finally:
@@ -181,7 +185,7 @@ def test_a_worker_is_woken_before_anybody_asks_and_before_the_tools_are_known(
         assert bench.pid() == first
         assert bench.planner.status()["crashes_in_a_row"] == 0
 
-    run({"fast": ANSWER}, test)
+    run({"fast": ANSWER}, test, taught=False)
 
 
 def test_who_was_woken_for_nothing_leaves_again(run: Callable[..., Any]) -> None:
@@ -206,14 +210,12 @@ def test_another_adapter_needs_no_other_worker(run: Callable[..., Any]) -> None:
         bench.planner.configure(ModelSettings(adapter=False))
         assert (await bench.think("fast")).understood
         assert bench.pid() == first
-        bench.planner.configure(
-            ModelSettings(adapter="mine")
-        )  # the scripted one cannot have it beside its weights
+        bench.planner.configure(ModelSettings(adapter="mine"))  # this one it cannot have beside its weights
         assert (await bench.think("fast")).understood
         assert bench.pid() != first
         assert bench.planner.status()["crashes_in_a_row"] == 0
 
-    run({"fast": ANSWER, "adapter mine": {"die": "leave"}}, test)
+    run({"fast": ANSWER, "adapter mine": {"die": "exit"}}, test)
 
 
 def test_a_worker_killed_in_the_middle_costs_one_retry_and_nothing_else(
