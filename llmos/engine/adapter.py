@@ -95,18 +95,18 @@ def merged(weight: Tensor, low: Tensor, high: Tensor, scale: float) -> Tensor:
     return torch.addmm(weight.float(), high.float(), low.float(), alpha=scale).to(weight.dtype)
 
 
-def packed(adapter: Adapter, matrices: Collection[str]) -> dict[str, Tensor]:
+def packed(adapter: Adapter, held: Collection[str]) -> dict[str, Tensor]:
     """`NAME.low` and `NAME.high` in 7-bit blocks for `engine.packed`, the scale in `high`.
 
-    The rank is filled up to whole groups. Raises ModelError for an adapter that cannot be read, or that names
-    what is not among `matrices`.
+    The rank is filled up to whole groups. `held` names the model's tensors. Raises ModelError for an adapter
+    that cannot be read, or that names a matrix the model has not.
     """
     import torch.nn.functional as F
 
     from llmos.engine.groups import GROUP, pack, rounded
 
     made: dict[str, Tensor] = {}
-    parts = tensors(adapter)
+    parts, matrices = tensors(adapter), {name.split(".weight.")[0] for name in held}
     try:
         for name in sorted({key[:-2] for key in parts}):
             if name not in matrices:

@@ -59,7 +59,7 @@ class Engine:
         prefix: Prefix | None = None,
     ) -> None:
         self.name = name
-        self._path: Path | None = None  # of the weights, where they were loaded from a file
+        self._beside: Path | None = None  # of the weights, where an adapter can be changed beside them
         self.model = model
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
@@ -90,7 +90,8 @@ class Engine:
         native.start(threads)
         tokens = min(context_tokens, model.config.max_positions)
         engine = cls(path.stem, model, tokenizer, tokens, _prefix(path, model, adapter))
-        engine._path = path
+        quantised = path.is_dir() and read_origin(path) is not None  # an adapter went in before rounding
+        engine._beside = path if model.exact and not quantised else None
         log.info("%s: %s weights, %d threads", path.name, engine.form, threads)
         return engine
 
@@ -104,12 +105,10 @@ class Engine:
 
         Raises ModelError where the adapter does not fit, or is inside the weights: then load them again.
         """
-        inside = self._path is None or (self._path.is_dir() and read_origin(self._path) is not None)
-        if inside or not isinstance(self.model, PackedTransformer):
+        if self._beside is None or not isinstance(self.model, PackedTransformer):
             raise ModelError("an adapter is inside these weights", "Load the model again.")
-        self.model.adapt(adapters.packed(adapter, self.model.matrices) if adapter else {})
-        assert self._path is not None
-        self._prefix = _prefix(self._path, self.model, adapter)
+        self.model.adapt(adapters.packed(adapter, self.model.tensors) if adapter else {})
+        self._prefix = _prefix(self._beside, self.model, adapter)
         self.forget()
 
     def forget(self) -> None:

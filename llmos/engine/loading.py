@@ -102,7 +102,7 @@ def _read(
             prepared.save(kept_at(path, chosen, inside), *found)
     config, tensors, tokenizer = found
     if adapter is not None and inside is None:
-        tensors = tensors | adapters.packed(adapter, {name.split(".weight.")[0] for name in tensors})
+        tensors = tensors | adapters.packed(adapter, tensors)
     return chosen, config, tensors, tokenizer
 
 

@@ -66,9 +66,9 @@ class PackedTransformer:
         self._build()
 
     @property
-    def matrices(self) -> frozenset[str]:
-        """The names that an adapter may know them by."""
-        return frozenset(name.split(".weight.")[0] for name in self._tensors)
+    def tensors(self) -> Mapping[str, Tensor]:
+        """By name, those of an adapter among them."""
+        return self._tensors
 
     def adapt(self, additions: Mapping[str, Tensor]) -> None:
         """Another adapter's narrow matrices (`adapter.packed`) beside the same weights, or none.
