@@ -90,7 +90,7 @@ class Linear(nn.Linear):
         pass
 
     def forward(self, x: Tensor) -> Tensor:
-        slow = x.dtype is torch.bfloat16 and not _multiplies_bfloat16() and not torch.is_grad_enabled()
+        slow = x.dtype is torch.bfloat16 and not multiplies_bfloat16() and not torch.is_grad_enabled()
         if not slow or x.numel() < _MANY_ROWS * x.shape[-1]:
             return super().forward(x)
         wide = x.float()
@@ -104,7 +104,7 @@ _UNPACKED = 1 << 25  # elements at a time; only the output matrix is larger
 
 
 @cache
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
     """AVX512-BF16 or AMX, or their like on ARM, as the kernel reports them."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()

@@ -64,15 +64,18 @@ class Tokenizer:
         eos_ids: frozenset[int],
         chat_template: str,
         variables: Mapping[str, str],
+        kept_pieces: Callable[[], list[bytes] | None] = lambda: None,
     ) -> None:
+        """`kept_pieces` reads what `pieces` would have to find out, where that is kept."""
         self.hf = hf
         self.vocab_size = vocab_size
         self.eos_ids = eos_ids
         self._chat_template = chat_template
         self._variables = dict(variables)
+        self._kept_pieces = kept_pieces
 
     def settings(self) -> dict[str, Any]:
-        """All but the `tokenizers` object, as JSON values: the constructor's other arguments."""
+        """The constructor's arguments, all but the `tokenizers` object and the pieces, as JSON values."""
         return {
             "vocab_size": self.vocab_size,
             "eos_ids": sorted(self.eos_ids),
@@ -89,6 +92,8 @@ class Tokenizer:
 
     def pieces(self) -> list[bytes] | None:
         """Each id's bytes, for logits' rows without a token empty; None where the alphabet is not GPT-2's."""
+        if (kept := self._kept_pieces()) is not None:
+            return kept
         if not isinstance(self.hf.decoder, decoders.ByteLevel):
             return None
         alphabet = str.maketrans({letter: chr(byte) for letter, byte in _byte_alphabet().items()})

@@ -9,6 +9,7 @@ read: in the first request they come from disk (`engine.prefix`), so a machine's
 from __future__ import annotations
 
 import argparse
+import gc
 import threading
 import time
 
@@ -31,6 +32,7 @@ class Stages:
 
 def run(model: str) -> list[dict[str, Value]]:
     stages = Stages()
+    gc.disable()  # as the planner does while it loads
     import torch  # noqa: F401
 
     stages.end("import torch")
@@ -52,6 +54,8 @@ def run(model: str) -> list[dict[str, Value]]:
     tools = calls.specs()
     stages.end("(manifests: the broker's work)")
     loop.teach(tools)
+    gc.freeze()
+    gc.enable()
     stages.end("tools: grammar, index of examples")
     for number, say in (("first", "the five biggest files here"), ("second", "delete old.log")):
         think = Think(id=number, text=say, entries=calls.ENTRIES)

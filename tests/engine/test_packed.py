@@ -103,6 +103,10 @@ def test_forms_are_kept_side_by_side_until_the_file_changes(
     for place in (first, second):
         prepared.save(place, source.config, tensors, source.tokenizer)
     assert prepared.load(first) and prepared.load(second)
+    (second / "pieces.safetensors").unlink()  # as in a folder that was made before they were kept
+    for place in (first, second):
+        _, _, kept = prepared.load(place) or pytest.fail("it cannot be read")
+        assert kept.pieces() == source.tokenizer.pieces()
     os.utime(file, (1, 1))
     later = prepared.place(file, "packed")
     prepared.save(later, source.config, tensors, source.tokenizer)
