@@ -162,7 +162,7 @@ def _learn(options: argparse.Namespace, world: World) -> int:
 
 
 def _trainee(options: argparse.Namespace, source: Source, device: torch.device) -> Trainee | Whole:
-    config, tensors = source.config, weights.tensors(source, torch.bfloat16)
+    config, tensors = source.config, weights.tensors(source, tune_options.frozen(device))
     made: Trainee | Whole
     if options.mode == "full":
         made = Whole(config, tensors, positions=_POSITIONS, mixed=device.type == "cuda")

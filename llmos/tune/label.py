@@ -72,7 +72,7 @@ def _learn(given: argparse.Namespace) -> int:
     source = weights.open_source(store.resolve(given.model))
     train, valid = (samples(source.tokenizer, part, kinds) for part in (texts, held))
     whole = None
-    tensors = weights.tensors(source, torch.float32 if given.full else torch.bfloat16)
+    tensors = weights.tensors(source, torch.float32 if given.full else tune_options.frozen(device))
     heads = Heads(source.config.hidden_size, len(kinds), len(TAGS))
     if given.full:
         whole = Whole(source.config, tensors, positions=_POSITIONS, mixed=device.type == "cuda").to_device(
@@ -166,10 +166,12 @@ def _try(given: argparse.Namespace) -> int:
     heads = Heads(source.config.hidden_size, len(card["kinds"]), len(card["tags"]))
     heads.load_state_dict({n.removeprefix("heads."): t for n, t in tensors.items() if n.startswith("heads.")})
     learnt = {n.removeprefix("whole."): t for n, t in tensors.items() if n.startswith("whole.")}
-    network = Network(source.config, learnt or weights.tensors(source, torch.bfloat16), positions=_POSITIONS)
+    device = torch.device("cpu")
+    tensors = learnt or weights.tensors(source, tune_options.frozen(device))
+    network = Network(source.config, tensors, positions=_POSITIONS)
     some = samples(source.tokenizer, [Labelled(given.text, "", ())], card["kinds"])
-    add_features(network, some, torch.device("cpu"))
-    ((number, chance, tags),) = predict(Learning(heads, None), some, torch.device("cpu"))
+    add_features(network, some, device)
+    ((number, chance, tags),) = predict(Learning(heads, None), some, device)
     spans = spans_of(some[0].read.offsets, tags, card["tags"])
     said = {
         "kind": card["kinds"][number],

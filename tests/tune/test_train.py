@@ -28,6 +28,7 @@ from llmos.planner.choosing import Chooser
 from llmos.planner.loop import Loop
 from llmos.planner.retrieval import Retriever
 from llmos.toolbox import catalog
+from llmos.tune import options as tune_options
 from llmos.tune.chats import Composer, Sample, single
 from llmos.tune.lora import Trainee
 from llmos.tune.network import collate
@@ -371,3 +372,11 @@ def test_a_model_is_loaded_with_its_adapter_and_prompted_as_it_was_taught(
         assert torch.equal(dict(engine.model.named_parameters())[f"{name}.weight"], wanted)
     loop = Loop(first, context_tokens=2048, adapter=adapter)
     assert loop._form is prompt.PromptForm.SIGNATURES and loop._num_shots == 1
+
+
+def test_frozen_weights_are_narrow_only_where_they_are_multiplied_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune_options, "multiplies_bfloat16", lambda: False)
+    assert tune_options.frozen(CPU) is torch.float32
+    assert tune_options.frozen(torch.device("cuda")) is torch.bfloat16
+    monkeypatch.setattr(tune_options, "multiplies_bfloat16", lambda: True)
+    assert tune_options.frozen(CPU) is torch.bfloat16
