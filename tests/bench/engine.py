@@ -9,7 +9,9 @@ how many times as fast llmos is. Nothing is judged.
 A call is a request's prompt read and a tool call written under a grammar (`bench.calls`), each engine keeping
 what it has read of the prompt before, as they all do when they serve; transformers has no grammar and is left
 out there. llmos guesses by the manifests' examples, and the requests stand in none of them. `--calls 60`
-takes minutes. Beside other work `--threads 1` and the column of CPU time still say how much either computes.
+takes minutes. `--beside N`: N more calls beside a busy loop for each processor, and how many times the quiet
+time of the same engine they take (`x_busy`). Beside other work `--threads 1` and the column of CPU time still
+say how much either computes.
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -237,6 +242,7 @@ def compare(
     count: int,
     rounds: int,
     num_calls: int,
+    num_beside: int = 0,
     without: Sequence[str] = (),
 ) -> list[dict[str, Value]]:
     from llmos.engine.weights import open_source
@@ -245,7 +251,8 @@ def compare(
 
     tokenizer = open_source(file).tokenizer
     ids = tokenizer.encode(SENTENCE * (prompt_tokens // 8))[:prompt_tokens]
-    says = calls.requests(num_calls + 1)
+    says = calls.requests(num_calls + num_beside + 2)
+    random.Random(1).shuffle(says)  # quiet and busy calls of all kinds
     asked = dict(zip(says, calls.prompts(tokenizer, tools, says), strict=True))
     context = max(prompt_tokens + count, *(len(one) + calls.MAX_REPLY_TOKENS for one in asked.values())) + 8
     names = [name for name, (_, module) in PEERS.items() if find_spec(module) and name not in without]
@@ -259,12 +266,30 @@ def compare(
                 answer = server.ask(ids=ids, count=count)
                 if number:  # the first round warms up
                     taken[name].append(answer)
-        call_s = _calls({name: servers[name] for name in names if name != "transformers"}, asked)
+        callers = {name: servers[name] for name in names if name != "transformers"}
+        call_s = _calls(callers, dict(islice(asked.items(), num_calls + 1)))
+        with busy_loops(os.cpu_count() or 1 if num_beside else 0):
+            beside_s = _calls(callers, dict(islice(asked.items(), num_calls + 1, None))) if num_beside else {}
         rows = [_row(name, servers[name].loaded, taken[name], prompt_tokens, count) for name in names]
         for server in servers.values():
             server.close()
     rows[0]["first_s"] = first.loaded["load_s"]
-    return [row | _ratios(row, rows[0]) | _call_row(row, call_s) for row in rows] + _left_out(names)
+    return [
+        row | _ratios(row, rows[0]) | _call_row(row, call_s) | _beside_row(row, call_s, beside_s)
+        for row in rows
+    ] + _left_out(names)
+
+
+@contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """So many processes that never rest."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def _calls(servers: dict[str, Server], asked: dict[str, list[int]]) -> dict[str, list[dict[str, Any]]]:
@@ -292,6 +317,17 @@ def _call_row(row: dict[str, Value], calls_of: dict[str, list[dict[str, Any]]]) 
         "x_call_p95": _p95(wall) / _p95(base_wall),
         "x_call_cpu": statistics.median(cpu) / statistics.median(base_cpu),
     }
+
+
+def _beside_row(
+    row: dict[str, Value], quiet: dict[str, list[dict[str, Any]]], beside: dict[str, list[dict[str, Any]]]
+) -> dict[str, Value]:
+    """How many times its own quiet time a call takes beside busy loops."""
+    name = str(row["engine"])
+    if name not in beside:
+        return {}
+    slow, quick = (statistics.median(a["call_s"] for a in taken[name]) for taken in (beside, quiet))
+    return {"x_busy": slow / quick}
 
 
 def _p95(values: list[float]) -> float:
@@ -329,6 +365,9 @@ def main() -> None:
     parser.add_argument("--model", default="default", help="a name, a GGUF file")
     parser.add_argument("--quick", action="store_true", help="a short prompt, one round")
     parser.add_argument("--calls", type=int, default=10, help="requests that become calls")
+    parser.add_argument(
+        "--beside", type=int, default=0, help="as many more, beside a busy loop for each processor"
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--without", choices=PEERS, action="append", default=[], help="a peer to leave out")
     parser.add_argument("--serve", choices=PEERS, help=argparse.SUPPRESS)
@@ -343,6 +382,7 @@ def main() -> None:
         serve(options.serve, file, threads, options.context)
         return
     sizes = {"prompt_tokens": 64, "count": 16, "rounds": 1, "num_calls": options.calls}
+    sizes["num_beside"] = options.beside
     if not options.quick:
         sizes |= {"prompt_tokens": 256, "count": 64, "rounds": 5}
     rows = compare(file, threads=threads, without=options.without, **sizes)
