@@ -18,7 +18,6 @@ from typing import Literal
 
 import torch
 
-from llmos.engine import adapter as adapters
 from llmos.engine import loading, native, weights
 from llmos.engine.adapter import Adapter
 from llmos.engine.cache import KVCache, common_prefix
@@ -107,7 +106,7 @@ class Engine:
         """
         if self._beside is None or not isinstance(self.model, PackedTransformer):
             raise ModelError("an adapter is inside these weights", "Load the model again.")
-        self.model.adapt(adapters.packed(adapter, self.model.tensors) if adapter else {})
+        self.model.adapt(loading.additions(self._beside, adapter, self.model.tensors) if adapter else {})
         self._prefix = _prefix(self._beside, self.model, adapter)
         self.forget()
 

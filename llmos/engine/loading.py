@@ -12,6 +12,7 @@ adapter and without one. To the other forms it is added before they are kept, un
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -102,8 +103,14 @@ def _read(
             prepared.save(kept_at(path, chosen, inside), *found)
     config, tensors, tokenizer = found
     if adapter is not None and inside is None:
-        tensors = tensors | adapters.packed(adapter, tensors)
+        tensors = tensors | additions(path, adapter, tensors)
     return chosen, config, tensors, tokenizer
+
+
+def additions(path: Path, adapter: Adapter, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `adapters.packed` makes of an adapter beside these packed weights, kept for the next start."""
+    file = kept_at(path, "packed", adapter) / f"adapter-{adapter.scale:g}.safetensors"
+    return prepared.kept(file, lambda: adapters.packed(adapter, tensors))
 
 
 def _first_choice(numbers: Numbers | Literal["auto"]) -> Numbers:

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,20 @@ def save(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], token
             write(Path(name) / "form", config, tensors, tokenizer)
             shutil.rmtree(folder, ignore_errors=True)  # what was damaged, or holds a prefix alone
             (Path(name) / "form").replace(folder)
+
+
+def kept(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `make` makes, from `file` where it lies there; else it is made and put there, where it can be."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError):
+        made = make()
+    with contextlib.suppress(OSError, SafetensorError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent.parent, prefix="new-") as name:
+            save_file(made, Path(name) / file.name)
+            (Path(name) / file.name).replace(file)
+    return made
 
 
 def _clear(folder: Path) -> None:

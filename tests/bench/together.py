@@ -10,6 +10,7 @@ that of the interpreter's own llmos, not of PYTHONPATH.
 from __future__ import annotations
 
 import argparse
+import random
 import socket
 import statistics
 import tempfile
@@ -81,6 +82,7 @@ def main() -> None:
     alone, most = 2 * options.each, options.clients * options.each
     says = calls.requests(1 + alone + most)
     assert len(says) > alone + most, "there are not so many sentences"
+    random.Random(1).shuffle(says)  # they stand by how hard they are
     with tempfile.TemporaryDirectory(prefix="llmos-") as folder, running(Path(folder)) as (daemon, sock):
         wait_for_parts(sock)
         socks = [greeted(Path(folder) / "s.sock", daemon) for _ in range(options.clients)]
