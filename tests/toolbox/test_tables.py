@@ -93,6 +93,7 @@ def ask(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
         ({"select": "distinct city", "sort": "city desc", "limit": 9}, "北京\nparis\nParis\nNew York\n"),
         ({"sum": "age"}, "198\n"),
         ({"sum": "avg(age)"}, "49.5\n"),
+        ({"sum": "count"}, "5\n"),
         ({"sum": "salary"}, "3200.6\n"),
         ({"select": "count(*)"}, "5\n"),
         ({"select": "max(age)", "where": "city = Paris"}, "31\n"),

@@ -129,6 +129,8 @@ def _selected(part: str, table: Table) -> list[tuple[str, str]]:
 def _summed(part: str, table: Table) -> tuple[str, str]:
     """`amount` is added up; `avg(amount)`, `min`, `max` and `count` may stand there as well."""
     call = _CALL.fullmatch(part)
+    if part.lower() == "count" and not table.has(part):
+        return "count", "count(*)"
     if call is None or table.has(part):
         name, column = _column(part, table)
         return f"sum({name})", f"sum(num({column}))"
