@@ -159,10 +159,10 @@ class Backend:
         left_s = min(settings.timeout_s, attempt.deadline - time.monotonic())
         if left_s <= 0:
             raise Failure("no time is left", again=False, billed=False)
+        started = time.monotonic()  # before the timer's, or what it cuts off would look as if it broke
         timer = threading.Timer(left_s, attempt.set)
         timer.daemon = True
         timer.start()
-        started = time.monotonic()
         try:
             with self._client(connect, attempt) as client:
                 return self._stream(client, chat, attempt, cancel)
