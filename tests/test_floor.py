@@ -21,7 +21,7 @@ from llmos.paths import PACKAGE_DIR
 # Lower numbers are deeper; an import must go to a strictly lower number or stay in its own part.
 LAYERS = {
     "errors": 0,
-    **dict.fromkeys(("messages", "paths", "cgroupfs", "stopping", "waiting", "amounts", "hints"), 1),
+    **dict.fromkeys(("messages", "paths", "cgroupfs", "stopping", "waiting", "amounts", "hints", "heap"), 1),
     **dict.fromkeys(("config", "wire", "rights", "shelf", "parsed", "compiled"), 2),
     "client": 3,  # the public one, for programs
     **dict.fromkeys(("console", "guard", "toolbox", "engine", "cloud", "hooks"), 3),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llmos import heap
 from llmos.config import Settings
 from llmos.daemon import hands, ladder, lean, steplog, supervisor
 from llmos.daemon.accepted import Accepted
@@ -193,7 +194,7 @@ class Broker:
             first = not self._loaded.is_set()
             self._loaded.set()
         if first:
-            lean.started()  # memory is given back when the rules are proved: who waited goes first
+            heap.settle()  # memory is given back when the rules are proved: who waited goes first
         else:
             await asyncio.to_thread(lean.give_back)
 

@@ -14,6 +14,7 @@ import sys
 import types
 from pathlib import Path
 
+from llmos import heap
 from llmos.guard import kernel
 
 
@@ -26,22 +27,16 @@ def leave_out() -> None:
     _leave_out_syntax_trees()
 
 
-def started() -> None:
-    """Look for garbage again, among what is made from now on."""
-    gc.freeze()
-    gc.enable()
-
-
 def give_back() -> None:
-    """Return what the heap holds free to the machine (malloc_trim(3)): reading policies leaves megabytes.
+    """Return what the heap holds free to the machine: reading policies leaves megabytes.
 
     What is left will stay, and later searches pass it over.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    heap.trim()
     with contextlib.suppress(AttributeError, OSError):  # another C library, no /proc
-        ctypes.CDLL(None).malloc_trim(0)
         _give_back_code()
 
 

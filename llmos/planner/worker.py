@@ -12,8 +12,6 @@ worth saving. It logs to stderr.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -27,7 +25,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from llmos import config, paths
+from llmos import config, heap, paths
 from llmos.config import THINK_AT_ONCE
 from llmos.engine import adapter as adapters
 from llmos.engine import native, store
@@ -103,7 +101,8 @@ class Worker:
         missing = held.missing + confine.confine_calls().missing
         for layer in missing:
             log.warning("the planner goes on without a layer of its confinement: %s", layer)
-        _give_back()
+        heap.settle()
+        heap.trim()
         load_ms = 1000 * (time.perf_counter() - started)
         self._send(
             Ready(model=engine.name, load_ms=load_ms, resident_bytes=_resident_bytes(), unconfined=missing)
@@ -197,15 +196,6 @@ def _import() -> None:
     """The libraries, which take longest; torch makes a temporary folder, but no thread yet."""
     import llmos.engine.engine
     import llmos.planner.loop  # noqa: F401
-
-
-def _give_back() -> None:
-    """Search for garbage from now on, among what is made from now on; and what loading has left of the heap
-    goes back to the machine (malloc_trim(3))."""
-    gc.freeze()
-    gc.enable()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _weights(path: Path) -> tuple[Path, ...]:
