@@ -10,15 +10,13 @@ deleted at any time, one that cannot be read is passed over, and flipped bits in
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from llmos.engine import prepared
 from llmos.engine.cache import KVCache, common_prefix
 
 FILE = "prefix.safetensors"
@@ -69,10 +67,5 @@ class Prefix:
         if self.covers(ids):
             return
         self._known = list(ids)  # even where it fails: there is no second try
-        with contextlib.suppress(OSError, SafetensorError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._file.parent.parent, prefix="new-") as name:
-                made = Path(name) / FILE
-                kept = {"ids": torch.tensor(ids), "kept": cache.held(len(ids))}
-                save_file(kept, made, {"identity": self._identity})
-                made.replace(self._file)
+        kept = {"ids": torch.tensor(ids), "kept": cache.held(len(ids))}
+        prepared.put(self._file, kept, {"identity": self._identity})

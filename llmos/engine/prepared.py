@@ -101,12 +101,17 @@ def kept(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]
         return load_file(file)
     except (OSError, SafetensorError):
         made = make()
+    put(file, made)
+    return made
+
+
+def put(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Keep a file beside a prepared form, whole or not at all; quietly nothing where it cannot be."""
     with contextlib.suppress(OSError, SafetensorError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent.parent, prefix="new-") as name:
-            save_file(made, Path(name) / file.name)
+            save_file(tensors, Path(name) / file.name, metadata)
             (Path(name) / file.name).replace(file)
-    return made
 
 
 def _clear(folder: Path) -> None:
