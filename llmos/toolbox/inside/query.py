@@ -118,9 +118,7 @@ def _selected(part: str, table: Table) -> list[tuple[str, str]]:
         return [(name, f"c{index}") for index, name in enumerate(table.header)]
     if table.has(part):
         return [_column(part, table)]
-    if part.lower() in ("count", "count(*)"):
-        return [("count", "count(*)")]
-    if _CALL.fullmatch(part):
+    if part.lower() == "count" or _CALL.fullmatch(part):
         return [_summed(part, table)]
     below = [(name, f"c{index}") for index, name in enumerate(table.header) if name.startswith(f"{part}.")]
     return below or [_column(part, table)]
@@ -128,9 +126,7 @@ def _selected(part: str, table: Table) -> list[tuple[str, str]]:
 
 def _summed(part: str, table: Table) -> tuple[str, str]:
     """`amount` is added up; `avg(amount)`, `min`, `max` and `count` may stand there as well."""
-    call = _CALL.fullmatch(part)
-    if part.lower() == "count" and not table.has(part):
-        return "count", "count(*)"
+    call = _CALL.fullmatch("count()" if part.lower() == "count" else part)
     if call is None or table.has(part):
         name, column = _column(part, table)
         return f"sum({name})", f"sum(num({column}))"
