@@ -65,14 +65,23 @@ def test_samples_and_prose_as_transformers(ours: Tokenizer, theirs: Any, prose: 
         assert ours.encode(text, special=True) == theirs.encode(text, add_special_tokens=False), text
 
 
+# Where digits are split off first, the blanks before one end their piece and stay together (llama.cpp's ids).
+DIGITS_FIRST = {" \n0": [3717, 32], "\n\n7": [1116, 39], "a  12": [81, 256, 33, 34], "\n 5": [3805, 37]}
+
+
+def test_blanks_before_a_digit_are_cut_as_llama_cpp_cuts_them(tiny_model: Path) -> None:
+    tokenizer = weights.open_source(tiny_model).tokenizer
+    assert {text: tokenizer.encode(text) for text in DIGITS_FIRST} == DIGITS_FIRST
+
+
 @settings(max_examples=150, deadline=None)
 @given(text=anything)
 def test_anything_as_transformers(ours: Tokenizer, theirs: Any, text: str) -> None:
     """But for ² and its like: SmolLM2's own tokenizer.json, llama.cpp and we split them off as digits, which
     transformers' reading of the GGUF forgets."""
     assume(not any(unicodedata.category(char) in ("No", "Nl", "Nd") and not char.isascii() for char in text))
-    # Digits are split off first, so blanks before one end their piece: two of them stay together with ours.
-    assume(re.search(r"\s\s\d", text) is None)
+    if ours.encode("\n\n7") == DIGITS_FIRST["\n\n7"]:
+        assume(re.search(r"\s\s\d", text) is None)
     assert ours.encode(text, special=True) == theirs.encode(text, add_special_tokens=False)
 
 
