@@ -251,7 +251,7 @@ def compare(
 
     tokenizer = open_source(file).tokenizer
     ids = tokenizer.encode(SENTENCE * (prompt_tokens // 8))[:prompt_tokens]
-    says = calls.requests(num_calls + num_beside + 2)
+    says = calls.requests(num_calls + 1 + (num_beside + 1 if num_beside else 0))  # the first warm up
     random.Random(1).shuffle(says)  # quiet and busy calls of all kinds
     asked = dict(zip(says, calls.prompts(tokenizer, tools, says), strict=True))
     context = max(prompt_tokens + count, *(len(one) + calls.MAX_REPLY_TOKENS for one in asked.values())) + 8
@@ -268,8 +268,8 @@ def compare(
                     taken[name].append(answer)
         callers = {name: servers[name] for name in names if name != "transformers"}
         call_s = _calls(callers, dict(islice(asked.items(), num_calls + 1)))
-        with busy_loops(os.cpu_count() or 1 if num_beside else 0):
-            beside_s = _calls(callers, dict(islice(asked.items(), num_calls + 1, None))) if num_beside else {}
+        with busy_loops((os.cpu_count() or 1) if num_beside else 0):
+            beside_s = _calls(callers, dict(islice(asked.items(), num_calls + 1, None)))
         rows = [_row(name, servers[name].loaded, taken[name], prompt_tokens, count) for name in names]
         for server in servers.values():
             server.close()
@@ -324,7 +324,7 @@ def _beside_row(
 ) -> dict[str, Value]:
     """How many times its own quiet time a call takes beside busy loops."""
     name = str(row["engine"])
-    if name not in beside:
+    if not beside.get(name):
         return {}
     slow, quick = (statistics.median(a["call_s"] for a in taken[name]) for taken in (beside, quiet))
     return {"x_busy": slow / quick}

@@ -90,12 +90,12 @@ def main() -> None:
         pid = int(ask(sock, "status")["planner"]["pid"])
         one = together([socks[0], sock], folder, says[1:], alone, pid)
         many = together([*socks, sock], folder, says[1 + alone :], options.each, pid)
-        memory = psutil.Process(pid).memory_full_info()
+        memory = psutil.Process(pid).memory_info()
     times = {
         f"{name}_times_one": float(many[name] or 0) / float(one[name] or 1)
         for name in ("calls_per_s", "cpu_ms_a_call")
     }
-    resident = {"planner_resident_mb": memory.rss / 1e6, "planner_own_mb": memory.uss / 1e6}
+    resident = {"planner_resident_mb": memory.rss / 1e6, "planner_own_mb": (memory.rss - memory.shared) / 1e6}
     report("together", [one, many], times | resident)
 
 
