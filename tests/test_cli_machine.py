@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from llmos.console import dashboard
 from tests.bench import goals as bench
@@ -171,6 +173,17 @@ def test_top_without_a_terminal_prints_once(world: World) -> None:
     assert done.returncode == 0
     assert [word for word in ("CPU", "Memory", "Disk read", "PID", "Goals") if word not in done.stdout] == []
     assert "\x1b" not in done.stdout
+
+
+def test_top_cuts_a_long_name_and_nothing_else() -> None:
+    busy = dashboard.Busy(1234567, "nobody", "a" * 300, 100.0, 123 << 20)
+    sample = dashboard.Sample(0.0, 1.0, 1.0, 1, 2, {}, 0.0, 0.0, busiest=(busy,))
+    out = io.StringIO()
+    Console(width=60, file=out).print(dashboard.draw([sample], 60))
+    table = out.getvalue().partition("PID")[2].splitlines()
+    assert table[0].split() == ["USER", "CPU%", "MEMORY", "NAME"]
+    assert table[1].split()[:3] == ["1234567", "nobody", "100"] and table[1].rstrip().endswith("…")
+    assert table[2].strip() == "", "one line for each"
 
 
 def test_top_on_a_terminal_follows_its_size_shows_what_runs_and_goes_at_q(world: World) -> None:

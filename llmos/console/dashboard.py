@@ -141,11 +141,11 @@ def draw(history: Sequence[Sample], width: int, *, blocks: str = _BLOCKS) -> Gro
     parts.append(Text())
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for name, right in (("PID", True), ("USER", False), ("CPU%", True), ("MEMORY", True), ("NAME", False)):
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        # A name may be as long as it likes: its column alone gives way.
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "NAME")
     for one in now.busiest:
-        table.add_row(
-            str(one.pid), one.user, f"{one.cpu_percent:.0f}", human_size(one.resident_bytes), one.name
-        )
+        title = Text(one.name, no_wrap=True, overflow="ellipsis")
+        table.add_row(str(one.pid), one.user, f"{one.cpu_percent:.0f}", human_size(one.resident_bytes), title)
     told = [safetext.one_line(f"  {one['id']}  {one['goal']}: {one['told']}") for one in now.goals]
     calls = [safetext.one_line(f"  {one['age_s']:.0f}s  {one['text']}") for one in now.running]
     lines = ["", "Goals", *(told or ["  none"]), "Running", *(calls or ["  nothing"])]
