@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 NUM_SHOTS = 6
 NUM_COMMAND_SHOTS = 4
 MAX_REPLY_TOKENS = 192
+RECENT = (
+    32  # requests whose next best replies may still be asked for: far more than are thought about at once
+)
 SHELL_TOOL = "shell.run"
 LEAST_SURPRISE, INTERCEPT, SLOPE = 1e-3, 0.216, -0.618  # of `probability`; nats
 
@@ -42,7 +46,7 @@ OnText = Callable[[str], None]
 
 @dataclass(slots=True)
 class _Asked:
-    """The request that was thought about last, so that its next best replies cost no more than themselves."""
+    """A request that was thought about, so that its next best replies cost no more than themselves."""
 
     think: Think
     ids: list[int]
@@ -93,7 +97,7 @@ class Loop:
         self._chooser = Chooser(self._specs, self._retriever)
         self._calls = CallConstraint(self._engine.tokenizer, self._specs) if self._specs else None
         self._fixed = self._fixed_ids()
-        self._last: _Asked | None = None
+        self._recent: deque[_Asked] = deque(maxlen=RECENT)  # newest first
 
     def read_ahead(self) -> None:
         """Read how every prompt begins, unless an earlier process has kept it on disk."""
@@ -169,15 +173,15 @@ class Loop:
         calls = self._calls.copy()
         likely = hints.tokens(self._engine.tokenizer.encode, self._retriever, step.text, ids[-2:])
         generation = self._generate(ids, calls, cancel, AnswerText(on_text), likely)
-        self._last = asked = _Asked(_same(think), ids, generation)
+        asked = _Asked(_same(think), ids, generation)
+        self._recent.appendleft(asked)
         return asked
 
     def _other(self, think: Think, cancel: threading.Event) -> Generation:
         """The next best reply to a request; raises NotUnderstood where there is none left."""
-        asked = self._last
-        if asked is None or asked.think != _same(
-            think
-        ):  # another process gave the first one, or one came between
+        same = _same(think)
+        asked = next((known for known in tuple(self._recent) if known.think == same), None)
+        if asked is None:  # another process gave the first one, or too many came between
             asked = self._asked(think, cancel, lambda text: None)
         assert self._calls is not None
         if asked.others is None:

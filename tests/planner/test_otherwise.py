@@ -47,14 +47,24 @@ def test_each_reading_is_another_one_and_they_come_to_an_end(loop: Loop) -> None
 
 def test_a_planner_that_has_not_heard_the_request_finds_another_reading_all_the_same(loop: Loop) -> None:
     first = think(loop, 0)
-    think(loop, 0, "two", "list the folder docs")  # somebody else's came in between
+    loop._recent.clear()
+    assert think(loop, 1) != first
+
+
+def test_what_others_ask_in_between_costs_the_other_readings_nothing(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = think(loop, 0)
+    think(loop, 1)
+    think(loop, 0, "two", "list the folder docs")
+    monkeypatch.delattr(Engine, "generate")  # nothing is left to be thought about
     assert think(loop, 1) != first
 
 
 def test_the_branch_is_where_the_model_was_least_sure(loop: Loop) -> None:
     think(loop, 0)
-    asked, calls = loop._last, loop._calls
-    assert asked is not None and calls is not None
+    asked, calls = loop._recent[0], loop._calls
+    assert calls is not None
     branch = weakest(asked.first, calls)
     assert branch is not None
     assert asked.first.tokens[: len(branch.kept) + 1] == (*branch.kept, branch.refused)
@@ -66,8 +76,7 @@ def test_a_branch_is_led_to_its_end_and_its_token_refused_there(loop: Loop) -> N
     calls = loop._calls
     assert isinstance(calls, CallConstraint)
     think(loop, 0)
-    assert loop._last is not None
-    branch = weakest(loop._last.first, calls)
+    branch = weakest(loop._recent[0].first, calls)
     assert branch is not None
     along = Otherwise(calls, branch)
     along.restart()
