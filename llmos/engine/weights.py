@@ -79,8 +79,8 @@ def packed_tensors(
 ) -> dict[str, Tensor]:
     """All parameters for `engine.packed`: matrices as `NAME.PART.KIND` in blocks, the rest in float32.
 
-    With `bits` every matrix is rounded to so many, the output matrix excepted, which stays in 7; without, the
-    file's own few bits stay and what has none is rounded to 7.
+    With `bits` every matrix is rounded to so many (`_bits_of`); without, the file's own few bits stay and what
+    has none is rounded to 7.
     """
     plan = _checked_plan(source, change)
     if source.config.tied:
@@ -108,10 +108,17 @@ def _packed(
         # A changed matrix is no longer on the file's coarser grid.
         joined = torch.cat([source.get(part, torch.float32) for part in parts])
         whole = change.apply(name, joined) if change is not None and changed else joined
-        made = [_rounded(whole, 7 if name == "head.weight" else bits or 7)]
+        made = [_rounded(whole, _bits_of(name, bits or 7))]
     else:
         made = [source.grouped(part) or rounded(source.get(part, torch.float32), bits=7) for part in parts]
     return {f"{name}.{number}.{matrix.kind.name}": pack(matrix) for number, matrix in enumerate(made)}
+
+
+def _bits_of(name: str, bits: Bits) -> Bits:
+    """The output matrix stays in 7. Of 4 attention has 5: an eighth of a block's weights, and most of the loss."""
+    if name == "head.weight":
+        return 7
+    return 5 if bits == 4 and ".attention." in name else bits
 
 
 def _rounded(matrix: Tensor, bits: Bits) -> Grouped:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from llmos import model_cli
 from llmos.engine import store
@@ -71,6 +72,18 @@ def test_a_quantised_model_answers_from_its_own_folder(int4: Path, prose: str, t
     assert perplexity(engine, told) < 1.25 * perplexity(tiny_fp32, told)
     origin = json.loads((int4 / "quantised.json").read_text())
     assert origin["bits"] == 4 and origin["base"].startswith("SmolLM2") and origin["adapter_sha256"] is None
+
+
+@pytest.mark.weights
+def test_of_four_bits_attention_has_five_and_the_output_seven(int4: Path) -> None:
+    with safe_open(int4 / "weights.safetensors", "pt") as file:
+        kinds = {
+            tuple(name.split(".weight.")[0].split(".")[-2:]): name.rsplit(".", 1)[1]
+            for name in file.keys()  # noqa: SIM118 - a file is none
+        }
+    assert kinds["attention", "qkv"] == kinds["attention", "out"] == "BITS_5"
+    assert kinds["feed_forward", "gate_up"] == kinds["feed_forward", "down"] == "BITS_4_MIN"
+    assert kinds["head",] == "BITS_7"
 
 
 @pytest.mark.weights
