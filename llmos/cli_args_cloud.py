@@ -91,6 +91,7 @@ def _serve(parser: Parser) -> None:
     parser.add_argument("--max-waiting", type=count, default=16, metavar="N", help="more are refused (16)")
     parser.add_argument("--context", type=count, default=4096, metavar="TOKENS", help="window (4096)")
     parser.add_argument("--threads", type=count, default=0, metavar="N", help="processors (all it may use)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it computes (cpu)")
     parser.add_argument(
         "--ray", nargs="?", const="", metavar="HOST:PORT",
         help="several engines, on the Ray cluster that this machine belongs to, or on one of its own",

@@ -64,7 +64,13 @@ def _one_engine(options: argparse.Namespace, file: Path) -> Room:
     from llmos.engine.engine import Engine
     from llmos.serve.working import Workroom
 
-    engine = Engine.load(file, dtype="auto", threads=options.threads, context_tokens=options.context)
+    engine = Engine.load(
+        file,
+        dtype="auto",
+        threads=options.threads,
+        context_tokens=options.context,
+        device=options.device,
+    )
     return Workroom(engine, options.max_waiting)
 
 
@@ -101,6 +107,8 @@ def _check(options: argparse.Namespace, has_keys: bool) -> None:
     """Other machines are served with keys, and what they say is encrypted."""
     if options.replicas and options.ray is None:
         raise UsageError("--replicas are had with --ray", "Give --ray, or start one server for each engine.")
+    if options.ray is not None and options.device != "cpu":
+        raise UsageError("with --ray engines compute on processors", "Leave one of --ray and --device out.")
     if options.ray is not None and importlib.util.find_spec("ray") is None:
         raise ConfigError("--ray needs Ray, which is not installed", "Run: pip install 'llmos[serve,ray]'")
     if bool(options.tls_cert) != bool(options.tls_key):

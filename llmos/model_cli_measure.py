@@ -57,6 +57,7 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     for verb in (bench, told):
         verb.add_argument("--numbers", choices=_NUMBERS, action="append", help="several may be given (auto)")
         verb.add_argument("--threads", type=int, default=0, metavar="N", help="as many as there are cores")
+        verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it computes (cpu)")
     for verb in (bench, told, smaller):
         verb.add_argument("--no-adapter", action="store_true", help="without the shipped adapter")
         verb.add_argument("--json", action="store_true", help="print one JSON object")
@@ -155,6 +156,7 @@ def _load(options: argparse.Namespace, numbers: str, context_tokens: int) -> Eng
             threads=options.threads,
             context_tokens=context_tokens,
             adapter=adapter,
+            device=options.device,
             on_progress=share,
         )
 
@@ -184,7 +186,7 @@ def _bench(options: argparse.Namespace, numbers: str) -> dict[str, Any]:
         "decode_tps": decode_tps,
         "weight_mb": weight_bytes / 1e6,
         "decode_gbps": weight_bytes * decode_tps / 1e9,
-        "memory_gbps": memory_gbps(),
+        "memory_gbps": memory_gbps(engine.model.device),
     }
 
 

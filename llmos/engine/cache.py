@@ -14,12 +14,20 @@ class KVCache:
     """Keys and values of one batch for every layer, each [batch, kv_heads, capacity, head_dim]."""
 
     def __init__(
-        self, *, layers: int, batch: int, kv_heads: int, head_dim: int, max_tokens: int, dtype: torch.dtype
+        self,
+        *,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        head_dim: int,
+        max_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
     ) -> None:
         self.length = 0
         self.max_tokens = max_tokens
         self._shape = (batch, kv_heads, head_dim)
-        self._dtype = dtype
+        self._dtype, self._device = dtype, device
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
         self._layers = layers
@@ -31,7 +39,7 @@ class KVCache:
         grown_values: list[torch.Tensor] = []
         for index in range(self._layers):
             for old, grown in ((self._keys, grown_keys), (self._values, grown_values)):
-                fresh = torch.empty(batch, heads, capacity, width, dtype=self._dtype)
+                fresh = torch.empty(batch, heads, capacity, width, dtype=self._dtype, device=self._device)
                 if old:
                     fresh[:, :, : self.length] = old[index][:, :, : self.length]
                 grown.append(fresh)

@@ -22,7 +22,7 @@ from llmos.engine import loading, native, weights
 from llmos.engine.adapter import Adapter
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output
-from llmos.engine.loading import AnyModel, Numbers
+from llmos.engine.loading import AnyModel, Device, Numbers
 from llmos.engine.localfile import read_origin
 from llmos.engine.lookup import Lookup
 from llmos.engine.packed import PackedTransformer
@@ -76,6 +76,7 @@ class Engine:
         threads: int = 0,
         context_tokens: int = 4096,
         adapter: Adapter | None = None,
+        device: Device = "cpu",
         on_progress: weights.OnProgress | None = None,
     ) -> Engine:
         """Load a GGUF file or a safetensors folder, with an adapter added to its matrices if one is given.
@@ -85,7 +86,9 @@ class Engine:
         path = Path(path)
         threads = threads or default_threads()
         torch.set_num_threads(threads)
-        model, tokenizer = loading.load(path, dtype, context_tokens, on_progress, adapter)
+        model, tokenizer = loading.load(
+            path, dtype, context_tokens, on_progress, adapter=adapter, device=device
+        )
         native.start(threads)
         tokens = min(context_tokens, model.config.max_positions)
         engine = cls(path.stem, model, tokenizer, tokens, _prefix(path, model, adapter))
@@ -223,7 +226,8 @@ class Engine:
 
 def _prefix(path: Path, model: AnyModel, adapter: Adapter | None) -> Prefix:
     kept_at = loading.kept_at(path, loading.numbers_of(model), adapter)
-    return Prefix(kept_at, native.identity() if model.exact else f"torch {torch.__version__}")
+    where = "" if model.exact or model.device.type == "cpu" else f" on {torch.cuda.get_device_name()}"
+    return Prefix(kept_at, native.identity() if model.exact else f"torch {torch.__version__}{where}")
 
 
 def default_threads() -> int:

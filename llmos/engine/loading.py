@@ -4,7 +4,7 @@
     bfloat16   unpacked to 16 bits, multiplied by torch: runs everywhere
     float32    for proofs
 
-`auto` is the first of them that this machine and this model allow.
+`auto` is the first of them that this machine and this model allow; on a GPU (`device`) it is bfloat16.
 
 An adapter (`engine.adapter`) is multiplied beside packed weights, whose prepared form is the same with every
 adapter and without one. To the other forms it is added before they are kept, under its hash.
@@ -23,6 +23,7 @@ from torch import Tensor
 from llmos.engine import adapter as adapters
 from llmos.engine import native, packed, prepared, quantised, weights
 from llmos.engine.adapter import Adapter
+from llmos.engine.graphed import GraphedTransformer
 from llmos.engine.localfile import read_origin
 from llmos.engine.model import ModelConfig, Transformer
 from llmos.engine.packed import PackedTransformer
@@ -30,6 +31,7 @@ from llmos.engine.source import Source
 from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import ModelError
 
+Device = Literal["cpu", "cuda"]
 Numbers = Literal["packed", "bfloat16", "float32"]
 AnyModel = Transformer | PackedTransformer
 _TORCH = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -40,15 +42,23 @@ def load(
     numbers: Numbers | Literal["auto"],
     context_tokens: int,
     on_progress: weights.OnProgress | None = None,
+    *,
     adapter: Adapter | None = None,
+    device: Device = "cpu",
 ) -> tuple[AnyModel, Tokenizer]:
     """Raises ModelError for what cannot be used."""
+    if device != "cpu":
+        _check(device, numbers)
+        numbers = "bfloat16" if numbers == "auto" else numbers
     chosen, config, tensors, tokenizer = _read(path, numbers, on_progress, adapter)
     positions = min(context_tokens, config.max_positions)
     try:
         if chosen == "packed":
             return PackedTransformer(config, tensors, positions=positions), tokenizer
-        return _plain(config, tensors, positions), tokenizer
+        model = _plain(Transformer if device == "cpu" else GraphedTransformer, config, tensors, positions)
+        if device != "cpu":
+            model.move(torch.device(device))
+        return model, tokenizer
     except (RuntimeError, KeyError) as error:
         raise ModelError(f"{path} does not fit its own description: {error}", "Fetch it again.") from error
 
@@ -64,9 +74,22 @@ def numbers_of(model: AnyModel) -> Numbers:
     return "float32" if model.dtype is torch.float32 else "bfloat16"
 
 
-def _plain(config: ModelConfig, tensors: dict[str, Tensor], positions: int) -> Transformer:
+def _check(device: Device, numbers: str) -> None:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = "sees no GPU" if built else "is a build without CUDA"
+        raise ModelError(
+            f"torch {torch.__version__} {why}", "Leave --device out, or install what is missing."
+        )
+    if numbers == "packed":
+        raise ModelError("packed weights are multiplied by the processor", "Use --numbers bfloat16.")
+
+
+def _plain(
+    kind: type[Transformer], config: ModelConfig, tensors: dict[str, Tensor], positions: int
+) -> Transformer:
     with torch.device("meta"):
-        model = Transformer(config, positions=positions)
+        model = kind(config, positions=positions)
     if model.config.tied:
         tensors["head.weight"] = tensors["embedding.weight"]
     model.load_state_dict(tensors, assign=True)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,9 @@ class ModelConfig:
     def is_global(self, layer: int) -> bool:
         return self.global_layers is None or layer in self.global_layers
 
-    def new_cache(self, batch: int, max_tokens: int, dtype: torch.dtype) -> KVCache:
+    def new_cache(
+        self, batch: int, max_tokens: int, dtype: torch.dtype, device: torch.device | None = None
+    ) -> KVCache:
         return KVCache(
             layers=self.num_layers,
             batch=batch,
@@ -76,6 +79,7 @@ class ModelConfig:
             head_dim=self.head_dim,
             max_tokens=max_tokens,
             dtype=dtype,
+            device=device,
         )
 
 
@@ -154,6 +158,12 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), dim=-1) * sin
 
 
+class Keeping(Protocol):
+    """What attention needs of a cache."""
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -167,7 +177,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim, config.rms_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: Keeping) -> Tensor:
         """x [B, T, hidden]; mask [B or 1, 1, T, S], True where attention may go, or None for all."""
         config = self.config
         batch, tokens, _ = x.shape
@@ -212,7 +222,7 @@ class Block(nn.Module):
         if config.post_norms:
             self.attention_post_norm, self.feed_forward_post_norm = RMSNorm(width, eps), RMSNorm(width, eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: Keeping) -> Tensor:
         mixed = self.attention(self.attention_norm(x), rope, mask, cache)
         x = x + (self.attention_post_norm(mixed) if self.post_norms else mixed)
         fed = self.feed_forward(self.feed_forward_norm(x))
@@ -241,7 +251,17 @@ class Transformer(nn.Module):
         return self.norm.weight.dtype  # of what is computed; packed weights are narrower
 
     def new_cache(self, batch: int, max_tokens: int) -> KVCache:
-        return self.config.new_cache(batch, max_tokens, self.dtype)
+        return self.config.new_cache(batch, max_tokens, self.dtype, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    def move(self, device: torch.device) -> None:
+        """All of it, the rotary tables too."""
+        self.to(device)
+        for rope in (self._rope, self._local_rope):
+            rope.cos, rope.sin = rope.cos.to(device), rope.sin.to(device)
 
     @property
     def bytes_per_token(self) -> int:
@@ -257,7 +277,7 @@ class Transformer(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """[..., vocab] of states [..., hidden]."""
-        with _kernels_for(states.numel() // states.shape[-1]):
+        with kernels_for(states.numel() // states.shape[-1]):
             return self.head(states)  # type: ignore[no-any-return]
 
     def logits_of(self, state: Tensor, ids: Tensor) -> Tensor:
@@ -276,22 +296,30 @@ class Transformer(nn.Module):
         """
         tokens = ids.shape[1]
         cache.reserve(tokens)
-        positions = torch.arange(cache.length, cache.length + tokens).unsqueeze(0)
+        ids = ids.to(self.device)
+        positions = torch.arange(cache.length, cache.length + tokens, device=self.device).unsqueeze(0)
         if padding is not None:
             positions = (positions - padding.unsqueeze(1)).clamp(min=0)
         masks = self._masks(cache.length, tokens, padding)
+        with kernels_for(len(ids) * tokens):
+            x = self._through(ids, positions, masks, cache)
+        cache.advance(tokens)
+        x = x if wanted is None else x[:, -wanted:]
+        with kernels_for(x.shape[0] * x.shape[1]):
+            return self.norm(x)  # type: ignore[no-any-return]
+
+    def _through(
+        self, ids: Tensor, positions: Tensor, masks: tuple[Tensor | None, Tensor | None], cache: Keeping
+    ) -> Tensor:
+        """What the last block makes of ids [B, T] at `positions` [B or 1, T], [B, T, hidden]."""
         ropes = self._rope.at(positions, self.dtype), self._local_rope.at(positions, self.dtype)
         x = self.embedding(ids)
         if self.config.embedding_scale != 1.0:
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
-        with _kernels_for(len(x) * tokens):
-            for layer, block in enumerate(self.blocks):
-                local = not self.config.is_global(layer)
-                x = block(x, ropes[local], masks[local], cache)
-        cache.advance(tokens)
-        x = x if wanted is None else x[:, -wanted:]
-        with _kernels_for(x.shape[0] * x.shape[1]):
-            return self.norm(x)  # type: ignore[no-any-return]
+        for layer, block in enumerate(self.blocks):
+            local = not self.config.is_global(layer)
+            x = block(x, ropes[local], masks[local], cache)
+        return x  # type: ignore[no-any-return]
 
     def _masks(self, start: int, tokens: int, padding: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """(global, local) masks [B or 1, 1, T, S]; None where one new token may see everything."""
@@ -300,8 +328,8 @@ class Transformer(nn.Module):
         windowed = window is not None and end > window
         if tokens == 1 and padding is None and not windowed:
             return None, None
-        rows = torch.arange(start, end).unsqueeze(1)
-        columns = torch.arange(end).unsqueeze(0)
+        rows = torch.arange(start, end, device=self.device).unsqueeze(1)
+        columns = torch.arange(end, device=self.device).unsqueeze(0)
         causal = (columns <= rows)[None, None]
         if padding is not None:
             # A padded query sees itself alone, so that its softmax is not empty.
@@ -314,7 +342,7 @@ class Transformer(nn.Module):
 
 
 @contextmanager
-def _kernels_for(rows: int) -> Iterator[None]:
+def kernels_for(rows: int) -> Iterator[None]:
     """For one row, torch's own matrix-vector product: it reads bf16 weights at twice oneDNN's speed (17 to
     8 GB/s on two Zen 4 cores; from three rows on oneDNN wins). The switch is the whole process's."""
     with passes:

@@ -45,6 +45,7 @@ class PackedTransformer:
     """
 
     dtype = torch.float32  # of keys and values
+    device = torch.device("cpu")
     exact = True  # several tokens at once give the very bits that one after the other gives
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, Tensor], *, positions: int) -> None:

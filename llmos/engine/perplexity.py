@@ -47,7 +47,7 @@ def _surprise(engine: Engine, ids: torch.Tensor) -> float:
     total = 0.0
     for start in range(0, len(ids) - 1, _CHUNK):
         chunk = ids[start : min(start + _CHUNK, len(ids) - 1)]
-        logits = engine.model(chunk.unsqueeze(0), cache, wanted=None)[0].float()
+        logits = engine.model(chunk.unsqueeze(0), cache, wanted=None)[0].float().cpu()
         after = ids[start + 1 : start + 1 + len(chunk)]
         total += float(F.cross_entropy(logits, after, reduction="sum"))
     return total
@@ -58,5 +58,5 @@ def likelihood(engine: Engine, before: Sequence[int], ids: Sequence[int]) -> flo
     """log p(ids | before); `before` has at least one token."""
     read = torch.tensor([*before, *ids])
     cache = engine.model.new_cache(1, len(read))
-    logits = engine.model(read[:-1].unsqueeze(0), cache, wanted=len(ids))[0].float()
+    logits = engine.model(read[:-1].unsqueeze(0), cache, wanted=len(ids))[0].float().cpu()
     return -float(F.cross_entropy(logits, read[-len(ids) :], reduction="sum"))

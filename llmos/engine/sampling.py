@@ -81,11 +81,11 @@ class Ahead:
         """Float [vocab]. Further positions are computed with it: the matrix is read only once."""
         if self._logits is None:
             self._first = position
-            self._logits = self._model.logits(self._states[position:]).float()
+            self._logits = self._model.logits(self._states[position:]).float().cpu()
         return self._logits[position - self._first]
 
     def _of(self, position: int, ids: Tensor) -> Tensor:
         """Float [len(ids)]."""
         if self._logits is not None:
             return self._all(position)[ids]
-        return self._model.logits_of(self._states[position], ids).float()
+        return self._model.logits_of(self._states[position], ids).float().cpu()

@@ -79,8 +79,8 @@ def packed_tensors(
 ) -> dict[str, Tensor]:
     """All parameters for `engine.packed`: matrices as `NAME.PART.KIND` in blocks, the rest in float32.
 
-    With `bits` every matrix is rounded to so many (`_bits_of`); without, the file's own few bits stay and what
-    has none is rounded to 7.
+    With `bits` every matrix is rounded to so many (`_bits_of`); without, the file's own few bits stay and
+    what has none is rounded to 7.
     """
     plan = _checked_plan(source, change)
     if source.config.tied:
@@ -115,7 +115,7 @@ def _packed(
 
 
 def _bits_of(name: str, bits: Bits) -> Bits:
-    """The output matrix stays in 7. Of 4 attention has 5: an eighth of a block's weights, and most of the loss."""
+    """The output matrix stays in 7. Of 4 attention has 5: an eighth of a block, and most of the loss."""
     if name == "head.weight":
         return 7
     return 5 if bits == 4 and ".attention." in name else bits
