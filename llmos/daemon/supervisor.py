@@ -32,7 +32,7 @@ EXTRA_VARIABLES = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     # Spinning at OpenMP barriers collapses beside busy neighbours: measured 1.2 against 7.2 tokens/s.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Large blocks go back when they are freed. As it adapts, malloc keeps them, 30 MB for each request at a time.
+    # Large blocks go back when they are freed; else malloc keeps 30 MB for each request at a time.
     "MALLOC_MMAP_THRESHOLD_": "262144",
 }
 COURIER_ARGV = (sys.executable, "-I", "-m", "llmos.planner.courier")

@@ -108,6 +108,13 @@ def test_calls_as_bash() -> None:
     assert line("file.delete", path="my notes.txt") == "rm 'my notes.txt'"
     assert line("text.replace", path="a.ini", find="1.5/x", replace="2") == r"sed -i 's|1\.5/x|2|g' a.ini"
     assert line("file.archive", action="create", archive="a.tar.xz", path="src") == "tar cJf a.tar.xz src"
+    assert line("file.permissions", path="my site", mode="755", recursive=True) == "chmod -R 755 'my site'"
+    assert line("file.permissions", path="a", mode="755", group="www") is None  # no form has just these
+    assert line("file.rename", path="*.jpeg", find=".jpeg", replace=".jpg") == (
+        'for f in *.jpeg; do mv -- "$f" "${f%.jpeg}.jpg"; done'
+    )
+    assert line("file.checksum", path="a.iso", algorithm="blake2") == "b2sum a.iso"
+    assert line("text.compare", a="old", b="new") == "diff -r old new"
     assert line("answer", text="no") is None
 
 

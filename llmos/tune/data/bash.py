@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llmos.tune.data import bash_forms
+
 Args = dict[str, Any]
 _COUNTS = re.compile(
     r"\b(how many|count|number of|combien|cuántos|wie viele)\b|多少个|几个|有多少|几张", re.IGNORECASE
@@ -37,7 +39,7 @@ def command(calls: Sequence[dict[str, Any]], say: str) -> str | None:
 
 def _one(tool: str, args: Args, say: str) -> str | None:
     make = _MAKERS.get(tool)
-    return make(args, say) if make else None
+    return make(args, say) if make else bash_forms.command(tool, args, word)
 
 
 def word(text: str) -> str:
