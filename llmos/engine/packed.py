@@ -203,9 +203,20 @@ class PackedTransformer:
         `cache` holds what was read before and grows by T.
         """
         assert len(ids) == 1, "one sequence at a time"
-        tokens = ids.shape[1]
+        x = self._through(self._model, ids[0], cache, wanted)
+        return rms_norm(x, self._norm, self.config.rms_eps).unsqueeze(0)
+
+    def after(self, layers: int, ids: Tensor) -> Tensor:
+        """What the first `layers` blocks make of ids [T], [T, hidden]; the others are the caller's."""
+        lower = Model.from_buffer_copy(self._model)
+        lower.num_layers = layers
+        return self._through(lower, ids, self.new_cache(1, len(ids)), None)
+
+    def _through(self, model: Model, ids: Tensor, cache: KVCache, wanted: int | None) -> Tensor:
+        """What the model's last block makes of the last `wanted` (None: all) of ids [T]."""
+        tokens = len(ids)
         cache.reserve(tokens)
-        x = self._embed(ids[0]) * self.config.embedding_scale
+        x = self._embed(ids) * self.config.embedding_scale
         groups = torch.empty(tokens, self._group_bytes(), dtype=torch.uint8)
         narrow, mixed = torch.empty(2, tokens, self._narrow)
         wide = torch.empty(tokens, self._widest)
@@ -213,11 +224,11 @@ class PackedTransformer:
         wanted = tokens if wanted is None else wanted
         with passes:
             self._kernels.llmos_forward(
-                *(ctypes.byref(self._model), tokens, wanted, cache.length, cache.capacity, keys, values),
+                *(ctypes.byref(model), tokens, wanted, cache.length, cache.capacity, keys, values),
                 *(tensor.data_ptr() for tensor in (x, narrow, mixed, wide, groups)),
             )
         cache.advance(tokens)
-        return rms_norm(x[-wanted:], self._norm, self.config.rms_eps).unsqueeze(0)
+        return x[-wanted:]
 
     def logits(self, states: Tensor) -> Tensor:
         """[n, vocab] of states [n, hidden]."""

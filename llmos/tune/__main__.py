@@ -32,13 +32,14 @@ from llmos.planner.prompt import PromptForm
 from llmos.toolbox import catalog
 from llmos.tune import folders, launch
 from llmos.tune import options as tune_options
-from llmos.tune.chats import Composer, Sample, single
+from llmos.tune.chats import MAX_TOKENS, Composer, Sample, single
 from llmos.tune.data import foreign
 from llmos.tune.lora import Trainee
 from llmos.tune.network import Whole
 from llmos.tune.pools import Pools
 from llmos.tune.prepare import Preparer, read_rows
 from llmos.tune.train import Run
+from llmos.tune.upper import Upper
 from llmos.tune.world import World, joined
 
 _POSITIONS = 1 << 15
@@ -60,6 +61,20 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alpha", type=float, default=64)
     parser.add_argument(
         "--start", type=Path, metavar="DIR", help="an adapter to go on from, whose rank and alpha are kept"
+    )
+    parser.add_argument(
+        "--upper",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train the last N blocks only, on a processor: a step is quicker",
+    )
+    parser.add_argument(
+        "--chat-tokens",
+        type=int,
+        default=MAX_TOKENS,
+        metavar="N",
+        help=f"of a chat: the longer, the more requests share one list of tools ({MAX_TOKENS})",
     )
     parser.add_argument("--judged", type=int, default=300, help="validation rows of each kind")
     tune_options.add_settings(parser)
@@ -122,6 +137,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--start is an adapter's, and --mode full makes none", "Leave one of them out.")
     if options.start and adapters.read(options.start).base_sha256 != store.show(options.model).card.sha256:
         raise UsageError(f"{options.start} was trained on other weights", "Name the model it belongs to.")
+    if options.upper and options.mode == "full":
+        raise UsageError("--upper makes an adapter, and --mode full none", "Leave one of them out.")
     if options.mode == "lora" and not store.show(options.model).card.sha256:
         raise UsageError(
             f"{options.model} is a folder, and adapters belong to one weights file, known by its SHA-256",
@@ -141,7 +158,7 @@ def _learn(options: argparse.Namespace, world: World) -> int:
     trainee = _trainee(options, source, device)
     run = Run(
         trainee.to_device(device),
-        iter(Composer(pools, seed=settings.seed)),
+        iter(Composer(pools, seed=settings.seed, max_tokens=options.chat_tokens)),
         settings,
         device=device,
         folder=options.out / "state",
@@ -163,13 +180,18 @@ def _learn(options: argparse.Namespace, world: World) -> int:
 
 def _trainee(options: argparse.Namespace, source: Source, device: torch.device) -> Trainee | Whole:
     config, tensors = source.config, weights.tensors(source, tune_options.frozen(device))
+    start = adapters.read(options.start) if options.start else None
+    kind = Upper if options.upper else Trainee
     made: Trainee | Whole
     if options.mode == "full":
         made = Whole(config, tensors, positions=_POSITIONS, mixed=device.type == "cuda")
-    elif options.start:
-        made = Trainee.going_on(adapters.read(options.start), config, tensors, positions=_POSITIONS)
+    elif start:
+        made = kind.going_on(start, config, tensors, positions=_POSITIONS)
     else:
-        made = Trainee(config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS)
+        made = kind(config, tensors, rank=options.rank, alpha=options.alpha, positions=_POSITIONS)
+    if isinstance(made, Upper):
+        path = store.resolve(options.model)
+        made.stand_on(path, start, learning=options.upper)
     made.recomputed = options.activation_checkpointing
     return made
 

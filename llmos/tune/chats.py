@@ -79,6 +79,7 @@ class Composer:
         draw = self.rng.random()
         kind = "shots" if draw < SHOTS else "related" if draw < SHOTS + RELATED else "any"
         wanted = int(self.rng.integers(5, 9) if kind == "shots" else self.rng.integers(10, 18))
+        wanted = wanted * self.max_tokens // MAX_TOKENS
         rows, needed, avoided = self._rows(kind, wanted)
         parts = _Parts()
         listed = self._system(parts, rows, needed, avoided)
