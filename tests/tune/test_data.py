@@ -115,6 +115,7 @@ def test_calls_as_bash() -> None:
     )
     assert line("file.checksum", path="a.iso", algorithm="blake2") == "b2sum a.iso"
     assert line("text.compare", a="old", b="new") == "diff -r old new"
+    assert line("file.archive", action="create", path="src") is None
     assert line("answer", text="no") is None
 
 

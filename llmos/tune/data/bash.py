@@ -165,6 +165,8 @@ def _delete(args: Args, say: str) -> str | None:
 
 
 def _archive(args: Args, say: str) -> str | None:
+    if "archive" not in args:  # named by the tool
+        return None
     archive, to = word(args["archive"]), args.get("to")
     if archive.rstrip("'").endswith(".zip"):
         made = {"create": f"zip -r {archive} {word(args.get('path', '.'))}", "list": f"unzip -l {archive}"}
