@@ -28,6 +28,11 @@ def _machine(key: str) -> Callable[[Filler], Value]:
     return lambda filler: filler.machine(key)
 
 
+def _column(key: str) -> Callable[[Filler], Value]:
+    """A column of a table: one of numbers, or one that rows are told apart by."""
+    return lambda filler: Value.same(filler.kept(lambda: filler.one(words()["columns"][key])))
+
+
 def _url(filler: Filler) -> Value:
     table = words()["amounts"]
     return Value.same(
@@ -74,6 +79,8 @@ _MAKERS: Mapping[str, Callable[[Filler], Value]] = {
     "n": lambda f: amounts.number(f, 2, 10, worded=0.5),
     "num": lambda f: amounts.number(f, 2, 30, worded=0.3),
     "depth": lambda f: amounts.number(f, 2, 4, worded=0.6),
+    "measure": _column("measures"),
+    "label": _column("labels"),
     "col": lambda f: amounts.number(f, 2, 6, worded=0.0),
     "lines": amounts.lines,
     "size": amounts.size,
