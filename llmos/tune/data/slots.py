@@ -81,9 +81,11 @@ _MAKERS: Mapping[str, Callable[[Filler], Value]] = {
     "depth": lambda f: amounts.number(f, 2, 4, worded=0.6),
     "measure": _column("measures"),
     "label": _column("labels"),
+    "digit": lambda f: amounts.number(f, 2, 10, worded=0.0),  # as in a command
     "col": lambda f: amounts.number(f, 2, 6, worded=0.0),
     "lines": amounts.lines,
     "size": amounts.size,
+    "ram": lambda f: amounts.size(f, memory=True),
     "dur": amounts.duration,
     "ago": lambda f: amounts.duration(f, after_the=True),
     "pid": lambda f: amounts.pid(f.rng),
