@@ -8,7 +8,6 @@ from llmos.tune.data.names import Filler, Value, words
 
 _ENGLISH = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _CHINESE = "一两三四五六七八九十"
-_WORDED_MEMORY = ("512M", "100M", "1G", "2G")
 _SIZE_NAMES = {"B": "byte", "K": "kilobyte", "M": "megabyte", "G": "gigabyte"}
 
 
@@ -51,19 +50,26 @@ def port(rng: random.Random) -> Value:
 # --- sizes
 
 
-def size(filler: Filler, *, memory: bool = False) -> Value:
-    """A size as people say it (`2 gigs`, `500kb`) and as a call has it (`2G`, `500K`); `memory`: one that a
-    program can run in."""
+def size(filler: Filler) -> Value:
+    """A size as people say it (`2 gigs`, `500kb`) and as a call has it (`2G`, `500K`)."""
     table, rng = words()["amounts"], filler.rng
     if filler.lang == "en" and filler.chance(0.05):
-        worded = table["worded_sizes"]
-        return Value(*rng.choice([w for w in worded if not memory or w[1] in _WORDED_MEMORY]))
-    unit = rng.choice("MG" if memory else "KKMMMMMMMGGGGG" if filler.chance(0.95) else "B")
-    if unit in ("G" if memory else "MG") and filler.chance(0.1):
+        return Value(*rng.choice(table["worded_sizes"]))
+    unit = rng.choice("KKMMMMMMMGGGGG" if filler.chance(0.95) else "B")
+    if unit in "MG" and filler.chance(0.1):
         n = str(rng.choice(table["halves"]))
     else:
-        numbers = table["gigabytes" if unit == "G" else "sizes"]
-        n = str(rng.choice([n for n in numbers if n >= 64] if memory and unit == "M" else numbers))
+        n = str(rng.choice(table["gigabytes" if unit == "G" else "sizes"]))
+    return Value(_said_size(filler, n, unit), f"{n}{unit}")
+
+
+def memory(filler: Filler) -> Value:
+    """A size that a program can run in, said as any size."""
+    table, rng = words()["amounts"], filler.rng
+    if filler.lang == "en" and filler.chance(0.05):
+        return Value(*rng.choice(table["worded_memory"]))
+    unit = rng.choice("MG")
+    n = str(rng.choice(table["memory"][unit]))
     return Value(_said_size(filler, n, unit), f"{n}{unit}")
 
 

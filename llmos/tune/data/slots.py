@@ -28,9 +28,9 @@ def _machine(key: str) -> Callable[[Filler], Value]:
     return lambda filler: filler.machine(key)
 
 
-def _column(key: str) -> Callable[[Filler], Value]:
-    """A column of a table: one of numbers, or one that rows are told apart by."""
-    return lambda filler: Value.same(filler.kept(lambda: filler.one(words()["columns"][key])))
+def _listed(table: str, key: str) -> Callable[[Filler], Value]:
+    """One of a list of words.toml, of this side of the split."""
+    return lambda filler: Value.same(filler.kept(lambda: filler.one(words()[table][key])))
 
 
 def _url(filler: Filler) -> Value:
@@ -79,13 +79,12 @@ _MAKERS: Mapping[str, Callable[[Filler], Value]] = {
     "n": lambda f: amounts.number(f, 2, 10, worded=0.5),
     "num": lambda f: amounts.number(f, 2, 30, worded=0.3),
     "depth": lambda f: amounts.number(f, 2, 4, worded=0.6),
-    "measure": _column("measures"),
-    "label": _column("labels"),
-    "digit": lambda f: amounts.number(f, 2, 10, worded=0.0),  # as in a command
+    "measure": _listed("columns", "measures"),
+    "label": _listed("columns", "labels"),
     "col": lambda f: amounts.number(f, 2, 6, worded=0.0),
     "lines": amounts.lines,
     "size": amounts.size,
-    "ram": lambda f: amounts.size(f, memory=True),
+    "ram": amounts.memory,
     "dur": amounts.duration,
     "ago": lambda f: amounts.duration(f, after_the=True),
     "pid": lambda f: amounts.pid(f.rng),
@@ -94,7 +93,7 @@ _MAKERS: Mapping[str, Callable[[Filler], Value]] = {
     "mode": lambda f: Value.same(f.one(words()["amounts"]["modes"])),
     # texts
     "pat": Filler.pattern,
-    "word": lambda f: Value.same(f.kept(lambda: f.one(words()["search"]["words"]))),
+    "word": _listed("search", "words"),
     "regex": _regex,
     "text": lambda f: f.quotable(f.text(), bare=0.0),
     "tail": lambda f: Value.same(f.text()),
