@@ -10,9 +10,10 @@ is never tried.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,18 +29,25 @@ if TYPE_CHECKING:
 WEIGHTS_FILE, CARD_FILE = "adapter.safetensors", "card.toml"
 
 
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """`form` names a `planner.prompt.PromptForm`; the shots are how many worked examples a prompt carries."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How it was trained to be asked.
 
+    `form` names a `planner.prompt.PromptForm`; the shots are how many worked examples a prompt carries.
+    """
+
+    form: str
+    shots: int
+    command_shots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter(Asked):
     name: str
     folder: Path
     base_sha256: str
     sha256: str
     scale: float
-    form: str
-    shots: int
-    command_shots: int
 
     @property
     def weights(self) -> Path:
@@ -48,19 +56,44 @@ class Adapter:
 
 def read(folder: Path) -> Adapter:
     """Raises ConfigError, naming the file, for a card that lacks something."""
-    file = folder / CARD_FILE
-    try:
-        card: dict[str, Any] = tomllib.loads(file.read_text())
+    with _reading(folder / CARD_FILE) as card:
         return Adapter(
+            **_asked(card),
             name=folder.name,
             folder=folder,
             base_sha256=str(card["base_sha256"]),
             sha256=str(card["sha256"]),
             scale=float(card["alpha"]) / int(card["rank"]),
-            form=str(card["form"]),
-            shots=int(card["shots"]),
-            command_shots=int(card["command_shots"]),
         )
+
+
+def asked(model: Path) -> Asked | None:
+    """How a model whose own weights have learnt the calls wants to be asked, by the card in its folder.
+
+    None for a file, and for a folder without a card. Raises ConfigError as `read` does.
+    """
+    if not (model / CARD_FILE).is_file():
+        return None
+    with _reading(model / CARD_FILE) as card:
+        return Asked(**_asked(card))
+
+
+def write_asked(folder: Path, asked: Asked) -> None:
+    """The card that `asked` reads."""
+    (folder / CARD_FILE).write_text(
+        f'form = "{asked.form}"\nshots = {asked.shots}\ncommand_shots = {asked.command_shots}\n'
+    )
+
+
+def _asked(card: dict[str, Any]) -> dict[str, Any]:
+    numbers = {key: int(card[key]) for key in ("shots", "command_shots")}
+    return {"form": str(card["form"]), **numbers}
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError, KeyError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"not an adapter's card: {error}", "Mend or remove it.", where=str(file)) from error
 

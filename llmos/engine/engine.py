@@ -18,8 +18,9 @@ from typing import Literal
 
 import torch
 
+from llmos.engine import adapter as adapters
 from llmos.engine import loading, native, weights
-from llmos.engine.adapter import Adapter
+from llmos.engine.adapter import Adapter, Asked
 from llmos.engine.cache import KVCache, common_prefix
 from llmos.engine.generate import Constraint, Decoder, Generation, OnText, Output
 from llmos.engine.loading import AnyModel, Device, Numbers
@@ -63,6 +64,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
         self.guessing = True
+        self.asked: Asked | None = None  # as what is loaded was trained to be
         self._prefix = prefix
         self._slots: list[_Slot] = []  # most recently used last
         self._guard = threading.Lock()  # of the slots and of what is kept on disk
@@ -94,6 +96,7 @@ class Engine:
         engine = cls(path.stem, model, tokenizer, tokens, _prefix(path, model, adapter))
         quantised = path.is_dir() and read_origin(path) is not None  # an adapter went in before rounding
         engine._beside = path if model.exact and not quantised else None
+        engine.asked = adapter or adapters.asked(path)
         log.info("%s: %s weights, %d threads", path.name, engine.form, threads)
         return engine
 
@@ -111,6 +114,7 @@ class Engine:
             raise ModelError("an adapter is inside these weights", "Load the model again.")
         self.model.adapt(loading.additions(self._beside, adapter, self.model.tensors) if adapter else {})
         self._prefix = _prefix(self._beside, self.model, adapter)
+        self.asked = adapter or adapters.asked(self._beside)
         self.forget()
 
     def forget(self) -> None:

@@ -4,6 +4,7 @@
     model.json            the model's sizes, and how its tokenizer treats text
     tokenizer.json        as the `tokenizers` library keeps it
     quantised.json        what it was made from: the base, its hash, the bits, the adapter that is inside
+    card.toml             how it was trained to be asked, where it was
 
 An adapter is added before the weights are rounded and cannot be taken out again. The form is llmos' own:
 other programs do not read it, and it needs the kernels, which need a C compiler once.
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from llmos.engine import adapter as adapters
-from llmos.engine import prepared, weights
+from llmos.engine import packed, prepared, weights
 from llmos.engine.adapter import Adapter
 from llmos.engine.localfile import QUANTISED_FILE, Origin
 from llmos.engine.model import ModelConfig
@@ -42,6 +43,8 @@ def write(
     if out.exists():
         raise UsageError(f"{out} is there already", "Remove it, or name another folder with --out.")
     source = weights.open_source(path)
+    if not packed.fits(source.config):
+        raise ModelError(f"{path} does not divide into blocks of 8 by 32", "It can be used as it is.")
     change = adapters.change(adapter) if adapter else None
     tensors = weights.packed_tensors(source, on_progress, change, bits)
     try:
@@ -50,6 +53,8 @@ def write(
             made = Path(name) / "form"
             prepared.write(made, source.config, tensors, source.tokenizer)
             (made / QUANTISED_FILE).write_text(json.dumps(asdict(origin), indent=1) + "\n", encoding="utf-8")
+            if asked := adapter or adapters.asked(path):
+                adapters.write_asked(made, asked)
             made.replace(out)
     except (OSError, SafetensorError) as error:
         raise DiskFull(

@@ -66,27 +66,26 @@ class Loop:
         *,
         context_tokens: int,
         max_reply_tokens: int = MAX_REPLY_TOKENS,
-        adapter: Adapter | None = None,
     ) -> None:
         self._engine = engine
         self._context_tokens = context_tokens
         self._max_reply_tokens = max_reply_tokens
         self._line = LineConstraint(engine.tokenizer)
-        self._prompts_for(adapter)
+        self._prompts_as_trained()
         self.teach(())
 
     def adapt(self, adapter: Adapter | None) -> None:
         """Go on with another adapter, or none, beside the same weights. Raises ModelError."""
         self._engine.adapt(adapter)
-        self._prompts_for(adapter)
+        self._prompts_as_trained()
         self.teach(self._specs)
         self.read_ahead()
 
-    def _prompts_for(self, adapter: Adapter | None) -> None:
-        """As an adapter was trained on them."""
-        self._form = prompt.PromptForm(adapter.form) if adapter else prompt.PromptForm.EXAMPLES
-        self._num_shots = adapter.shots if adapter else NUM_SHOTS
-        self._num_command_shots = adapter.command_shots if adapter else NUM_COMMAND_SHOTS
+    def _prompts_as_trained(self) -> None:
+        asked = self._engine.asked
+        self._form = prompt.PromptForm(asked.form) if asked else prompt.PromptForm.EXAMPLES
+        self._num_shots = asked.shots if asked else NUM_SHOTS
+        self._num_command_shots = asked.command_shots if asked else NUM_COMMAND_SHOTS
 
     def teach(self, tools: Sequence[ToolSpec]) -> None:
         """Put these tools in force. One that no grammar can enforce or write is left out, and logged."""

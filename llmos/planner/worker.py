@@ -96,7 +96,7 @@ class Worker:
             context_tokens=model.context_tokens,
             adapter=adapter,
         )
-        self._loop = Loop(engine, context_tokens=model.context_tokens, adapter=adapter)
+        self._loop = Loop(engine, context_tokens=model.context_tokens)
         self._teach_first()
         missing = held.missing + confine.confine_calls().missing
         for layer in missing:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,17 +26,12 @@ from llmos.engine import store, weights
 from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
 from llmos.engine.source import Source
 from llmos.errors import UsageError
-from llmos.paths import tool_dirs
-from llmos.planner.prompt import PromptForm
-from llmos.toolbox import catalog
 from llmos.tune import folders, launch
 from llmos.tune import options as tune_options
-from llmos.tune.chats import MAX_TOKENS, Composer, Sample, single
-from llmos.tune.data import foreign
+from llmos.tune.chats import MAX_TOKENS, Composer, judged
 from llmos.tune.lora import Trainee
 from llmos.tune.network import Whole
-from llmos.tune.pools import Pools
-from llmos.tune.prepare import Preparer, read_rows
+from llmos.tune.prepare import AS_TRAINED, Preparer, read_rows
 from llmos.tune.train import Run
 from llmos.tune.upper import Upper
 from llmos.tune.world import World, joined
@@ -83,20 +77,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def validation(pools: Pools, judged: int) -> dict[str, list[Sample]]:
-    """Requests one by one as in use, by what is asked of the model."""
-    rng = np.random.default_rng(1)
-    calls = rng.permutation(np.flatnonzero(pools.translate == 0))[:judged]
-    commands = rng.permutation(np.flatnonzero(pools.translate == 1))[:judged]
-    return {
-        "calls": [single(pools, int(row), 0) for row in calls],
-        "commands": [single(pools, int(row), 0) for row in commands],
-    }
-
-
 def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], options: argparse.Namespace) -> None:
     info = store.show(options.model)
-    start = adapters.read(options.start) if options.start else None
+    start = adapters.read(options.start) if options.start else AS_TRAINED
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / WEIGHTS_FILE
     save_file({name: t.to(torch.bfloat16).contiguous().cpu() for name, t in tensors.items()}, file)
@@ -106,9 +89,9 @@ def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], options: 
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "rank": trainee.lora.rank,
         "alpha": trainee.lora.alpha,
-        "form": PromptForm.SIGNATURES.value,
-        "shots": start.shots if start else 0,
-        "command_shots": start.command_shots if start else 0,
+        "form": start.form,
+        "shots": start.shots,
+        "command_shots": start.command_shots,
     }
     lines = [
         f"{key} = {value}" if isinstance(value, int | float) else f'{key} = "{value}"'
@@ -151,8 +134,7 @@ def _learn(options: argparse.Namespace, world: World) -> int:
     torch.manual_seed(settings.seed)
     device = tune_options.device()
     source = weights.open_source(store.resolve(options.model))
-    ours = catalog.load(tool_dirs()[:1]).specs
-    preparer = Preparer(source.tokenizer, foreign.beside(ours), len(ours))
+    preparer = Preparer.for_tools_in_force(source.tokenizer)
     pools = preparer.pools(read_rows(options.rows), seed=settings.seed)
     held = preparer.pools(read_rows(options.valid), looked_up=1.0)
     trainee = _trainee(options, source, device)
@@ -162,7 +144,7 @@ def _learn(options: argparse.Namespace, world: World) -> int:
         settings,
         device=device,
         folder=options.out / "state",
-        validation=validation(held, options.judged),
+        validation=judged(held, options.judged),
         on_progress=lambda line: print(line, flush=True),  # noqa: T201
         world=world,
     )
@@ -174,6 +156,7 @@ def _learn(options: argparse.Namespace, world: World) -> int:
         _write(options.out, trainee, tensors, options)
     else:
         folders.save_like(options.out, trainee.config, tensors, source.tokenizer)
+        adapters.write_asked(options.out, AS_TRAINED)
     curve.write(options.out)
     return 0
 

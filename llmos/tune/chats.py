@@ -165,6 +165,14 @@ def single(pools: Pools, row: int, num_shots: int) -> Sample:
     return parts.sample(1 << 14)
 
 
+def judged(pools: Pools, most: int) -> dict[str, list[Sample]]:
+    """At most so many requests of each kind, one by one as in use, by what is asked of the model."""
+    rng = np.random.default_rng(1)
+    kinds = {"calls": 0, "commands": 1}
+    rows = {kind: rng.permutation(np.flatnonzero(pools.translate == told)) for kind, told in kinds.items()}
+    return {kind: [single(pools, int(row), 0) for row in some[:most]] for kind, some in rows.items()}
+
+
 class _Parts:
     """A chat in the making."""
 

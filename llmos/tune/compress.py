@@ -3,6 +3,7 @@
     llmos tune prune --model tiny --text ~/notes --drop 6 --out ~/models/shorter --max-steps 500
     llmos tune quantize --model tiny --text ~/notes --bits 4 --out ~/models/coarser --max-steps 500
     llmos tune distill --model tiny --text ~/notes --layers 6 --width 288 --out ~/models/child --max-steps 900
+    llmos tune prune --rows train.jsonl --valid valid.jsonl --drop 2 --out ~/models/shorter --max-seconds 3600
 
 `prune` leaves out the blocks that change what passes through them least (Men et al. 2024, "ShortGPT": block
 influence, one minus the cosine of a block's input and output). `quantize` trains through the rounding to 7, 5
@@ -10,6 +11,8 @@ or 4 bits a weight, groups of 32 with a scale, as the engine packs them (Jacob e
 gradients). `distill` starts a fresh, smaller model of the same tokens. All three learn from the model they
 come from: the divergence of its next-token probabilities and the student's (Hinton et al. 2015), mixed with
 the text itself. --max-steps 0 skips the learning. report.json holds the table: parameters, bytes, perplexity.
+With --rows they learn calls from requests as `llmos tune train` does, from the model with its adapter, and
+the table has the share of replies that are right in every token, given what stands before.
 """
 
 from __future__ import annotations
@@ -28,36 +31,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmos.engine import adapter as adapters
 from llmos.engine import store, weights
 from llmos.engine.groups import GROUP, rounded
 from llmos.engine.model import ModelConfig
 from llmos.errors import UsageError
-from llmos.tune import corpus, folders
+from llmos.tune import folders, lessons
 from llmos.tune import options as tune_options
+from llmos.tune.lessons import Lessons
 from llmos.tune.network import Batch, Network, Whole, collate
-from llmos.tune.pretrain import say, shuffled, start
+from llmos.tune.prepare import AS_TRAINED
+from llmos.tune.pretrain import say, start
 from llmos.tune.train import Run
 
 _OF_TEACHER = 0.7  # of the loss; the rest is the text's
 _BYTES = {16: 2.0, 7: 8.5 / 8, 5: 5.5 / 8, 4: 4.5 / 8}  # a weight of a matrix, its scale's share included
+_POSITIONS = 1 << 14
 _MATRICES = ("qkv.weight", "out.weight", "gate_up.weight", "down.weight")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Made:
+    """A student before it learns."""
+
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+    bits: int = 0
 
 
 class Student(Whole):
     """Learns what its teacher says of the next token. With `bits`, its matrices are read rounded."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        tensors: dict[str, Tensor],
-        teacher: Network,
-        *,
-        positions: int,
-        bits: int = 0,
-    ) -> None:
-        super().__init__(config, tensors, positions=positions)
+    def __init__(self, made: Made, teacher: Network, *, positions: int, mixed: bool = False) -> None:
+        super().__init__(made.config, made.tensors, positions=positions, mixed=mixed)
         self._teacher = [teacher]  # in a list: its weights are not ours
-        self.bits = bits
+        self.bits = made.bits
 
     def weight(self, name: str) -> Tensor:
         whole = super().weight(name)
@@ -90,15 +98,6 @@ class Student(Whole):
 # --- the three ways ---------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Made:
-    """A student before it learns."""
-
-    config: ModelConfig
-    tensors: dict[str, Tensor]
-    bits: int = 0
-
-
 def pruned(
     given: argparse.Namespace, teacher: Network, tensors: dict[str, Tensor], text: Sequence[Any]
 ) -> Made:
@@ -124,15 +123,14 @@ def pruned(
 
 
 @torch.no_grad()
-def block_influence(network: Network, text: Sequence[Any], most: int = 16) -> list[float]:
-    """1 - cos(input, output) of each block, the mean over the tokens of some of the text."""
+def block_influence(network: Network, text: Sequence[Any]) -> list[float]:
+    """1 - cos(input, output) of each block, the mean over the tokens of the text."""
     found = torch.zeros(network.config.num_layers)
-    some = text[:most]
-    for sample in some:
+    for sample in text:
         seen = network.states(torch.from_numpy(sample.ids).long()[None])
         pairs = itertools.pairwise(seen)
         found += torch.stack([1 - F.cosine_similarity(a.float(), b.float(), dim=-1).mean() for a, b in pairs])
-    return [float(value) / len(some) for value in found]
+    return [float(value) / len(text) for value in found]
 
 
 def coarser(
@@ -169,12 +167,13 @@ _WAYS: dict[str, _Way] = {"prune": pruned, "quantize": coarser, "distill": child
 def _options(way: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = tune_options.parser(way, __doc__)
     parser.add_argument("--model", default="default", help="the model it comes from")
-    parser.add_argument(
-        "--text", type=Path, nargs="+", required=True, help="files of text, or folders of them"
-    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the smaller model")
-    parser.add_argument("--context", type=int, default=256, help="tokens of a block of text")
-    parser.add_argument("--blocks", type=int, default=0, help="of text, at most (0: all)")
+    parser.add_argument(
+        "--mixed",
+        action="store_true",
+        help="products in bfloat16: quicker on a GPU, and on CPUs that have them",
+    )
+    lessons.add_options(parser)
     match way:
         case "prune":
             parser.add_argument("--drop", type=int, required=True, help="how many blocks are left out")
@@ -194,35 +193,32 @@ def main(way: str, argv: Sequence[str] | None = None) -> int:
     settings = tune_options.settings(given)
     torch.manual_seed(settings.seed)
     device = tune_options.device()
-    source = weights.open_source(store.resolve(given.model))
-    tokenizer = source.tokenizer
-    text = corpus.read_texts(given.text)
-    end = min(tokenizer.eos_ids)
-    train, valid = (
-        corpus.blocks(part, tokenizer.hf, given.context, end) for part in (text.train, text.valid)
-    )
-    if given.blocks:
-        train, valid = train[: given.blocks], valid[: max(1, given.blocks // 10)]
-    tensors = weights.tensors(source, torch.float32)
-    teacher = Network(source.config, tensors, positions=given.context).to_device(device)
-    made = _WAYS[way](given, teacher, tensors, train)
-    student = Student(made.config, made.tensors, teacher, positions=given.context, bits=made.bits).to_device(
-        device
-    )
+    path = store.resolve(given.model)
+    source, adapter = weights.open_source(path), lessons.adapter(given)
+    learnt = lessons.read(given, source.tokenizer)
+    tensors = weights.tensors(source, torch.float32, change=adapters.change(adapter) if adapter else None)
+    told = {
+        name: tensor.to(torch.bfloat16 if given.mixed else tensor.dtype) for name, tensor in tensors.items()
+    }
+    teacher = Network(source.config, told, positions=_POSITIONS).to_device(device)
+    made = _WAYS[way](given, teacher, tensors, learnt.some)
+    student = Student(made, teacher, positions=_POSITIONS, mixed=given.mixed).to_device(device)
     table = [
-        _row("before", teacher, valid, device),
-        _row(f"{way}d" if way != "distill" else "fresh", student, valid, device),
+        _row("before", teacher, learnt, device),
+        _row(f"{way}d" if way != "distill" else "fresh", student, learnt, device),
     ]
     if settings.max_steps or settings.max_seconds:
         run = Run(
-            student, shuffled(train, settings.seed), settings,
+            student, learnt.train, settings,
             device=device, folder=given.out / "state", validation={}, on_progress=say,
         )  # fmt: skip
         curve = run.go()
-        table.append(_row("after learning", student, valid, device))
+        table.append(_row("after learning", student, learnt, device))
         given.out.mkdir(parents=True, exist_ok=True)
         curve.write(given.out)
-    folders.save_like(given.out, student.config, student.tensors(), tokenizer)
+    folders.save_like(given.out, student.config, student.tensors(), source.tokenizer)
+    if asked := adapter or adapters.asked(path) or (AS_TRAINED if learnt.calls else None):
+        adapters.write_asked(given.out, asked)
     (given.out / "report.json").write_text(json.dumps({"way": way, "table": table}, indent=1) + "\n")
     say(_text(table))
     return 0
@@ -232,26 +228,31 @@ prune, quantize, distill = (functools.partial(main, way) for way in _WAYS)
 
 
 @torch.no_grad()
-def _row(name: str, network: Network, valid: Sequence[Any], device: torch.device) -> dict[str, Any]:
-    loss, tokens = 0.0, 0
-    for sample in valid:
-        losses, _ = network.losses(collate([sample], device))
-        loss, tokens = loss + float(losses.sum()), tokens + len(losses)
+def _row(name: str, network: Network, learnt: Lessons, device: torch.device) -> dict[str, Any]:
+    loss, tokens, right = 0.0, 0, 0
+    for sample in learnt.valid:
+        losses, hits = network.losses(collate([sample], device))
+        loss, tokens, right = loss + float(losses.sum()), tokens + len(losses), right + bool(hits.all())
     bits = getattr(network, "bits", 0) or 16
     named = network.tensors() if isinstance(network, Student) else network.frozen
     matrices = sum(t.numel() for name, t in named.items() if name.endswith(_MATRICES))
     everything = sum(t.numel() for t in named.values())
-    return {
+    row = {
         "model": name,
         "parameters": everything,
         "megabytes": round((matrices * _BYTES[bits] + (everything - matrices) * 2) / 1e6, 2),
         "loss": round(loss / tokens, 4),
         "perplexity": round(math.exp(min(loss / tokens, 60)), 3),
     }
+    return row | ({"exact": round(right / len(learnt.valid), 3)} if learnt.calls else {})
 
 
 def _text(table: Sequence[dict[str, Any]]) -> str:
-    lines = [f"{'model':<16}{'parameters':>12}{'MB':>9}{'perplexity':>12}"]
+    columns = {"parameters": 12, "megabytes": 11, "perplexity": 12, "exact": 9}
+    shown = {name: width for name, width in columns.items() if name in table[0]}
+    lines = [f"{'model':<16}" + "".join(f"{name:>{width}}" for name, width in shown.items())]
     for row in table:
-        lines.append(f"{row['model']:<16}{row['parameters']:>12}{row['megabytes']:>9}{row['perplexity']:>12}")
+        lines.append(
+            f"{row['model']:<16}" + "".join(f"{row[name]:>{width}}" for name, width in shown.items())
+        )
     return "\n".join(lines)

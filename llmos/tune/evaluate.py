@@ -21,7 +21,7 @@ import statistics
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.browse:
         return _browse(given.browse, given.tool)
     tools = catalog.load(tool_dirs()[:1])
-    rows = [row for row in read_rows(given.rows) if _is_ours(row, tools)]
+    rows = rows_about(tools, given.rows)
     rows = rows[: given.limit] if given.limit else rows
     if not rows:
         raise UsageError(f"{given.rows} has no row about the tools in force", "Make rows: llmos tune data")
@@ -140,16 +140,23 @@ def _asked(
         context_tokens=given.context,
         adapter=adapter,
     )
-    loop = Loop(engine, context_tokens=engine.context_tokens, adapter=adapter)
+    return ask(engine, tools, rows, on_wrong=(lambda one: say(_failure(one))) if given.failures else None)
+
+
+def ask(
+    engine: Engine, tools: catalog.Catalog, rows: Rows, *, on_wrong: Callable[[Judged], None] | None = None
+) -> list[Judged]:
+    """What the model in this engine says to all rows."""
+    loop = Loop(engine, context_tokens=engine.context_tokens)
     loop.teach(tools.specs)
     retriever = Retriever(tools.specs)
     judged = []
     for number, row in enumerate(rows, 1):
         judged.append(one := _judge(loop, retriever, row))
-        if given.failures and not one.right:
-            say(_failure(one))
+        if on_wrong and not one.right:
+            on_wrong(one)
         if number % 50 == 0:
-            say(f"{model}: {number} of {len(rows)}, {sum(one.right for one in judged)} right")
+            say(f"{engine.name}: {number} of {len(rows)}, {sum(one.right for one in judged)} right")
     return judged
 
 
@@ -190,8 +197,13 @@ def _tuples(one: Mapping[str, Any]) -> dict[str, Any]:
     return {"wanted": tuple(one["wanted"]), "said": None if one["said"] is None else tuple(one["said"])}
 
 
-def _is_ours(row: Mapping[str, Any], tools: catalog.Catalog) -> bool:
-    return row["kind"] == "call" and all(call["tool"] in tools.tools for call in row["calls"])
+def rows_about(tools: catalog.Catalog, file: Path) -> Rows:
+    """Those that these tools answer."""
+    return [
+        row
+        for row in read_rows(file)
+        if row["kind"] == "call" and all(call["tool"] in tools.tools for call in row["calls"])
+    ]
 
 
 def _adapter(given: argparse.Namespace) -> Adapter | None:

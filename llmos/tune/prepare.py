@@ -10,16 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from llmos.engine.adapter import Asked
 from llmos.engine.grammar import render_call
 from llmos.engine.tokenizer import Tokenizer
 from llmos.errors import UsageError
 from llmos.messages import Think, ToolSpec
+from llmos.paths import tool_dirs
 from llmos.planner import prompt
 from llmos.planner.choosing import Chooser
+from llmos.planner.prompt import PromptForm
 from llmos.planner.retrieval import Retriever
+from llmos.toolbox import catalog
+from llmos.tune.data import foreign
 from llmos.tune.pools import Ids, Pools, Ragged
 
 NUM_SHOTS = 4
+# How requests stand in what is learnt, for whoever asks a model that learnt from it.
+AS_TRAINED = Asked(form=PromptForm.SIGNATURES.value, shots=0, command_shots=0)
 # The share of rows that is looked up as a request is (tools, nearest examples): some milliseconds each.
 LOOKED_UP = 0.25
 
@@ -68,6 +75,11 @@ class Preparer:
         self._examples = ranked
         self._retriever = retriever
         self._chooser = Chooser(self.specs[:ours], retriever)
+
+    @classmethod
+    def for_tools_in_force(cls, tokenizer: Tokenizer) -> Preparer:
+        ours = catalog.load(tool_dirs()[:1]).specs
+        return cls(tokenizer, foreign.beside(ours), len(ours))
 
     def pools(self, rows: Sequence[dict[str, Any]], *, looked_up: float = LOOKED_UP, seed: int = 0) -> Pools:
         rng = np.random.default_rng(seed)

@@ -47,7 +47,7 @@ def run(model: str) -> list[dict[str, Value]]:
     adapter = adapters.find(sha256) if sha256 else None
     engine = Engine.load(store.resolve(model), dtype="auto", adapter=adapter)
     stages.end("weights and tokenizer")
-    loop = Loop(engine, context_tokens=4096, adapter=adapter)
+    loop = Loop(engine, context_tokens=4096)
     stages.end("vocabulary of the grammar")
     from tests.bench import calls
 

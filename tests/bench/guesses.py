@@ -19,7 +19,6 @@ from typing import Any
 
 from llmos.engine import adapter as adapters
 from llmos.engine import store
-from llmos.engine.adapter import Adapter
 from llmos.engine.engine import Engine
 from llmos.engine.generate import Generation
 from llmos.errors import LlmosError
@@ -55,20 +54,18 @@ class Counting(Engine):
 class Pair:
     """One model behind two loops that share nothing else."""
 
-    def __init__(self, base: Engine, tools: Sequence[ToolSpec], adapter: Adapter | None) -> None:
-        self._sides = [_side(base, tools, adapter, guessing=guessing) for guessing in (True, False)]
+    def __init__(self, base: Engine, tools: Sequence[ToolSpec]) -> None:
+        self._sides = [_side(base, tools, guessing=guessing) for guessing in (True, False)]
 
     def replies(self, say: str) -> tuple[Reply, Reply]:
         with_guesses, without = (_reply(*side, say) for side in self._sides)
         return with_guesses, without
 
 
-def _side(
-    base: Engine, tools: Sequence[ToolSpec], adapter: Adapter | None, *, guessing: bool
-) -> tuple[Counting, Loop]:
+def _side(base: Engine, tools: Sequence[ToolSpec], *, guessing: bool) -> tuple[Counting, Loop]:
     engine = Counting(base.name, base.model, base.tokenizer, base.context_tokens)
-    engine.guessing = guessing
-    loop = Loop(engine, context_tokens=base.context_tokens, adapter=adapter)
+    engine.guessing, engine.asked = guessing, base.asked
+    loop = Loop(engine, context_tokens=base.context_tokens)
     loop.teach(tools)
     return engine, loop
 
@@ -143,7 +140,7 @@ def main() -> None:
     engine = Engine.load(
         store.resolve(options.model), dtype="auto", context_tokens=CONTEXT_TOKENS, adapter=adapter
     )
-    pair = Pair(engine, tools, adapter)
+    pair = Pair(engine, tools)
     results = list(_results(pair, requests(tools)[: options.count], options.minutes, options.done))
     report(
         "guesses", [_row(results)], {"model": engine.name, "weights": engine.form, "adapter": bool(adapter)}

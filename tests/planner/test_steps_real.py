@@ -22,7 +22,7 @@ NAMES = ("access.log", "app.py", "notes.txt", "old.log", "util.py")
 def loop(default_model: Path) -> Loop:
     adapted = adapter.find(store.sha256_of("default") or "")
     engine = Engine.load(default_model, context_tokens=4096, adapter=adapted, threads=1)
-    made = Loop(engine, context_tokens=4096, adapter=adapted)
+    made = Loop(engine, context_tokens=4096)
     made.teach(catalog.load(tool_dirs()[:1]).specs)
     return made
 

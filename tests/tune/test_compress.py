@@ -17,7 +17,7 @@ from llmos.engine import weights
 from llmos.engine.engine import Engine
 from llmos.engine.groups import rounded
 from llmos.tune import corpus, pretrain
-from llmos.tune.compress import Student, block_influence
+from llmos.tune.compress import Made, Student, block_influence
 from llmos.tune.network import Network, collate
 
 
@@ -70,7 +70,7 @@ def test_pruning_leaves_out_what_does_least_and_learning_brings_it_back(
     assert before < after < cut
     assert after - before < 0.6 * (cut - before)
     samples = corpus.blocks(corpus.read_texts([text]).train, weights.open_source(base).tokenizer.hf, 64, 1)
-    influence = block_influence(_network(base), samples[:200])
+    influence = block_influence(_network(base), samples[:16])
     least = influence.index(min(influence))
     assert f"blocks left out: {least}\n" in capsys.readouterr().out
     assert weights.open_source(tmp_path).config.num_layers == 3
@@ -100,7 +100,7 @@ def test_a_child_learns_from_its_teacher(base: Path, text: Path, tmp_path: Path)
 
 def test_the_divergence_is_the_teachers_from_the_students(base: Path) -> None:
     teacher = _network(base)
-    student = Student(teacher.config, pretrain.start(teacher.config), teacher, positions=64)
+    student = Student(Made(teacher.config, pretrain.start(teacher.config)), teacher, positions=64)
     sample = corpus.blocks([("3 and 4 make 7",)], weights.open_source(base).tokenizer.hf, 64, 1)[0]
     batch = collate([sample], torch.device("cpu"))
     with torch.no_grad():
@@ -114,7 +114,33 @@ def test_the_divergence_is_the_teachers_from_the_students(base: Path) -> None:
     torch.testing.assert_close(plain, F.nll_loss(said[1], batch.targets, reduction="none"))
 
 
-def test_what_cannot_be_made_is_said(base: Path, text: Path, tmp_path: Path) -> None:
+def test_calls_are_learnt_from_requests_and_asked_for_as_they_were_learnt(text: Path, tmp_path: Path) -> None:
+    base, rows, out, packed = (tmp_path / name for name in ("base", "rows.jsonl", "out", "packed"))
+    shape = ["--layers", "2", "--width", "64", "--heads", "2", "--vocab-size", "288", "--context", "64"]
+    assert pretrain.main(["--text", str(text), "--out", str(base), *shape, "--max-steps", "1"]) == 0
+    row = {
+        "kind": "call", "say": "list f3", "entries": None, "data_head": None, "source": "hand", "avoid": [],
+        "calls": [{"tool": "file.list", "args": {"path": "f3"}}],
+    }  # fmt: skip
+    rows.write_text("".join(json.dumps(row | {"say": f"list f3 {n}"}) + "\n" for n in range(2)))
+    given = ["tune", "prune", "--model", str(base), "--rows", str(rows), "--out", str(out), "--drop", "1"]
+    assert cli.main(given) == 2  # --valid is missing
+    learning = ["--max-steps", "6", "--batch-tokens", "2048", "--learning-rate", "1e-2", "--mixed"]
+    assert cli.main([*given, "--valid", str(rows), *learning]) == 0
+    _, cut, after = json.loads((out / "report.json").read_text())["table"]
+    assert after["loss"] < cut["loss"] and 0 <= after["exact"] <= 1
+    assert Engine.load(base, dtype="float32", threads=1, context_tokens=64).asked is None
+    assert cli.main(["model", "quantize", str(out), "--out", str(packed)]) == 0
+    for folder in (out, packed):
+        asked = Engine.load(folder, dtype="auto", threads=1, context_tokens=64).asked
+        assert asked is not None and asked.form == "signatures"
+
+
+def test_what_cannot_be_made_is_said(
+    base: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["--model", str(base), "--text", str(text), "--out", str(tmp_path)]
     assert cli.main(["tune", "prune", *given, "--drop", "4"]) == 2
+    assert cli.main(["model", "quantize", str(base), "--out", str(tmp_path / "packed")]) == 5
+    assert "does not divide into blocks" in capsys.readouterr().err  # of 292 tokens
     assert cli.main(["tune", "distill", *given, "--layers", "1", "--width", "30", "--heads", "4"]) == 2

@@ -370,7 +370,7 @@ def test_a_model_is_loaded_with_its_adapter_and_prompted_as_it_was_taught(
     wanted = adapters.merged(plain, parts[f"{name}.a"], parts[f"{name}.b"], 2.0)
     for engine in (first, kept):  # the second comes from the prepared form
         assert torch.equal(dict(engine.model.named_parameters())[f"{name}.weight"], wanted)
-    loop = Loop(first, context_tokens=2048, adapter=adapter)
+    loop = Loop(first, context_tokens=2048)
     assert loop._form is prompt.PromptForm.SIGNATURES and loop._num_shots == 1
 
 
