@@ -321,7 +321,7 @@ def test_guesses_change_no_reply(tiny_model: Path) -> None:
     wanted = ("ask", "file.copy", "file.delete", "file.find")
     tools = [spec for spec in calls.specs() if spec.name in wanted]
     engine = Engine.load(tiny_model, dtype="packed", context_tokens=1024)
-    pair = guesses.Pair(engine, tools, None)
+    pair = guesses.Pair(engine, tools)
     for say in ("copy notes.txt to b.txt", "find *.py", "delete it"):
         with_guesses, without = pair.replies(say)
         assert with_guesses == without

@@ -1,5 +1,6 @@
 #pragma once
-/* Matrix products with packed weights, for processors with AVX2 (and VNNI where the compiler says so).
+/* Matrix products with packed weights, for processors with AVX2 (and VNNI where the compiler says so: twice the
+   registers hold the sums of twice the tokens, to the same bits).
 
    out[m][n] = sum over k of weight[n][k] * x[m][k], weights of 4, 5 or 7 bits, activations rounded to 8 bits.
    Both are held in groups of 32 along k with a scale of their own (Dettmers et al. 2022; ggml's Q4_0 to Q5_1).
@@ -41,7 +42,7 @@ typedef struct {
 /* One token's activations in one group. */
 typedef struct {
     float scale;
-    int32_t sum;
+    int32_t minus_sum;
     int8_t values[GROUP];
 } Group;
 
@@ -75,9 +76,17 @@ typedef struct {
 } Rows;
 
 #define AHEAD 2048 /* bytes */
-#define TILE 4 /* tokens that are multiplied together; what is left over goes in tiles of 2 and 1 */
 
+/* Tokens that are multiplied together, and how many of those left over are. */
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#define VNNI 1
+#define TILE 8
+INLINE int tile_of(int left) { return left >= TILE ? TILE : left; }
+#else
+#define VNNI 0
+#define TILE 4
 INLINE int tile_of(int left) { return left >= TILE ? TILE : left >= 2 ? 2 : 1; }
+#endif
 
 /* --- activations ----------------------------------------------------------------------------- */
 
@@ -103,7 +112,7 @@ static void round_group(const float *x, Group *out) {
     _mm256_storeu_si256((__m256i *)sums, sum);
     for (int i = 0; i < 8; i++) total += sums[i];
     out->scale = most / 127.0f;
-    out->sum = total;
+    out->minus_sum = -total;
 }
 
 /* --- one block of 8 rows against a few tokens --------------------------------------------------- */
@@ -128,13 +137,13 @@ INLINE __m256i four(const Group *group, int step) {
 
 INLINE __m256i widened(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
-/* sums[t] = the 8 rows' whole-number products with token t. */
+/* sums[t] += the 8 rows' whole-number products with token t. */
 INLINE void dot(const uint8_t *data, int kind, int plain, const Group *groups, int count, __m256i *sums) {
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    for (int t = 0; t < count; t++) sums[t] = _mm256_setzero_si256();
+#if VNNI
 #pragma GCC unroll 8
     for (int step = 0; step < STEPS; step++) {
         __m256i w = weights_of(data, kind, plain, step);
+#pragma GCC unroll 8
         for (int t = 0; t < count; t++) sums[t] = _mm256_dpbusd_epi32(sums[t], w, four(groups + t, step));
     }
 #else
@@ -154,34 +163,38 @@ INLINE void dot(const uint8_t *data, int kind, int plain, const Group *groups, i
             }
         }
 #pragma GCC unroll 8
-        for (int t = 0; t < count; t++) {
-            __m256i wide = widened(pairs[t]);
-            sums[t] = first ? _mm256_add_epi32(sums[t], wide) : wide;
-        }
+        for (int t = 0; t < count; t++) sums[t] = _mm256_add_epi32(sums[t], widened(pairs[t]));
     }
 #endif
 }
 
 INLINE __m256 halves(const uint8_t *at) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at)); }
 
+/* What is taken from a weight is a power of two; where a minimum is taken it is nothing. */
+INLINE int shift_of(int kind) { return kind == KIND_7 ? 6 : kind == KIND_5 ? 4 : 3; }
+INLINE int head_of(int kind) { return kind == KIND_4_MIN ? 32 : 16; }
+
+/* Whole blocks: the processor's own prefetching ends at each page, and single lines ahead only confuse it. */
+INLINE void fetch_ahead(const uint8_t *block, int kind) {
+    for (int at = 0; at < BLOCK_BYTES[kind]; at += 64) _mm_prefetch((const char *)block + AHEAD + at, _MM_HINT_T0);
+}
+
 /* total[t] += 8 rows' products with `count` tokens, group by group. With `plain` the weights are read from there. */
 INLINE void add_groups(const uint8_t *block, int kind, int is_plain, const uint8_t *plain, const Group *groups, int num_groups, int count,
                        __m256 *total) {
-    const int shift = kind == KIND_7 ? 6 : kind == KIND_5 ? 4 : 3; /* zero is a power of two */
-    const int head = kind == KIND_4_MIN ? 32 : 16;
     for (int g = 0; g < num_groups; g++, block += BLOCK_BYTES[kind], groups += count) {
-        /* Whole blocks: the processor's own prefetching ends at each page, and single lines ahead only confuse it. */
-        if (!is_plain)
-            for (int at = 0; at < BLOCK_BYTES[kind]; at += 64) _mm_prefetch((const char *)block + AHEAD + at, _MM_HINT_T0);
+        if (!is_plain) fetch_ahead(block, kind);
         __m256 scale = halves(block);
         __m256i sums[TILE];
-        dot(is_plain ? plain + (size_t)g * ROWS * GROUP : block + head, kind, is_plain, groups, count, sums);
+#pragma GCC unroll 8
+        for (int t = 0; t < count; t++)
+            sums[t] = kind == KIND_4_MIN ? _mm256_setzero_si256() : _mm256_slli_epi32(_mm256_set1_epi32(groups[t].minus_sum), shift_of(kind));
+        dot(is_plain ? plain + (size_t)g * ROWS * GROUP : block + head_of(kind), kind, is_plain, groups, count, sums);
 #pragma GCC unroll 8
         for (int t = 0; t < count; t++) {
             __m256 own = _mm256_set1_ps(groups[t].scale);
-            __m256i sum = _mm256_set1_epi32(groups[t].sum);
-            if (kind == KIND_4_MIN) total[t] = _mm256_sub_ps(total[t], _mm256_mul_ps(halves(block + 16), _mm256_mul_ps(own, _mm256_cvtepi32_ps(sum))));
-            else sums[t] = _mm256_sub_epi32(sums[t], _mm256_slli_epi32(sum, shift));
+            if (kind == KIND_4_MIN)
+                total[t] = _mm256_fmadd_ps(halves(block + 16), _mm256_mul_ps(own, _mm256_set1_ps((float)groups[t].minus_sum)), total[t]);
             total[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), _mm256_mul_ps(scale, own), total[t]);
         }
     }
@@ -202,26 +215,34 @@ INLINE void rows_by_tokens(const uint8_t *block, int kind, int is_plain, const u
     for (int t = 0; t < count; t++) _mm256_storeu_ps(to.out + (size_t)(token + t) * to.stride, total[t]);
 }
 
-#define MANY (2 * TILE) /* tokens from which on unpacking 8 rows once pays */
+#define MANY (2 * TILE) /* tokens from which on unpacking 8 rows once pays; with VNNI it never does */
 
 /* [columns / GROUP][STEPS][8 rows][4 columns] */
 INLINE void unpack(const uint8_t *block, int kind, int num_groups, uint8_t *plain) {
     for (int g = 0; g < num_groups; g++, block += BLOCK_BYTES[kind])
 #pragma GCC unroll 8
         for (int step = 0; step < STEPS; step++, plain += ROWS * 4)
-            _mm256_storeu_si256((__m256i *)plain, weights_of(block + (kind == KIND_4_MIN ? 32 : 16), kind, 0, step));
+            _mm256_storeu_si256((__m256i *)plain, weights_of(block + head_of(kind), kind, 0, step));
 }
 
 INLINE void rows_by_all(const uint8_t *blocks, int kind, const Product *p, Rows to) {
     int token = 0;
-    if (p->tokens >= MANY) {
+    if (!VNNI && p->tokens >= MANY) {
         uint8_t plain[p->matrix.columns * ROWS];
         unpack(blocks, kind, p->matrix.columns / GROUP, plain);
         for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 1, plain, p, token, TILE, to);
     }
-    for (; token + TILE <= p->tokens; token += TILE) rows_by_tokens(blocks, kind, 0, 0, p, token, TILE, to);
-    if (p->tokens - token >= 2) rows_by_tokens(blocks, kind, 0, 0, p, token, 2, to), token += 2;
-    if (p->tokens - token >= 1) rows_by_tokens(blocks, kind, 0, 0, p, token, 1, to);
+    for (int tile; token < p->tokens; token += tile) {
+        tile = tile_of(p->tokens - token);
+#define CASE(count) case count: rows_by_tokens(blocks, kind, 0, 0, p, token, count, to); break;
+        switch (tile) {
+            CASE(1) CASE(2) CASE(4)
+#if VNNI
+            CASE(3) CASE(5) CASE(6) CASE(7) CASE(8)
+#endif
+        }
+#undef CASE
+    }
 }
 
 /* Rows are counted in eights over all parts. */
