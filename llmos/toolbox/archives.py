@@ -185,7 +185,7 @@ def read_archive(outcome: Outcome, args: Args) -> Outcome:
         note = f"Nothing matches {args['path']}.\n" if none else exists
         return outcome.model_copy(update={"stdout": "", "stderr": note})
     if outcome.exit_code == 0:
-        name = outcome.stdout.rstrip("\n").rpartition("\n")[2]
+        name = outcome.stdout.replace("\0", "\n").rstrip("\n").rpartition("\n")[2]
         return outcome.model_copy(update={"stdout": f"created {PurePosixPath(name).name}\n"})
     return outcome
 

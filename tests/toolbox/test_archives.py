@@ -272,6 +272,8 @@ def test_an_archive_without_a_name_is_named_after_what_goes_in(call: Call, folde
     (folder / "site").mkdir()
     (folder / "site/index").write_text("hello")
     assert call("file.archive", action="create", path="site/").stdout == "created site.tar.gz\n"
+    found = call("file.archive", action="create", path="*.sql", archive="dumps.zip")
+    assert found.stdout == "created dumps.zip\n"
     assert "site/index" in call("file.archive", action="list", archive="site.tar.gz").stdout
     again = call("file.archive", action="create", path="dump.sql")
     assert again.exit_code == 1 and "exists already" in again.stderr

@@ -18,6 +18,7 @@ from llmos.messages import Outcome
 from llmos.toolbox import tables
 from llmos.toolbox.context import Context
 from llmos.toolbox.inside import columns, query
+from llmos.toolbox.inside.tables import number
 from llmos.toolbox.inside.told import Refused
 
 from .conftest import Call
@@ -232,6 +233,29 @@ def test_they_run_as_programs_and_missing_files_are_said(call: Call, folder: Pat
     with pytest.raises(LlmosError):
         call("text.query", path="-", select="a")
     assert not [name for name in os.listdir(folder) if "pycache" in name]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_number"),
+    [
+        ("12,50", 12.5), ("1.234,56", 1234.56), ("1,234", 1234), ("1,234.5", 1234.5), ("-3,5", -3.5),
+        ("7 EUR", 7), ("7%", 7), ("$7", 7), ("€ 5", 5), ("19,90 €", 19.9), ("5元", 5),
+        ("007", None), ("1.2.3", None), ("abc", None), ("%", None), ("2024-01-05", None),
+    ],
+)  # fmt: skip
+def test_numbers_as_they_are_written(text: str, is_number: float | None) -> None:
+    assert number(text) == is_number
+
+
+def test_sums_say_what_they_leave_out(call: Call, here: Context) -> None:
+    text = "what;when;price\na;2024-03-01;12,50\nb;2023-01-09;n/a\nc;2024-01-05;7,5 €\n"
+    Path(here.cwd, "s.csv").write_text(text)
+    found = call("text.query", path="s.csv", sum="price")
+    assert found.stdout.strip() == "20" and "price: 1 of 3 values are no numbers" in found.stderr
+    found = call("text.query", path="s.csv", sum="when")
+    assert found.exit_code == 1 and "when has no numbers to add up, but 2023-01-09" in found.stderr
+    assert call("text.query", path="s.csv", sum="min(when)").stdout.strip() == "2023-01-09"
+    assert call("text.query", path="s.csv", sum="max(price)").stdout.strip() == "12.5"
 
 
 def test_columns_are_found_by_ordinals_and_in_the_plural(call: Call, here: Context) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -55,6 +56,8 @@ def _answer(table: Table, args: dict[str, Any]) -> int:
     sql += _order(asked, table, columns, grouped=bool(groups))
     with sqlite3.connect("") as base:
         _fill(base, table)
+        for name in _split(asked["sum"]):
+            _check_numbers(base, name, table, condition)
         return tell([name for name, _ in columns], _rows(base.execute(sql, condition.values)), args["limit"])
 
 
@@ -66,6 +69,22 @@ def _fill(base: sqlite3.Connection, table: Table) -> None:
     marks = ", ".join("?" * width)
     while batch := list(islice(rows, _BATCH)):
         base.executemany(f"INSERT INTO t VALUES ({marks})", map(_storable, batch))  # noqa: S608 - marks
+
+
+def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition: where.Condition) -> None:
+    """Raises Refused for a column that is to be added up and has none; says how many values are left out."""
+    if not table.has(name):
+        return  # a function
+    title, column = _column(name, table)
+    only = f" AND ({condition.sql})" if condition.sql else ""
+    sql = f"SELECT count(*), count(num({column})), min({column}) FROM t WHERE {column} <> ''{only}"  # noqa: S608
+    filled, numbers, one = base.execute(sql, condition.values).fetchone()
+    if filled and not numbers:
+        raise Refused(f"{shown(title)} has no numbers to add up, but {shown(str(one))}")
+    if numbers < filled:
+        sys.stderr.write(
+            f"{shown(title)}: {filled - numbers} of {filled} values are no numbers and left out\n"
+        )
 
 
 def _storable(row: Row) -> list[Value]:
@@ -136,8 +155,11 @@ def _summed(part: str, table: Table) -> tuple[str, str]:
     if function == "count" and call[2] in ("", "*"):
         return "count", "count(*)"
     name, column = _column(call[2], table)
-    inner = f"nullif({column}, '')" if function == "count" else f"num({column})"
-    return f"{function}({name})", f"{function}({inner})"
+    filled = f"nullif({column}, '')"
+    made = f"{function}({filled if function == 'count' else f'num({column})'})"
+    # The first and the last date or name, where there are no numbers.
+    made = f"coalesce({made}, {function}({filled}))" if function in ("min", "max") else made
+    return f"{function}({name})", made
 
 
 def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], *, grouped: bool) -> str:

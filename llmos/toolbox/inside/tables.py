@@ -25,7 +25,10 @@ from llmos.toolbox.inside.told import Refused, say, shown
 
 Value = str | int | float | None
 Row = list[Value]
-_NUMBER = re.compile(r"[-+]?[$€£¥]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
+_NUMBER = re.compile(r"[-+]?([$€£¥] ?)?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
+# What can be nothing else: 12,5 and 1.234,56 - but 1,234 is a thousand and more.
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})|[-+]?\d{1,3}(\.\d{3}){1,},\d+")
+_UNIT = re.compile(r"\s*([$€£¥%]|EUR|USD|GBP|CHF|CNY|元)$")
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "blank": " ", "pipe": "|"}
 _MAX_SHOWN_CHARS = 500
@@ -72,13 +75,18 @@ def _singular(name: str) -> str:
 
 
 def number(value: Value) -> int | float | None:
-    """The number that is written there: `12`, `-3.50`, `1,234.5`, `$7`; a leading zero makes it a text."""
+    """The number that is written there: `12`, `-3.50`, `1,234.5`, `1.234,5`, `$7`, `7 EUR`, `7%`.
+
+    A leading zero makes it a text.
+    """
     if isinstance(value, int | float) or value is None:
         return value
-    text = value.strip()
+    text = _UNIT.sub("", value.strip())
+    if _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(".", "").replace(",", ".")
     if len(text) > 40 or not _NUMBER.fullmatch(text) or re.match(r"[-+]?0\d", text):
         return None
-    plain = re.sub(r"[$€£¥,]", "", text)
+    plain = re.sub(r"[$€£¥, ]", "", text)
     return int(plain) if re.fullmatch(r"[-+]?\d{1,18}", plain) else float(plain)
 
 
