@@ -10,8 +10,8 @@ import re
 import shlex
 
 from llmos.errors import UsageError
-from llmos.messages import Effects, Outcome, Pipelines, Run
-from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
+from llmos.messages import Effects, Exec, Outcome, Pipeline, Pipelines, Run
+from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, program, programs
 from llmos.toolbox.listing import FAILED, empty, need, split_glob
 from llmos.toolbox.values import shown, table
 
@@ -47,7 +47,21 @@ def plan_search(args: Args, context: Context) -> Draft:
     argv = _grep(args, "-rnHIZ", *_around(args))
     argv += [f"--include={name}" for name in (pattern, args["name"]) if name]
     argv += ["--", context.word(path)]
-    return _draft(Run(argv=tuple(argv), ok_codes=(0, 1)), args, context, argv)
+    case = args["ignore_case"] or args["invert"] or not any(map(str.isalpha, args["pattern"]))
+    run = Run(argv=tuple(argv), ok_codes=(0, 1)) if case else _or_in_any_case(argv)
+    return _draft(run, args, context, argv)
+
+
+def _or_in_any_case(argv: list[str]) -> Pipelines:
+    """Where nothing is written exactly so, what is when upper and lower case are the same."""
+    again = [argv[0], "-i", *argv[1:]]
+    both = [Exec(argv=tuple(words), program=program(words[0])) for words in (argv, again)]
+    joined = zip(both, ("", "||"), strict=True)
+    return Pipelines(
+        text=f"{shlex.join(argv)} || {shlex.join(again)}",
+        pipelines=tuple(Pipeline(commands=(one,), joiner=joiner) for one, joiner in joined),  # type: ignore[arg-type]
+        ok_codes=(0, 1),
+    )
 
 
 def _around(args: Args) -> list[str]:
@@ -59,11 +73,25 @@ def read_search(outcome: Outcome, args: Args) -> Outcome:
     """`file:line: text`, at most `limit` matches; grep's 1 is an answer, not a failure."""
     found = list(_MATCH.finditer(outcome.stdout))
     if not found:
-        return empty(outcome, "No match.\n")
+        said = dict.fromkeys(outcome.stderr.splitlines(keepends=True))  # twice, where it was looked for twice
+        return empty(outcome.model_copy(update={"stderr": "".join(said)}), "No match.\n")
     limit = args["limit"]
     more = f"… {len(found) - limit} more matches.\n" if len(found) > limit else ""
     text = "".join(f"{_match(match)}\n" for match in found[:limit])
+    if not (args["ignore_case"] or args["invert"] or _exact(found, args)):
+        text = f"No match, but for upper and lower case:\n{text}"
     return outcome.model_copy(update={"stdout": text + more, "exit_code": 0})
+
+
+def _exact(found: list[re.Match[str]], args: Args) -> bool:
+    """Whether a line has the pattern in its own case; of an expression that Python reads otherwise, yes."""
+    if args["regex"] and "[:" in args["pattern"]:
+        return True
+    try:
+        wanted = re.compile(args["pattern"] if args["regex"] else re.escape(args["pattern"]))
+    except re.error:
+        return True
+    return any(wanted.search(match[3]) for match in found)
 
 
 def _match(match: re.Match[str]) -> str:

@@ -32,6 +32,20 @@ def test_search_names_file_line_and_text(call: Call, folder: Path) -> None:
     assert "2 more" in call("text.search", pattern="ERROR", limit=1).stdout
 
 
+def test_what_is_written_in_another_case_is_told_as_that(call: Call, folder: Path) -> None:
+    assert call("text.search", pattern="Deep").stdout == (
+        "No match, but for upper and lower case:\nsub/b c.txt:1: ERROR deep\n"
+    )
+    assert call("text.search", pattern="^Error T", path="a.py", regex=True).stdout == (
+        "No match, but for upper and lower case:\na.py:3: error two\n"
+    )
+    assert call("text.search", pattern="[[:lower:]] one", path="a.py", regex=True).stdout.endswith(
+        "a.py:2: ERROR one\n"
+    )
+    failed = call("text.search", pattern="x", path="missing")
+    assert failed.stderr.count("missing") == 1
+
+
 def test_search_in_piped_data_none_found_and_failures(call: Call, folder: Path) -> None:
     assert call("text.search", pattern="b", data=b"a\nb\n").stdout == "2: b\n"
     none = call("text.search", pattern="zzz")
