@@ -12,7 +12,7 @@ import shlex
 from llmos.errors import UsageError
 from llmos.messages import Effects, Exec, Outcome, Pipeline, Pipelines, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, program, programs
-from llmos.toolbox.listing import FAILED, empty, need, split_glob
+from llmos.toolbox.listing import FAILED, empty, grep_words, need, split_glob
 from llmos.toolbox.values import shown, table
 
 _REPLACE_S = 600
@@ -24,8 +24,8 @@ def _from_data(args: Args, context: Context) -> bool:
 
 
 def _grep(args: Args, *flags: str) -> list[str]:
-    how = ["-E" if args["regex"] else "-F", *(["-i"] if args["ignore_case"] else [])]
-    return ["grep", *flags, *how, "-e", args["pattern"]]
+    case = ["-i"] if args["ignore_case"] else []
+    return ["grep", *flags, *case, *grep_words(args["pattern"], regex=args["regex"])]
 
 
 def _draft(run: Run | Pipelines, args: Args, context: Context, *argvs: list[str]) -> Draft:
@@ -196,12 +196,22 @@ def plan_replace(args: Args, context: Context) -> Draft:
     if not args["find"] or "\n" in args["find"]:
         raise UsageError("text.replace: argument `find`: expected text within one line", "Give some text.")
     path, pattern = split_glob(args["path"])
-    kind = "-E" if args["regex"] else "-F"
     sed = ["sed", "--sandbox", "-i", *(["-E"] if args["regex"] else []), "-e", expression(args)]
     names = [x for name in (pattern, args["name"]) if name for x in ("-name", name)]
     argv = ["find", "-H", context.word(path), *(context.depth(path, pattern) if pattern else ())]
     argv += ["-type", "f", *names]
-    argv += ["-not", "-path", "*/.git/*", "-exec", "grep", "-lIZ", kind, "-e", args["find"], "--", "{}", "+"]
+    argv += [
+        "-not",
+        "-path",
+        "*/.git/*",
+        "-exec",
+        "grep",
+        "-lIZ",
+        *grep_words(args["find"], regex=args["regex"]),
+        "--",
+        "{}",
+        "+",
+    ]
     # First their names, which are what a person is told; then all of them at once, not one by one.
     named = Run(argv=tuple(argv), ok_codes=(0, 1), timeout_s=_REPLACE_S)
     changed = pipeline((argv, ("xargs", "-0", "-r", *sed, "--")), timeout_s=_REPLACE_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llmos.errors import UsageError
@@ -80,6 +80,14 @@ def test_counting_fails_plainly(call: Call, folder: Path) -> None:
             call("text.count", **args)
 
 
+@pytest.mark.parametrize("text", [";", "{}", "f(x) {} // [a]"])
+def test_what_find_takes_for_its_own_is_looked_for(call: Call, folder: Path, text: str) -> None:
+    (folder / "sub/own.js").write_text(f"x\n{text}\n")
+    assert "sub/own.js:1" in call("text.count", path="sub", pattern=text).stdout
+    assert "own.js" in call("file.find", path=".", contains=text).stdout
+    assert call("text.search", pattern=text, path="sub").stdout == f"sub/own.js:2: {text}\n"
+
+
 def test_replace_changes_only_what_matches(call: Call, folder: Path) -> None:
     outcome = call("text.replace", path=".", find="ERROR", replace="W/&\\1")
     assert sorted(outcome.stdout.splitlines()) == ["changed a.py", "changed sub/b c.txt"]
@@ -111,6 +119,9 @@ _LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), min_s
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(find=";", replace=",")
+@example(find="{}", replace="[]")
+@example(find="a.{}\\", replace="")
 @given(find=_LINE, replace=st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12))
 def test_a_literal_replacement_is_literal(call: Call, folder: Path, find: str, replace: str) -> None:
     file = folder / "case"
