@@ -258,6 +258,15 @@ def test_sums_say_what_they_leave_out(call: Call, here: Context) -> None:
     assert call("text.query", path="s.csv", sum="max(price)").stdout.strip() == "12.5"
 
 
+def test_rows_in_another_case_are_told_of(call: Call, folder: Path) -> None:
+    none = call("text.query", path="p.csv", where="city = PARIS", select="name")
+    assert (
+        none.stdout == "No row fits.\n" and none.stderr == "Upper and lower case aside, 3 rows would fit.\n"
+    )
+    assert not call("text.query", path="p.csv", where="city = paris", select="name").stderr
+    assert not call("text.query", path="p.csv", where="city = Rome", select="name").stderr
+
+
 def test_columns_are_found_by_ordinals_and_in_the_plural(call: Call, here: Context) -> None:
     Path(here.cwd, "o.csv").write_text("name,city,amount\nAda,Paris,30\nBob,Rome,12\n")
     for name, said in (

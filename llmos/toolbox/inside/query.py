@@ -16,7 +16,7 @@ from typing import Any
 
 from llmos.toolbox.inside import where
 from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
-from llmos.toolbox.inside.told import Refused, shown
+from llmos.toolbox.inside.told import Refused, count, shown
 
 _BATCH = 1000
 _CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
@@ -58,6 +58,7 @@ def _answer(table: Table, args: dict[str, Any]) -> int:
         _fill(base, table)
         for name in _split(asked["sum"]):
             _check_numbers(base, name, table, condition)
+        _tell_other_case(base, table, condition)
         return tell([name for name, _ in columns], _rows(base.execute(sql, condition.values)), args["limit"])
 
 
@@ -69,6 +70,23 @@ def _fill(base: sqlite3.Connection, table: Table) -> None:
     marks = ", ".join("?" * width)
     while batch := list(islice(rows, _BATCH)):
         base.executemany(f"INSERT INTO t VALUES ({marks})", map(_storable, batch))  # noqa: S608 - marks
+
+
+def _tell_other_case(base: sqlite3.Connection, table: Table, condition: where.Condition) -> None:
+    """Where no row is as was said: how many are when upper and lower case are the same."""
+    found = f"SELECT count(*) FROM %s WHERE {condition.sql}"  # noqa: S608
+    if not condition.sql or base.execute(found % "t", condition.values).fetchone()[0]:
+        return
+    base.create_function("fold", 1, _folded, deterministic=True)
+    folded = ", ".join(f"fold(c{index}) AS c{index}" for index in range(len(table.header)))
+    base.execute(f"CREATE TABLE folded AS SELECT {folded} FROM t")  # noqa: S608 - numbers of columns
+    (rows,) = base.execute(found % "folded", [_folded(value) for value in condition.values]).fetchone()
+    if rows:
+        sys.stderr.write(f"Upper and lower case aside, {count(rows, 'row')} would fit.\n")
+
+
+def _folded(value: Value) -> Value:
+    return value.casefold() if isinstance(value, str) else value
 
 
 def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition: where.Condition) -> None:
