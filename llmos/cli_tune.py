@@ -27,6 +27,7 @@ ACTIONS = {
         "two small heads of hashed words: secrets, and whether a change is wanted",
         "llmos.tune.hints:main",
     ),
+    "tools": ("which tools a request is likely about, for its prompt's list", "llmos.tune.toolhead:main"),
     "answers": (
         "how well questions about commands are answered from manual pages",
         "llmos.tune.answers:main",
