@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import os
+import stat
 import unicodedata
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +21,7 @@ from llmos.errors import UsageError
 from llmos.guard import places
 from llmos.guard.caller import as_caller
 from llmos.messages import Ask, Caller, Consent, Pin, Route, ToolCall, new_id
+from llmos.toolbox import glance
 
 MAX_DATA_BYTES = 8 << 20
 HEAD_LINES = 20
@@ -180,6 +183,23 @@ def entries(cwd: str, caller: Caller) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(name for _, name in sorted(names, reverse=True)[:MAX_ENTRIES])
+
+
+def heads(text: str, cwd: str, names: tuple[str, ...], caller: Caller) -> tuple[str, ...]:
+    """Columns and keys of those of these files that the text speaks of, as the caller may read them."""
+    files = [(name, Path(cwd, name)) for name in glance.named(text, names)]
+    return tuple(filter(None, (glance.head(name, _beginning(file, caller)) for name, file in files)))
+
+
+def _beginning(file: Path, caller: Caller) -> bytes:
+    """Of a regular file; nothing where it cannot be read. A pipe is not waited for."""
+    try:
+        with as_caller(caller):
+            fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with io.FileIO(fd) as opened:
+            return opened.read(glance.HEAD_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return b""
 
 
 def _is_plain(name: str) -> bool:

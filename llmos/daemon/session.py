@@ -321,15 +321,19 @@ class Session(Stepwise):
 
     async def _words(self, mode: Literal["ask", "translate"]) -> Think:
         """The request as models are given it."""
-        names = await asyncio.to_thread(request.entries, self.job.cwd, self.job.caller)
+        text, cwd, caller = self.job.text, self.job.cwd, self.job.caller
+        names = await asyncio.to_thread(request.entries, cwd, caller)
+        names = await asyncio.to_thread(self._hands.may_leave, names, self.job)
+        asks = mode == "ask"
         return Think(
             id=self.job.thought_id,
-            text=self.job.text,
+            text=text,
             mode=mode,
-            cwd=self.job.cwd,
-            entries=await asyncio.to_thread(self._hands.may_leave, names, self.job),
+            cwd=cwd,
+            entries=names,
             data_head=request.data_head(self.job.data),
-            examples=self._personal.near(self.job.caller.uid, self.job.text) if mode == "ask" else (),
+            heads=await asyncio.to_thread(request.heads, text, cwd, names, caller) if asks else (),
+            examples=self._personal.near(caller.uid, text) if asks else (),
         )
 
     def _on_thinking(self) -> None:

@@ -39,6 +39,7 @@ class Asked:
     form: str
     shots: int
     command_shots: int
+    heads: bool = False  # whether it was shown the columns and keys of files that a request names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +83,13 @@ def write_asked(folder: Path, asked: Asked) -> None:
     """The card that `asked` reads."""
     (folder / CARD_FILE).write_text(
         f'form = "{asked.form}"\nshots = {asked.shots}\ncommand_shots = {asked.command_shots}\n'
+        f"heads = {str(asked.heads).lower()}\n"
     )
 
 
 def _asked(card: dict[str, Any]) -> dict[str, Any]:
     numbers = {key: int(card[key]) for key in ("shots", "command_shots")}
-    return {"form": str(card["form"]), **numbers}
+    return {"form": str(card["form"]), **numbers, "heads": bool(card.get("heads", False))}
 
 
 @contextlib.contextmanager

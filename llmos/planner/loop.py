@@ -86,6 +86,7 @@ class Loop:
         self._form = prompt.PromptForm(asked.form) if asked else prompt.PromptForm.EXAMPLES
         self._num_shots = asked.shots if asked else NUM_SHOTS
         self._num_command_shots = asked.command_shots if asked else NUM_COMMAND_SHOTS
+        self._heads = asked.heads if asked else True  # as it comes, a model reads whatever it is told
 
     def teach(self, tools: Sequence[ToolSpec]) -> None:
         """Put these tools in force. One that no grammar can enforce or write is left out, and logged."""
@@ -137,6 +138,7 @@ class Loop:
             return self._weigh(think, cancel, started)
         if think.mode == "tell":
             return self._tell(think, cancel, started)
+        think = think if self._heads else think.model_copy(update={"heads": ()})
         translate = think.mode == "translate"
         if translate:
             generation = self._translate(think, cancel)
@@ -155,7 +157,7 @@ class Loop:
     def _read(self, text: str, think: Think) -> tuple[ToolCall, ...]:
         """The calls of a reply, with what was copied wrongly from the request put right."""
         tokenizer = self._engine.tokenizer
-        read = "\n".join([think.text, *(step.outcome for step in think.taken)])
+        read = "\n".join([think.text, *think.heads, *(step.outcome for step in think.taken)])
         copies = Copies(read, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
         return copies.mended(parse_calls(text, self._specs), self._by_name)
 

@@ -141,6 +141,7 @@ def request_text(think: Think) -> str:
     if think.entries:
         names = ", ".join(_name(entry) for entry in think.entries[:MAX_ENTRIES])
         parts.append(f"Files here: {names}")
+    parts += map(plain, think.heads)
     if think.data_head is not None:
         head = think.data_head[:SHOWN_DATA_CHARS]
         parts.append(_DATA + _lines(head))

@@ -26,7 +26,7 @@ from llmos.tune.pools import Ids, Pools, Ragged
 
 NUM_SHOTS = 4
 # How requests stand in what is learnt, for whoever asks a model that learnt from it.
-AS_TRAINED = Asked(form=PromptForm.SIGNATURES.value, shots=0, command_shots=0)
+AS_TRAINED = Asked(form=PromptForm.SIGNATURES.value, shots=0, command_shots=0, heads=True)
 # The share of rows that is looked up as a request is (tools, nearest examples): some milliseconds each.
 LOOKED_UP = 0.25
 
@@ -151,7 +151,10 @@ class Preparer:
 
 def request(row: dict[str, Any]) -> str:
     """The person's turn, as `prompt` writes it when a request is answered."""
-    think = Think(id="", text=row["say"], entries=tuple(row["entries"] or ()), data_head=row["data_head"])
+    think = Think(
+        id="", text=row["say"], entries=tuple(row["entries"] or ()), data_head=row["data_head"],
+        heads=tuple(row.get("heads") or ()),
+    )  # fmt: skip
     return prompt.request_text(think)
 
 

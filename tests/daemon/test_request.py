@@ -134,6 +134,21 @@ def test_entries_are_names_of_the_folder_newest_first_without_lying_ones(tmp_pat
     assert request.entries(str(tmp_path / "none"), ME) == ()
 
 
+def test_the_heads_of_files_are_read_as_the_caller_may_and_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text("buyer,eur\nA,1\n")
+    (tmp_path / "link.csv").symlink_to("orders.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    names = ("orders.csv", "link.csv", "pipe.csv", "folder.csv", "gone.csv")
+    found = {name: request.heads(f"add up {name}", str(tmp_path), (name,), ME) for name in names}
+    assert found.pop("orders.csv") == ("Columns of orders.csv: buyer, eur",)
+    assert found.pop("link.csv") == ("Columns of link.csv: buyer, eur",)
+    assert set(found.values()) == {()}
+    if os.getuid() == 0:
+        (tmp_path / "orders.csv").chmod(0o600)
+        assert request.heads("orders", str(tmp_path), names, Caller(uid=61000, gid=61000)) == ()
+
+
 def test_a_typed_calls_text_is_not_a_sentence_and_not_judged_as_one(tmp_path: Path) -> None:
     ask = Ask(text="file.list {}", cwd=str(tmp_path), write=("sub",))
     job = request.check(ask, ME, 5, (ToolCall(tool="file.list"),))

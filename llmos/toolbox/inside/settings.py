@@ -111,6 +111,11 @@ def _chosen(settings: Sequence[Setting], key: str) -> Setting:
     return found[0]
 
 
+def known(text: str, name: str) -> Iterator[Setting]:
+    """All that are in force, as they stand; commented ones are left out. Raises Refused for broken JSON."""
+    return (one for one in _settings(text, name) if one.commented is None)
+
+
 def _settings(text: str, name: str) -> Iterator[Setting]:
     ending = name.rpartition(".")[2].lower()
     if ending == "json" or (ending not in ("yaml", "yml") and text.lstrip()[:1] == "{"):

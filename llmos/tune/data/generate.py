@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmos.engine.grammar import render_call
-from llmos.tune.data import augment, bash, public, rivals, scene, several
+from llmos.tune.data import augment, bash, heads, public, rivals, scene, several
 from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.names import Filler
 from llmos.tune.data.overlap import Held, normal
@@ -64,6 +64,11 @@ class Maker:
             files=template.files,
             plain=plain,
         )
+
+    def with_heads(self, row: dict[str, Any]) -> dict[str, Any]:
+        """With the heads of the files it names, where its calls can still be written so."""
+        made = heads.with_heads(row, self.rng)
+        return row if made is not row and self.checker.problem(made["calls"]) else made
 
     def call_row(
         self,
@@ -231,6 +236,7 @@ def build(
     for template in mine["hand"]:
         rows += filter(None, (maker.row(template, "hand", plain=n == 0) for n in range(hand_times)))
     rows += maker.from_public(pairs)
+    rows = [maker.with_heads(row) for row in rows]
     maker.rng.shuffle(rows)
     return rows
 

@@ -1,0 +1,96 @@
+"""The heads of files that a sentence names: the columns of a table, the keys of a configuration.
+
+A model that is told them takes the name that is there; else it has to guess it from the sentence. They are
+names that others may have chosen: cut short, without control characters, and never more than a few.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from llmos.toolbox.inside import settings
+from llmos.toolbox.inside.tables import number
+from llmos.toolbox.inside.told import Refused
+
+HEAD_BYTES = 1 << 15
+MOST_FILES = 2
+_MOST_NAMES, _MOST_CHARS = 14, 28
+_SHORTEST = 3  # letters of a name without its ending that is looked for in a sentence
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_SETTINGS = (".ini", ".conf", ".cfg", ".yaml", ".yml", ".toml", ".env", ".properties")
+_SEPARATORS = ",;\t|"
+
+
+def named(say: str, entries: Iterable[str]) -> list[str]:
+    """The first few tables and configurations whose names the sentence has, whole or without their ending."""
+    words = say.casefold()
+    return [name for name in entries if _has_head(name) and _said(name.casefold(), words)][:MOST_FILES]
+
+
+def _has_head(name: str) -> bool:
+    return name.casefold().endswith((*_TABLES, *_SETTINGS, ".json"))
+
+
+def _said(name: str, words: str) -> bool:
+    if name in words:
+        return True
+    stem = re.sub(r"[_-]+", " ", PurePath(name.strip(".")).stem).removesuffix("s").strip()
+    return len(stem) >= _SHORTEST and re.search(rf"(?<!\w){re.escape(stem)}", words) is not None
+
+
+def line(name: str, names: Sequence[str], *, table: bool) -> str:
+    """How a model reads it."""
+    return f"{'Columns' if table else 'Settings'} of {name}: {', '.join(names)}"
+
+
+def head(name: str, data: bytes) -> str:
+    """The line for a file that begins so; empty where there is no head that can be read."""
+    ending = PurePath(name).suffix.casefold()
+    text = data.decode("utf-8-sig", "replace")
+    try:
+        table = ending in _TABLES or (ending == ".json" and text.lstrip()[:1] == "[")
+        found = _columns(text, ending) if table else _keys(text, name, whole=len(data) < HEAD_BYTES)
+        names = list(dict.fromkeys(filter(None, map(_clean, found))))
+    except (ValueError, RecursionError, Refused, csv.Error):
+        return ""
+    return line(_clean(name), names[:_MOST_NAMES], table=table) if names else ""
+
+
+def _columns(text: str, ending: str) -> list[str]:
+    if ending not in (".csv", ".tsv"):
+        first, _ = json.JSONDecoder().raw_decode(text, text.index("{"))
+        return list(_paths(first))
+    top = next((row for row in text.splitlines() if row.strip()), "")
+    separator = "\t" if ending == ".tsv" else max(_SEPARATORS, key=top.count)
+    fields = next(csv.reader([top], delimiter=separator), [])
+    plain = any(not field.strip() or number(field) is not None for field in fields)
+    return [] if plain else fields  # rows from the first line on: there is no header
+
+
+def _keys(text: str, name: str, *, whole: bool) -> Iterator[str]:
+    if PurePath(name).suffix.casefold() == ".json":
+        yield from _paths(json.loads(text))
+        return
+    text = text if whole else text.rpartition("\n")[0]
+    yield from (one.path for one in settings.known(text, name))
+
+
+def _paths(value: Any, before: str = "") -> Iterator[str]:
+    """Dotted paths of what is no object; of a list of objects those of its first."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = value[0]
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, f"{before}{key}.")
+    elif before:
+        yield before[:-1]
+
+
+def _clean(name: str) -> str:
+    text = "".join(char if char.isprintable() else " " for char in name).strip()
+    return text if len(text) <= _MOST_CHARS else ""

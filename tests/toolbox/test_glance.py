@@ -1,0 +1,64 @@
+"""Heads of files that a sentence names: which files, and what is told of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmos.toolbox import glance
+
+ENTRIES = ["orders.csv", "price_list.csv", "members.csv", "app.ini", "notes.txt", "photos", "a.csv", ".env"]
+
+
+@pytest.mark.parametrize(
+    ("say", "names"),
+    [
+        ("what did we earn according to the orders", ["orders.csv"]),
+        ("the cheapest thing on the price list", ["price_list.csv"]),
+        ("who is a Member since 2020?", ["members.csv"]),
+        ("turn debug off in app.ini", ["app.ini"]),
+        ("add up a.csv", ["a.csv"]),
+        ("set PORT in .env to 80", [".env"]),
+        ("show notes.txt", []),
+        ("reorder the photos", []),
+        ("orders, members and app.ini", ["orders.csv", "members.csv"]),
+    ],
+)
+def test_files_are_named_whole_or_without_their_ending(say: str, names: list[str]) -> None:
+    assert glance.named(say, ENTRIES) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "line"),
+    [
+        ("o.csv", b"\xef\xbb\xbfdate;buyer;item\n1;2;3\n", "Columns of o.csv: date, buyer, item"),
+        ("o.csv", b'"full name","e-mail"\n', "Columns of o.csv: full name, e-mail"),
+        ("o.tsv", b"a\tb\n1\t2\n", "Columns of o.tsv: a, b"),
+        ("o.csv", b"7,2024,x\n8,2025,y\n", ""),
+        ("o.csv", b"", ""),
+        ("l.json", b'[{"id":1,"n":{"x":2}}, {"id"', "Columns of l.json: id, n.x"),
+        ("l.jsonl", b'{"a":1,"b":[1]}\n{"a":2}\n', "Columns of l.jsonl: a, b"),
+        ("s.json", b'{"theme":"dark","users":[{"name":1}]}', "Settings of s.json: theme, users.name"),
+        ("s.json", b'{"theme":', ""),
+        ("s.json", b"[" * 30_000, ""),
+        ("a.ini", b"top = 1\n[db]\nhost=x\n# port=1\n", "Settings of a.ini: top, db.host"),
+        ("c.yaml", b"port: 80\nserver:\n  host: x\n", "Settings of c.yaml: port, server.host"),
+        (".env", b"A=1\nexport B='2'\n", "Settings of .env: A, B"),
+        ("b.csv", b"\x00\x1b[31m,\xff\n", "Columns of b.csv: [31m, \ufffd"),
+        ("l.csv", b"x" * 500 + b",short\n", "Columns of l.csv: short"),
+    ],
+)  # fmt: skip
+def test_heads_are_short_and_plain(name: str, data: bytes, line: str) -> None:
+    assert glance.head(name, data) == line
+
+
+def test_a_configuration_that_is_cut_has_no_half_line() -> None:
+    data = b"".join(b"key%d = 1\n" % n for n in range(9000))[: glance.HEAD_BYTES]
+    assert glance.head("a.ini", data).startswith("Settings of a.ini: key0, key1, ")
+
+
+def test_of_a_wide_table_the_first_columns_are_told() -> None:
+    names = [f"c{number}" for number in range(90)]
+    assert (
+        glance.head("w.csv", ",".join(["x", *names]).encode())
+        == f"Columns of w.csv: x, {', '.join(names[:13])}"
+    )

@@ -1,0 +1,61 @@
+"""Training rows with the heads of the files that they name."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+
+from llmos.tune import prepare
+from llmos.tune.data import heads
+
+
+def row(say: str, tool: str, **args: Any) -> dict[str, Any]:
+    return {
+        "kind": "call", "say": say, "entries": ["orders.csv", "app.ini"], "data_head": None,
+        "calls": [{"tool": tool, "args": args}],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "used"),
+    [
+        ({"sum": "amount", "group": "customer"}, {"amount", "customer"}),
+        ({"where": "city = Paris and not age >= 30", "select": "name, city"}, {"city", "age", "name"}),
+        ({"sort": "-price desc", "sum": "avg(score), count"}, {"price", "score"}),
+        ({"where": "日期 in (周六, 周日)"}, {"日期"}),
+    ],
+)
+def test_what_a_question_uses_is_among_the_columns(args: dict[str, str], used: set[str]) -> None:
+    for seed in range(40):
+        made = heads.with_heads(
+            row("ask orders.csv", "text.query", path="orders.csv", **args), random.Random(seed)
+        )
+        (line,) = made["heads"]
+        columns = set(line.partition(": ")[2].split(", "))
+        called = set(re.findall(r"\w+", " ".join(map(str, made["calls"][0]["args"].values()))))
+        assert columns & used == called & used  # one that is called otherwise is not there under its own name
+        assert len(columns & called) == len(used) and columns > columns & called
+    assert line.startswith("Columns of orders.csv: ")
+
+
+def test_some_columns_are_called_otherwise_there_and_in_the_call_alike() -> None:
+    asked = row("total of orders.csv", "text.query", path="orders.csv", sum="amount")
+    seen = {
+        (made["calls"][0]["args"]["sum"], made["calls"][0]["args"]["sum"] in made["heads"][0])
+        for made in (heads.with_heads(asked, random.Random(seed)) for seed in range(60))
+    }
+    assert ("amount", True) in seen and len(seen) > 2 and all(there for _, there in seen)
+
+
+def test_settings_are_keys_and_files_that_are_not_named_have_no_head() -> None:
+    made = heads.with_heads(
+        row("debug off in app.ini", "text.set", path="app.ini", key="debug"), random.Random(1)
+    )
+    assert made["heads"][0].startswith("Settings of app.ini: ") and "debug" in made["heads"][0]
+    assert "heads" not in heads.with_heads(row("list it all", "file.list"), random.Random(1))
+    assert (
+        prepare.request(made) == f"Files here: orders.csv, app.ini\n{made['heads'][0]}\ndebug off in app.ini"
+    )
