@@ -35,7 +35,8 @@ from tests.bench.understand.judge import Seen, fill, judge
 from tests.bench.understand.workspace import build, snapshot
 
 CASES_FILES = tuple(
-    Path(__file__).with_name(name) for name in ("cases.toml", "everyday.toml", "later.toml", "fresh.toml")
+    Path(__file__).with_name(f"{name}.toml")
+    for name in ("cases", "everyday", "later", "fresh", "independent")
 )
 START_DEADLINE_S = 30.0
 ASK_DEADLINE_S = 300.0
