@@ -27,9 +27,25 @@ _SEPARATORS = ",;\t|"
 
 
 def named(say: str, entries: Iterable[str]) -> list[str]:
-    """The first few tables and configurations whose names the sentence has, whole or without their ending."""
-    words = say.casefold()
-    return [name for name in entries if _has_head(name) and _said(name.casefold(), words)][:MOST_FILES]
+    """The first few tables and configurations whose names the sentence has, whole or without their ending.
+
+    Where it has none, the only one of a kind that it speaks of: "the csv", "the settings".
+    """
+    words, there = say.casefold(), [name for name in entries if _has_head(name)]
+    if found := [name for name in there if _said(name.casefold(), words)]:
+        return found[:MOST_FILES]
+    kinds = [[name for name in there if name.casefold().endswith(endings)] for endings in _spoken_of(words)]
+    return [only for (only,) in (kind for kind in kinds if len(kind) == 1)][:MOST_FILES]
+
+
+def _spoken_of(words: str) -> Iterator[tuple[str, ...]]:
+    yield from (
+        (ending,) for ending in (*_TABLES, *_SETTINGS, ".json") if re.search(rf"\b{ending[1:]}\b", words)
+    )
+    if re.search(r"\b(?:table|spreadsheet)\b|表格", words):
+        yield _TABLES
+    if re.search(r"\b(?:config|configuration|settings)\b|配置|设置", words):
+        yield _SETTINGS
 
 
 def _has_head(name: str) -> bool:

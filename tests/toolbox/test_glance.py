@@ -9,6 +9,12 @@ from llmos.toolbox import glance
 ENTRIES = ["orders.csv", "price_list.csv", "members.csv", "app.ini", "notes.txt", "photos", "a.csv", ".env"]
 
 
+def test_the_only_one_of_a_kind_is_named_by_its_kind() -> None:
+    assert glance.named("who is in the table twice", ["a.csv", "b.ini", "c.txt"]) == ["a.csv"]
+    assert glance.named("change the port in the settings", ["a.csv", "b.ini", "c.txt"]) == ["b.ini"]
+    assert glance.named("change the port in the settings", ["settings.json", "b.ini"]) == ["settings.json"]
+
+
 @pytest.mark.parametrize(
     ("say", "names"),
     [
@@ -21,6 +27,8 @@ ENTRIES = ["orders.csv", "price_list.csv", "members.csv", "app.ini", "notes.txt"
         ("show notes.txt", []),
         ("reorder the photos", []),
         ("orders, members and app.ini", ["orders.csv", "members.csv"]),
+        ("who is in the csv", []),  # which?
+        ("what does the ini say", ["app.ini"]),
     ],
 )
 def test_files_are_named_whole_or_without_their_ending(say: str, names: list[str]) -> None:
