@@ -204,7 +204,7 @@ def main() -> None:
     tried = 0
     with (
         tempfile.TemporaryDirectory(prefix="translate-", dir=Path.home()) as name,
-        daemon(options.model, Path(name), untuned=options.untuned, threads=options.threads) as sock,
+        daemon(options.model, Path(name), adapter=not options.untuned, threads=options.threads) as sock,
     ):
         place = Place(sock, Path(name))
         for pair in pairs:

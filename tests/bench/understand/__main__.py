@@ -44,9 +44,10 @@ ASK_DEADLINE_S = 300.0
 
 @contextmanager
 def daemon(
-    model: str, folder: Path, *, untuned: bool = False, threads: int = 0, more: str = ""
+    model: str, folder: Path, *, adapter: Path | bool = True, threads: int = 0, more: str = ""
 ) -> Iterator[Path]:
     """A daemon of this checkout with its own state folder and socket; `more` of its configuration."""
+    chosen = str(adapter).lower() if isinstance(adapter, bool) else json.dumps(str(adapter.resolve()))
     sock = folder / "llmos.sock"
     env = os.environ | {
         "LLMOS_SOCKET": str(sock),
@@ -56,7 +57,7 @@ def daemon(
     }
     config = folder / "config" / "llmos" / "config.toml"
     config.parent.mkdir(parents=True)
-    config.write_text(f"[model]\nadapter = {str(not untuned).lower()}\nthreads = {threads}\n{more}")
+    config.write_text(f"[model]\nadapter = {chosen}\nthreads = {threads}\n{more}")
     with (folder / "daemon.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "llmos", "daemon"], env=env, stderr=log, stdout=log)
         try:
@@ -198,7 +199,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="default")
-    parser.add_argument("--untuned", action="store_true", help="the model without its adapter")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--untuned", action="store_true", help="the model without its adapter")
+    which.add_argument("--adapter", type=Path, metavar="DIR", help="another adapter in place of its own")
     parser.add_argument("--threads", type=int, default=0, help="one where others keep the machine busy")
     parser.add_argument("--level", type=int)
     parser.add_argument("--set", choices=[file.stem for file in CASES_FILES], help="only one file's")
@@ -221,7 +224,9 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="understand-", dir=Path.home()) as name,
         socket.socket() as listener,
-        daemon(options.model, Path(name), untuned=options.untuned, threads=options.threads) as sock,
+        daemon(
+            options.model, Path(name), adapter=options.adapter or not options.untuned, threads=options.threads
+        ) as sock,
     ):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
