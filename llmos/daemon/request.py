@@ -192,12 +192,24 @@ def heads(text: str, cwd: str, names: tuple[str, ...], caller: Caller) -> tuple[
 
 
 def _beginning(file: Path, caller: Caller) -> bytes:
-    """Of a regular file; nothing where it cannot be read. A pipe is not waited for."""
+    """Of a regular file; nothing where it cannot be read.
+
+    What it is, is looked at before it is opened: a terminal that is opened can become the daemon's own, and a
+    pipe would be waited for.
+    """
     try:
         with as_caller(caller):
-            fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            place = os.open(file, os.O_PATH | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(place).st_mode):
+                    return b""
+                fd = os.open(
+                    f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+                )
+            finally:
+                os.close(place)
         with io.FileIO(fd) as opened:
-            return opened.read(glance.HEAD_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+            return opened.read(glance.HEAD_BYTES)
     except OSError:
         return b""
 

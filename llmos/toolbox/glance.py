@@ -20,6 +20,7 @@ from llmos.toolbox.inside.told import Refused
 HEAD_BYTES = 1 << 15
 MOST_FILES = 2
 _MOST_NAMES, _MOST_CHARS = 14, 28
+_MOST_LINE_CHARS = 200  # of a configuration; longer ones are no settings, and expressions take long over them
 _SHORTEST = 3  # letters of a name without its ending that is looked for in a sentence
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SETTINGS = (".ini", ".conf", ".cfg", ".yaml", ".yml", ".toml", ".env", ".properties")
@@ -32,10 +33,11 @@ def named(say: str, entries: Iterable[str]) -> list[str]:
     Where it has none, the only one of a kind that it speaks of: "the csv", "the settings".
     """
     words, there = say.casefold(), [name for name in entries if _has_head(name)]
-    if found := [name for name in there if _said(name.casefold(), words)]:
+    whole = [name for name in there if name.casefold() in words]
+    if found := whole or [name for name in there if _said(name.casefold(), words)]:
         return found[:MOST_FILES]
     kinds = [[name for name in there if name.casefold().endswith(endings)] for endings in _spoken_of(words)]
-    return [only for (only,) in (kind for kind in kinds if len(kind) == 1)][:MOST_FILES]
+    return list(dict.fromkeys(kind[0] for kind in kinds if len(kind) == 1))[:MOST_FILES]
 
 
 def _spoken_of(words: str) -> Iterator[tuple[str, ...]]:
@@ -53,8 +55,6 @@ def _has_head(name: str) -> bool:
 
 
 def _said(name: str, words: str) -> bool:
-    if name in words:
-        return True
     stem = re.sub(r"[_-]+", " ", PurePath(name.strip(".")).stem).removesuffix("s").strip()
     return len(stem) >= _SHORTEST and re.search(rf"(?<!\w){re.escape(stem)}", words) is not None
 
@@ -71,10 +71,10 @@ def head(name: str, data: bytes) -> str:
     try:
         table = ending in _TABLES or (ending == ".json" and text.lstrip()[:1] == "[")
         found = _columns(text, ending) if table else _keys(text, name, whole=len(data) < HEAD_BYTES)
-        names = list(dict.fromkeys(filter(None, map(_clean, found))))
+        names = list(dict.fromkeys(filter(None, map(_clean, found))))[:_MOST_NAMES]
     except (ValueError, RecursionError, Refused, csv.Error):
         return ""
-    return line(_clean(name), names[:_MOST_NAMES], table=table) if names else ""
+    return line(name, names, table=table) if names else ""
 
 
 def _columns(text: str, ending: str) -> list[str]:
@@ -92,8 +92,9 @@ def _keys(text: str, name: str, *, whole: bool) -> Iterator[str]:
     if PurePath(name).suffix.casefold() == ".json":
         yield from _paths(json.loads(text))
         return
-    text = text if whole else text.rpartition("\n")[0]
-    yield from (one.path for one in settings.known(text, name))
+    lines = (text if whole else text.rpartition("\n")[0]).split("\n")
+    short = "\n".join(line for line in lines if len(line) <= _MOST_LINE_CHARS)
+    yield from (one.path for one in settings.known(short, name))
 
 
 def _paths(value: Any, before: str = "") -> Iterator[str]:

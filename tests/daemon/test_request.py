@@ -144,6 +144,11 @@ def test_the_heads_of_files_are_read_as_the_caller_may_and_pipes_are_not_waited_
     assert found.pop("orders.csv") == ("Columns of orders.csv: buyer, eur",)
     assert found.pop("link.csv") == ("Columns of link.csv: buyer, eur",)
     assert set(found.values()) == {()}
+    terminal, other = os.openpty()
+    (tmp_path / "tty.csv").symlink_to(os.ttyname(other))
+    assert request.heads("add up tty.csv", str(tmp_path), ("tty.csv",), ME) == ()
+    os.close(terminal)
+    os.close(other)
     if os.getuid() == 0:
         (tmp_path / "orders.csv").chmod(0o600)
         assert request.heads("orders", str(tmp_path), names, Caller(uid=61000, gid=61000)) == ()

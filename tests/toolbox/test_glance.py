@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llmos.toolbox import glance
@@ -26,8 +28,9 @@ def test_the_only_one_of_a_kind_is_named_by_its_kind() -> None:
         ("set PORT in .env to 80", [".env"]),
         ("show notes.txt", []),
         ("reorder the photos", []),
-        ("orders, members and app.ini", ["orders.csv", "members.csv"]),
+        ("orders, members and stock", ["orders.csv", "members.csv"]),
         ("who is in the csv", []),  # which?
+        ("the members in orders.csv", ["orders.csv"]),
         ("what does the ini say", ["app.ini"]),
     ],
 )
@@ -62,6 +65,28 @@ def test_heads_are_short_and_plain(name: str, data: bytes, line: str) -> None:
 def test_a_configuration_that_is_cut_has_no_half_line() -> None:
     data = b"".join(b"key%d = 1\n" % n for n in range(9000))[: glance.HEAD_BYTES]
     assert glance.head("a.ini", data).startswith("Settings of a.ini: key0, key1, ")
+
+
+def test_a_file_of_a_long_name_has_a_head_too() -> None:
+    name = "orders_of_the_northern_branch_office_2024.csv"
+    assert glance.head(name, b"region,amount\n") == f"Columns of {name}: region, amount"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.ini", b"[" * 3000 + b" " * 3000 + b"x"),
+        ("a.ini", (b"[" * 90 + b" " * 90 + b"x\n") * 170),
+        ("a.ini", b"a x" + b" " * 20_000 + b"y"),
+        ("a.csv", b"a" + b" " * 32_000 + b"a,b\n"),
+        ("a.csv", b"," * 32_000),
+        ("a.json", b'{"a":' * 6000),
+    ],
+)  # fmt: skip
+def test_no_content_takes_long(name: str, data: bytes) -> None:
+    began = time.process_time()
+    glance.head(name, data[: glance.HEAD_BYTES])
+    assert time.process_time() - began < 0.5
 
 
 def test_of_a_wide_table_the_first_columns_are_told() -> None:

@@ -19,7 +19,7 @@ from llmos.toolbox.inside.told import Refused, say, shown, some
 
 _MOST_BYTES = 16 << 20
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
-_SECTION = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]+\s*(?:[#;].*)?$")
+_SECTION = re.compile(r"\s*\[{1,2}([^\[\]]+)\]{1,2}\s*(?:[#;].*)?$")
 _LINE = re.compile(
     r"""(?P<indent>[ \t]*)(?P<off>[#;]+[ \t]?)?(?P<export>export[ \t]+)?
     (?P<quote>["']?)(?P<key>[\w./-]+)(?P=quote)
