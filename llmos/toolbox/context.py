@@ -165,14 +165,20 @@ def program(name: str) -> str:
 
 
 def programs(*argvs: Sequence[str]) -> tuple[str, ...]:
-    """Absolute paths of the programs these argvs start, what find runs by -exec included."""
-    started = (
+    """Absolute paths of the programs these argvs start, what find runs by -exec and xargs included."""
+    started = [
         word
         for argv in argvs
         for before, word in zip(("-exec", *argv), argv, strict=False)
         if before == "-exec"
-    )
+    ]
+    started += [word for argv in argvs if argv[0] == "xargs" for word in _behind_options(argv)]
     return tuple(dict.fromkeys(map(program, started)))
+
+
+def _behind_options(argv: Sequence[str]) -> Sequence[str]:
+    """The first word that is no option, if any; for options without a value of their own."""
+    return [word for word in argv[1:] if not word.startswith("-")][:1]
 
 
 def pipeline(argvs: Sequence[Sequence[str]], **options: Any) -> Run | Pipelines:

@@ -7,7 +7,6 @@ GNU find, sort, head and du are assumed.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -68,27 +67,10 @@ def plan_find(args: Args, context: Context) -> Draft:
     if args["contains"] is None:
         return _found([[*argv, "-printf", _RECORD]], args["sort"], args["limit"], context, path)
     # Many files for each grep: one for each file would take a minute for 100,000 of them.
-    argv += [
-        "-type",
-        "f",
-        "-exec",
-        "grep",
-        "-liIZ",
-        *grep_words(args["contains"], regex=False),
-        "--",
-        "{}",
-        "+",
-    ]
+    argv += ["-type", "f", "-print0"]
+    those = ["xargs", "-0", "-r", "grep", "-liIFZ", "-e", args["contains"], "--"]
     record = ["xargs", "-0", "-r", "stat", "--printf", r"%s %Y f %n\0", "--"]
-    return _found([argv, record], args["sort"], args["limit"], context, path)
-
-
-def grep_words(text: str, *, regex: bool) -> tuple[str, ...]:
-    """How grep is told what to look for, in find's -exec too, which has `;` and `{}` as words of its own."""
-    if text != ";" and "{}" not in text:
-        return "-E" if regex else "-F", "-e", text
-    plain = text if regex else re.sub(r"[][\\.*^$+?(){}|]", r"\\\g<0>", text)
-    return "-E", "-e", "[;]" if text == ";" else plain.replace("{}", r"\{\}")
+    return _found([argv, those, record], args["sort"], args["limit"], context, path)
 
 
 def _age_and_size(args: Args) -> list[str]:

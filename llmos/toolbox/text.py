@@ -10,13 +10,14 @@ import re
 import shlex
 
 from llmos.errors import UsageError
-from llmos.messages import Effects, Exec, Outcome, Pipeline, Pipelines, Run
-from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, program, programs
-from llmos.toolbox.listing import FAILED, empty, grep_words, need, split_glob
+from llmos.messages import Effects, Outcome, Pipelines, Run
+from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
+from llmos.toolbox.listing import FAILED, empty, need, split_glob
 from llmos.toolbox.values import shown, table
 
 _REPLACE_S = 600
 _MOST_NAMED = 500  # changed files that are told by name
+_NONE = 123  # what xargs makes of a grep that finds nothing
 
 
 def _from_data(args: Args, context: Context) -> bool:
@@ -24,8 +25,15 @@ def _from_data(args: Args, context: Context) -> bool:
 
 
 def _grep(args: Args, *flags: str) -> list[str]:
-    case = ["-i"] if args["ignore_case"] else []
-    return ["grep", *flags, *case, *grep_words(args["pattern"], regex=args["regex"])]
+    case = ["-i"] if _any_case(args) else []
+    return ["grep", *flags, "-E" if args["regex"] else "-F", *case, "-e", args["pattern"]]
+
+
+def _any_case(args: Args) -> bool:
+    """As ripgrep's --smart-case, of plain text: who writes no capitals means them, too."""
+    if args["ignore_case"] is not None or not args["pattern"]:
+        return bool(args["ignore_case"])
+    return not args["regex"] and args["pattern"] == args["pattern"].lower()
 
 
 def _draft(run: Run | Pipelines, args: Args, context: Context, *argvs: list[str]) -> Draft:
@@ -47,21 +55,7 @@ def plan_search(args: Args, context: Context) -> Draft:
     argv = _grep(args, "-rnHIZ", *_around(args))
     argv += [f"--include={name}" for name in (pattern, args["name"]) if name]
     argv += ["--", context.word(path)]
-    case = args["ignore_case"] or args["invert"] or not any(map(str.isalpha, args["pattern"]))
-    run = Run(argv=tuple(argv), ok_codes=(0, 1)) if case else _or_in_any_case(argv)
-    return _draft(run, args, context, argv)
-
-
-def _or_in_any_case(argv: list[str]) -> Pipelines:
-    """Where nothing is written exactly so, what is when upper and lower case are the same."""
-    again = [argv[0], "-i", *argv[1:]]
-    both = [Exec(argv=tuple(words), program=program(words[0])) for words in (argv, again)]
-    joined = zip(both, ("", "||"), strict=True)
-    return Pipelines(
-        text=f"{shlex.join(argv)} || {shlex.join(again)}",
-        pipelines=tuple(Pipeline(commands=(one,), joiner=joiner) for one, joiner in joined),  # type: ignore[arg-type]
-        ok_codes=(0, 1),
-    )
+    return _draft(Run(argv=tuple(argv), ok_codes=(0, 1)), args, context, argv)
 
 
 def _around(args: Args) -> list[str]:
@@ -73,25 +67,11 @@ def read_search(outcome: Outcome, args: Args) -> Outcome:
     """`file:line: text`, at most `limit` matches; grep's 1 is an answer, not a failure."""
     found = list(_MATCH.finditer(outcome.stdout))
     if not found:
-        said = dict.fromkeys(outcome.stderr.splitlines(keepends=True))  # twice, where it was looked for twice
-        return empty(outcome.model_copy(update={"stderr": "".join(said)}), "No match.\n")
+        return empty(outcome, "No match.\n")
     limit = args["limit"]
     more = f"… {len(found) - limit} more matches.\n" if len(found) > limit else ""
     text = "".join(f"{_match(match)}\n" for match in found[:limit])
-    if not (args["ignore_case"] or args["invert"] or _exact(found, args)):
-        text = f"No match, but for upper and lower case:\n{text}"
     return outcome.model_copy(update={"stdout": text + more, "exit_code": 0})
-
-
-def _exact(found: list[re.Match[str]], args: Args) -> bool:
-    """Whether a line has the pattern in its own case; of an expression that Python reads otherwise, yes."""
-    if args["regex"] and "[:" in args["pattern"]:
-        return True
-    try:
-        wanted = re.compile(args["pattern"] if args["regex"] else re.escape(args["pattern"]))
-    except re.error:
-        return True
-    return any(wanted.search(match[3]) for match in found)
 
 
 def _match(match: re.Match[str]) -> str:
@@ -119,37 +99,37 @@ def plan_count(args: Args, context: Context) -> Draft:
     if not _from_data(args, context):
         path, pattern = split_glob(need(args["path"], "text.count", "path"))
         if pattern or context.is_folder(context.absolute(path)):
-            argvs = [_each(path, pattern, counter, context)]
+            argvs = _each(path, pattern, counter, context)
     argvs += [["wc", "-l"]] if matches else []
-    run = pipeline(argvs, stdin_data=_from_data(args, context), ok_codes=(0, 1))
+    run = pipeline(argvs, stdin_data=_from_data(args, context), ok_codes=(0, 1, _NONE))
     return _draft(run, args, context, *argvs)
 
 
 def _frequent(args: Args, context: Context) -> Draft:
     """The most frequent lines, words or matches: sort(1) spills to disk, so the file may be large."""
-    argvs = [_source(args, context)]
+    argvs = _source(args, context)
     if args["field"] is not None:
         argvs.append(["awk", f"NF >= {args['field']} {{ print ${args['field']} }}"])
     elif args["what"] == "words":
         argvs.append(["grep", "-oE", r"\w+"])
-    fold = ["-f"] if args["ignore_case"] else []
-    alike = ["uniq", "-ci" if args["ignore_case"] else "-c"]
+    fold = ["-f"] if _any_case(args) else []
+    alike = ["uniq", "-ci" if _any_case(args) else "-c"]
     argvs += [["sort", *fold], alike, ["sort", "-k1,1nr", "-s"], ["head", "-n", str(args["top"])]]
     run = pipeline(argvs, stdin_data=_from_data(args, context), timeout_s=300)
     return _draft(run, args, context, *argvs)
 
 
-def _source(args: Args, context: Context) -> list[str]:
+def _source(args: Args, context: Context) -> list[list[str]]:
     """What prints the lines, or the matches, that are counted."""
     argv = ["cat"]
     if args["pattern"] is not None:
         argv = _grep(args, "-oh" if args["what"] == "matches" else "-h")
     if _from_data(args, context):
-        return argv
+        return [argv]
     path, pattern = split_glob(need(args["path"], "text.count", "path"))
     if pattern or context.is_folder(context.absolute(path)):
         return _each(path, pattern, argv, context)
-    return [*argv, "--", context.word(path)]
+    return [[*argv, "--", context.word(path)]]
 
 
 def _operands(args: Args, context: Context, counter: str) -> list[str]:
@@ -158,15 +138,18 @@ def _operands(args: Args, context: Context, counter: str) -> list[str]:
     return ["--", context.word(need(args["path"], "text.count", "path"))]
 
 
-def _each(folder: str, pattern: str, counter: list[str], context: Context) -> list[str]:
-    """`counter` with the files that match; with all files below the folder where there is no pattern."""
+def _each(folder: str, pattern: str, counter: list[str], context: Context) -> list[list[str]]:
+    """`counter` with the files that match; with all files below the folder where there is no pattern.
+
+    By xargs and not by find's -exec, which takes a `;` or `{}` that is looked for as its own.
+    """
     names = ["find", context.word(folder), "-mindepth", "1"]
     if pattern:
         names += [*context.depth(folder, pattern), "-type", "f", "-name", pattern]
     else:
         names += ["-type", "f", "-not", "-path", "*/.git/*"]
     named = ["-H"] if counter[:2] == ["grep", "-c"] else []
-    return [*names, "-exec", *counter, *named, "--", "{}", "+"]
+    return [[*names, "-print0"], ["xargs", "-0", "-r", *counter, *named, "--"]]
 
 
 def read_count(outcome: Outcome, args: Args) -> Outcome:
@@ -200,23 +183,14 @@ def plan_replace(args: Args, context: Context) -> Draft:
     names = [x for name in (pattern, args["name"]) if name for x in ("-name", name)]
     argv = ["find", "-H", context.word(path), *(context.depth(path, pattern) if pattern else ())]
     argv += ["-type", "f", *names]
-    argv += [
-        "-not",
-        "-path",
-        "*/.git/*",
-        "-exec",
-        "grep",
-        "-lIZ",
-        *grep_words(args["find"], regex=args["regex"]),
-        "--",
-        "{}",
-        "+",
-    ]
+    argv += ["-not", "-path", "*/.git/*", "-print0"]
+    those = ("xargs", "-0", "-r", "grep", "-lIZ", "-E" if args["regex"] else "-F", "-e", args["find"], "--")
     # First their names, which are what a person is told; then all of them at once, not one by one.
-    named = Run(argv=tuple(argv), ok_codes=(0, 1), timeout_s=_REPLACE_S)
-    changed = pipeline((argv, ("xargs", "-0", "-r", *sed, "--")), timeout_s=_REPLACE_S)
-    effects = Effects(writes=(context.absolute(path),), programs=programs(argv, ("xargs",), sed))
-    return Draft((named, changed), effects, command=shlex.join([*argv, "|", "xargs", "-0", *sed]), whole=True)
+    named = pipeline((argv, those), ok_codes=(0, _NONE), timeout_s=_REPLACE_S)
+    changing = (argv, those, ("xargs", "-0", "-r", *sed, "--"))
+    effects = Effects(writes=(context.absolute(path),), programs=programs(*changing))
+    steps = (named, pipeline(changing, timeout_s=_REPLACE_S))
+    return Draft(steps, effects, command=" | ".join(map(shlex.join, changing)), whole=True)
 
 
 def expression(args: Args) -> str:

@@ -239,7 +239,9 @@ def test_they_run_as_programs_and_missing_files_are_said(call: Call, folder: Pat
     ("text", "is_number"),
     [
         ("12,50", 12.5), ("1.234,56", 1234.56), ("1,234", 1234), ("1,234.5", 1234.5), ("-3,5", -3.5),
-        ("7 EUR", 7), ("7%", 7), ("$7", 7), ("€ 5", 5), ("19,90 €", 19.9), ("5元", 5),
+        ("7 EUR", 7), ("7%", 7), ("$7", 7), ("€ 5", 5), ("19,90 €", 19.9), ("€ 5,50", 5.5), ("-$7", -7),
+        ("0,125", 0.125), ("-0,125", -0.125), ("20 eur", 20), ("5元", 5),
+        ("7" * 50, None), ("1" + " " * 9000 + "x", None),
         ("007", None), ("1.2.3", None), ("abc", None), ("%", None), ("2024-01-05", None),
     ],
 )  # fmt: skip
@@ -264,6 +266,8 @@ def test_rows_in_another_case_are_told_of(call: Call, folder: Path) -> None:
         none.stdout == "No row fits.\n" and none.stderr == "Upper and lower case aside, 3 rows would fit.\n"
     )
     assert not call("text.query", path="p.csv", where="city = paris", select="name").stderr
+    (folder / "e.csv").write_text("what,price\na,20 EUR\nb,30 EUR\n")
+    assert not call("text.query", path="e.csv", where="not price > 10").stderr
     assert not call("text.query", path="p.csv", where="city = Rome", select="name").stderr
 
 

@@ -86,7 +86,7 @@ def _tell_other_case(base: sqlite3.Connection, table: Table, condition: where.Co
 
 
 def _folded(value: Value) -> Value:
-    return value.casefold() if isinstance(value, str) else value
+    return value.casefold() if isinstance(value, str) and number(value) is None else value
 
 
 def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition: where.Condition) -> None:

@@ -25,10 +25,14 @@ from llmos.toolbox.inside.told import Refused, say, shown
 
 Value = str | int | float | None
 Row = list[Value]
-_NUMBER = re.compile(r"[-+]?([$€£¥] ?)?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
-# What can be nothing else: 12,5 and 1.234,56 - but 1,234 is a thousand and more.
-_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})|[-+]?\d{1,3}(\.\d{3}){1,},\d+")
-_UNIT = re.compile(r"\s*([$€£¥%]|EUR|USD|GBP|CHF|CNY|元)$")
+_NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
+# What can be nothing else: 12,5 and 0,125 and 1.234,56 - but 1,234 is a thousand and more.
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+)")
+_BEFORE, _BEHIND = (
+    re.compile(r"([-+]?)[$€£¥] ?"),
+    re.compile(r" ?([$€£¥%元]|EUR|USD|GBP|CHF|CNY)$", re.IGNORECASE),
+)
+_MOST_NUMBER_CHARS = 40
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "blank": " ", "pipe": "|"}
 _MAX_SHOWN_CHARS = 500
@@ -81,12 +85,15 @@ def number(value: Value) -> int | float | None:
     """
     if isinstance(value, int | float) or value is None:
         return value
-    text = _UNIT.sub("", value.strip())
+    text = value.strip()
+    if len(text) > _MOST_NUMBER_CHARS:
+        return None
+    text = _BEHIND.sub("", _BEFORE.sub(r"\1", text, count=1) if _BEFORE.match(text) else text)
     if _DECIMAL_COMMA.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
-    if len(text) > 40 or not _NUMBER.fullmatch(text) or re.match(r"[-+]?0\d", text):
+    if not _NUMBER.fullmatch(text) or re.match(r"[-+]?0\d", text):
         return None
-    plain = re.sub(r"[$€£¥, ]", "", text)
+    plain = text.replace(",", "")
     return int(plain) if re.fullmatch(r"[-+]?\d{1,18}", plain) else float(plain)
 
 
