@@ -23,7 +23,7 @@ LEAST = 0.002  # of the head's probability
 CHOSEN = 6  # of a person's own, for a sentence as a whole
 PART, MOST = 2, 8  # for one part of a sentence of several, and for all of them
 NEAR = 0.35  # of the similarity of the nearest tool, common or not
-_PARTS = re.compile(r"[,;,；。、]|\b(?:and|then)\b|然后|接着|并且|再")
+_PARTS = re.compile(r"[,;，；。、]|\b(?:and|then)\b|然后|接着|并且|再")
 _SHORT = 3  # characters: no part that says anything
 
 

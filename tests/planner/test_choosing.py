@@ -48,6 +48,12 @@ def test_a_sentence_of_several_parts_gets_the_tools_of_each() -> None:
     assert {"web.stop", "disk.check"} <= set(names) and len(names) <= MOST
 
 
+def test_chinese_sentences_are_parted_at_their_own_commas() -> None:
+    tools = (spec("photo.pack", "压缩照片"), spec("report.send", "发送报告"))
+    names = [one.name for one in chooser(*tools, *MANY).listed("压缩照片，发送报告")]
+    assert {"photo.pack", "report.send"} <= set(names)
+
+
 def test_a_tool_without_examples_is_found_by_its_own_words() -> None:
     names = [one.name for one in chooser(*MANY, spec("printer.queue")).listed("show the printer queue")]
     assert "printer.queue" in names
