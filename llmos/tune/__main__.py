@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,11 +93,9 @@ def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], options: 
         "form": start.form,
         "shots": start.shots,
         "command_shots": start.command_shots,
+        "heads": AS_TRAINED.heads,  # whatever it starts from, these rows have them
     }
-    lines = [
-        f"{key} = {value}" if isinstance(value, int | float) else f'{key} = "{value}"'
-        for key, value in card.items()
-    ]
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
     (folder / CARD_FILE).write_text("\n".join(lines) + "\n")
 
 

@@ -127,9 +127,12 @@ def block_influence(network: Network, text: Sequence[Any]) -> list[float]:
     """1 - cos(input, output) of each block, the mean over the tokens of the text."""
     found = torch.zeros(network.config.num_layers)
     for sample in text:
-        seen = network.states(torch.from_numpy(sample.ids).long()[None])
+        device = network.weight("norm.weight").device
+        seen = network.states(torch.from_numpy(sample.ids).long()[None].to(device))
         pairs = itertools.pairwise(seen)
-        found += torch.stack([1 - F.cosine_similarity(a.float(), b.float(), dim=-1).mean() for a, b in pairs])
+        found += torch.stack(
+            [1 - F.cosine_similarity(a.float(), b.float(), dim=-1).mean() for a, b in pairs]
+        ).cpu()
     return [float(value) / len(text) for value in found]
 
 
@@ -218,7 +221,7 @@ def main(way: str, argv: Sequence[str] | None = None) -> int:
         curve.write(given.out)
     folders.save_like(given.out, student.config, student.tensors(), source.tokenizer)
     if asked := adapter or adapters.asked(path) or (AS_TRAINED if learnt.calls else None):
-        adapters.write_asked(given.out, asked)
+        adapters.write_asked(given.out, dataclasses.replace(asked, heads=asked.heads or learnt.calls))
     (given.out / "report.json").write_text(json.dumps({"way": way, "table": table}, indent=1) + "\n")
     say(_text(table))
     return 0
