@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmos.tune import prepare
-from llmos.tune.data import heads
+from llmos.tune.data import heads, phrases
 
 
 def row(say: str, tool: str, **args: Any) -> dict[str, Any]:
@@ -59,3 +59,20 @@ def test_settings_are_keys_and_files_that_are_not_named_have_no_head() -> None:
     assert (
         prepare.request(made) == f"Files here: orders.csv, app.ini\n{made['heads'][0]}\ndebug off in app.ini"
     )
+
+
+def test_heads_that_a_pair_gives_stand_as_they_are() -> None:
+    lines = (
+        "@files o.csv, a.ini",
+        "@heads o.csv: buyer, eur; a.ini: port",
+        "o.csv => x",
+        "@files b.csv",
+        "b => y",
+    )
+    text = "\n".join(lines)
+    first, second = phrases.parse(text, "some")
+    assert first.heads == {"o.csv": ["buyer", "eur"], "a.ini": ["port"]} and second.heads == {}
+    made = heads.given(first.heads, "who spent most, o.csv", ["o.csv", "a.ini"], [])
+    assert made == {"heads": ["Columns of o.csv: buyer, eur"]}
+    asked = row("who spent most, orders.csv", "text.query", path="orders.csv", sort="-eur", limit=1) | made
+    assert heads.with_heads(asked, random.Random(1)) is asked

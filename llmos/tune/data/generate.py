@@ -10,7 +10,7 @@ import json
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ class Maker:
             here=said.here,
             data=self.data_like(template.data),
             files=template.files,
+            heads_of=template.heads,
             plain=plain,
         )
 
@@ -81,6 +82,7 @@ class Maker:
         here: Sequence[str] = (),
         data: str | None = None,
         files: Sequence[str] | None = None,
+        heads_of: Mapping[str, Sequence[str]] | None = None,
         plain: bool = False,
     ) -> dict[str, Any] | None:
         calls = [self.checker.plain(call) for call in calls]
@@ -102,6 +104,7 @@ class Maker:
             "template": template,
             "lang": lang,
             "avoid": rivals.of(calls),
+            **heads.given(heads_of or {}, say, entries or (), calls),
         }
 
     def data_like(self, data: str | None) -> str | None:

@@ -33,7 +33,7 @@ _ALIKE = {key: others.split() for key, others in _HEADS["alike"].items()}
 def with_heads(row: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """The row as it is asked where its files stand: with their heads, in which some columns are renamed."""
     names = glance.named(row["say"], row["entries"] or ()) if row["kind"] == "call" else []
-    if not names:
+    if not names or "heads" in row:
         return row
     calls, lines = [dict(call) for call in row["calls"]], []
     for name in names:
@@ -48,17 +48,28 @@ def with_heads(row: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     return row | {"calls": calls, "heads": lines}
 
 
+def given(
+    heads: Mapping[str, Sequence[str]], say: str, entries: Sequence[str], calls: Sequence[Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """`heads` as a row has them, of the files that it names; nothing where none is given."""
+    names = [name for name in glance.named(say, entries) if name in heads]
+    lines = [glance.line(name, heads[name], table=_is_table(name, calls, heads[name])) for name in names]
+    return {"heads": lines} if lines else {}
+
+
+def _is_table(name: str, calls: Sequence[Mapping[str, Any]], used: Sequence[str]) -> bool:
+    """By its ending; of JSON by what is asked of it."""
+    if not name.casefold().endswith(".json"):
+        return name.casefold().endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
+    asked = [call["tool"] for call in calls if call["args"].get("path") == name]
+    return any(tool in ("text.query", "text.columns") for tool in asked) or not used
+
+
 def _line(
     name: str, used: Sequence[str], gone: set[str], calls: Sequence[Mapping[str, Any]], rng: random.Random
 ) -> str:
     """With others, but none of those that are `gone`."""
-    ending = name.rpartition(".")[2].casefold()
-    queried = any(
-        call["tool"] in ("text.query", "text.columns") and call["args"].get("path") == name for call in calls
-    )
-    table = ending in ("csv", "tsv", "jsonl", "ndjson") or (
-        ending == "json" and (queried or (not used and rng.random() < 0.4))
-    )
+    table = _is_table(name, calls, used or ([] if rng.random() < 0.4 else [name]))
     chinese = any(re.search(r"[\u4e00-\u9fff]", text) for text in (name, *used))
     pool = [
         word

@@ -6,6 +6,7 @@
     =: print the sum => shell.run …              (handwritten files) a pair of its own
     @data a\\nb\\n                                 the lines below are asked with this piped in
     @files a.txt, src                            the lines below are asked where these files stand
+    @heads o.csv: buyer, eur; a.ini: port        of these files, until the next @files: their columns and keys
 
 What is filled into {slots}: slots.py. A phrase's id is its file and line: splits are made by it.
 """
@@ -16,8 +17,8 @@ import json
 import random
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -41,6 +42,7 @@ class Template:
     calls: str
     data: str | None = None
     files: tuple[str, ...] | None = None
+    heads: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ class Said:
 def parse(text: str, file: str) -> Iterator[Template]:
     """The templates of one phrase file."""
     calls, data, files = "", None, None
+    heads: dict[str, list[str]] = {}
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("# "):
             continue
@@ -67,7 +70,10 @@ def parse(text: str, file: str) -> Iterator[Template]:
         elif line.startswith("@data"):
             data = line[5:].strip().replace("\\n", "\n").replace("\\t", "\t") or None
         elif line.startswith("@files"):
-            files = tuple(part.strip() for part in line[6:].split(",") if part.strip()) or None
+            files, heads = tuple(part.strip() for part in line[6:].split(",") if part.strip()) or None, {}
+        elif line.startswith("@heads"):
+            parts = (part.partition(":") for part in line[6:].split(";"))
+            heads = {name.strip(): [word.strip() for word in names.split(",")] for name, _, names in parts}
         else:
             lang = found[1] if (found := _LANG.match(line)) else "en"
             say = _LANG.sub("", line, count=1)
@@ -81,7 +87,7 @@ def parse(text: str, file: str) -> Iterator[Template]:
                 and not re.search(r"[a-z]{3,} [a-z]{3,} ", say)
                 else lang
             )
-            yield Template(f"{file}:{number}", lang, say, own.strip(), data, files)
+            yield Template(f"{file}:{number}", lang, say, own.strip(), data, files, heads)
 
 
 def load(folder: str = "phrases") -> list[Template]:
