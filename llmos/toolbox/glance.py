@@ -55,8 +55,17 @@ def _has_head(name: str) -> bool:
 
 
 def _said(name: str, words: str) -> bool:
-    stem = re.sub(r"[_-]+", " ", PurePath(name.strip(".")).stem).removesuffix("s").strip()
-    return len(stem) >= _SHORTEST and re.search(rf"(?<!\w){re.escape(stem)}", words) is not None
+    """Without its ending, with blanks for what joins its words or not, and in the singular."""
+    stem = PurePath(name.strip(".")).stem.removesuffix("s")
+    return any(_stands_in(one.strip(), words) for one in (stem, re.sub(r"[_-]+", " ", stem)))
+
+
+def _stands_in(stem: str, words: str) -> bool:
+    if re.search(r"[\u4e00-\u9fff]", stem):  # no blanks between words, and two characters are one
+        return len(stem) > 1 and stem in words
+    return (
+        len(stem) >= _SHORTEST and re.search(rf"(?<![^\W\u4e00-\u9fff]){re.escape(stem)}", words) is not None
+    )
 
 
 def line(name: str, names: Sequence[str], *, table: bool) -> str:

@@ -8,7 +8,17 @@ import pytest
 
 from llmos.toolbox import glance
 
-ENTRIES = ["orders.csv", "price_list.csv", "members.csv", "app.ini", "notes.txt", "photos", "a.csv", ".env"]
+ENTRIES = [
+    "orders.csv",
+    "price_list.csv",
+    "members.csv",
+    "app.ini",
+    "notes.txt",
+    "photos",
+    "a.csv",
+    ".env",
+    "支出.csv",
+]
 
 
 def test_the_only_one_of_a_kind_is_named_by_its_kind() -> None:
@@ -22,6 +32,9 @@ def test_the_only_one_of_a_kind_is_named_by_its_kind() -> None:
     [
         ("what did we earn according to the orders", ["orders.csv"]),
         ("the cheapest thing on the price list", ["price_list.csv"]),
+        ("sort price_list by name", ["price_list.csv"]),
+        ("查一下支出里最大的一笔", ["支出.csv"]),
+        ("打开orders看看", ["orders.csv"]),
         ("who is a Member since 2020?", ["members.csv"]),
         ("turn debug off in app.ini", ["app.ini"]),
         ("add up a.csv", ["a.csv"]),
