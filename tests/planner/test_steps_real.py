@@ -28,25 +28,28 @@ def loop(default_model: Path) -> Loop:
 
 
 @pytest.mark.parametrize(
-    ("text", "first", "outcome", "next_call"),
+    ("text", "first", "outcome", "next_calls"),
     [
         (
             "look which file contains TODO, then delete it",
             ToolCall(tool="text.search", args={"pattern": "TODO"}),
             "exit code 0\nnotes.txt:2: TODO call Anna\n",
-            ToolCall(tool="file.delete", args={"path": "notes.txt"}),
+            [ToolCall(tool="file.delete", args={"path": "notes.txt"})],
         ),
         (
             "find the newest log here, then show its last 5 lines",
             ToolCall(tool="file.list", args={"path": "*.log", "sort": "newest", "limit": 1}),
             "exit code 0\naccess.log\n",
-            ToolCall(tool="text.tail", args={"path": "access.log", "lines": 5}),
+            [
+                ToolCall(tool="text.tail", args={"path": "access.log", "lines": 5}),
+                ToolCall(tool="file.read", args={"path": "access.log", "last": 5}),  # shows the same
+            ],
         ),
     ],
 )
 def test_the_next_call_is_about_what_was_found(
-    loop: Loop, text: str, first: ToolCall, outcome: str, next_call: ToolCall
+    loop: Loop, text: str, first: ToolCall, outcome: str, next_calls: list[ToolCall]
 ) -> None:
     think = Think(id="t", text=text, entries=NAMES, taken=(Taken(call=first, outcome=outcome),))
     thought = loop.think(think, cancel=threading.Event(), on_text=lambda text: None)
-    assert thought.calls == (next_call,) and thought.confidence > 0.5
+    assert thought.calls in [(call,) for call in next_calls] and thought.confidence > 0.5
