@@ -260,6 +260,16 @@ def test_sums_say_what_they_leave_out(call: Call, here: Context) -> None:
     assert call("text.query", path="s.csv", sum="max(price)").stdout.strip() == "12.5"
 
 
+def test_lines_of_a_text_are_no_rows(call: Call, folder: Path) -> None:
+    (folder / "guests.txt").write_text("Ann\nBob\nCy\n")
+    refused = call("text.query", path="guests.txt", sum="count")
+    assert refused.exit_code == 1 and "no columns" in refused.stderr
+    (folder / "sizes.txt").write_text("name;size\na;1\nb;2\n")
+    assert call("text.query", path="sizes.txt", sum="size").stdout.strip() == "3"
+    (folder / "guests.csv").write_text("name\nAnn\nBob\n")
+    assert call("text.query", path="guests.csv", sum="count").stdout.strip() == "2"
+
+
 def test_rows_in_another_case_are_told_of(call: Call, folder: Path) -> None:
     none = call("text.query", path="p.csv", where="city = PARIS", select="name")
     assert (

@@ -12,6 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from llmos.toolbox.inside import where
@@ -19,6 +20,7 @@ from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
 from llmos.toolbox.inside.told import Refused, count, shown
 
 _BATCH = 1000
+_PLAIN = (".txt", ".log", ".md")  # a first line of these is no header
 _CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
 _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mean": "avg", "min": "min",
               "max": "max", "count": "count"}  # fmt: skip
@@ -27,6 +29,8 @@ _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mea
 def main(args: dict[str, Any]) -> int:
     try:
         table = read(args["path"], args["separator"], _names(args))
+        if len(table.header) == 1 and not args["separator"] and Path(args["path"]).suffix.lower() in _PLAIN:
+            raise Refused("it has lines and no columns; its lines can be counted or searched")
         return _answer(table, args)
     except Refused as refused:
         raise Refused(f"{shown(args['name'])}: {refused}") from None
