@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import tomllib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +82,17 @@ def asked(model: Path) -> Asked | None:
 
 def write_asked(folder: Path, asked: Asked) -> None:
     """The card that `asked` reads."""
-    (folder / CARD_FILE).write_text(
-        f'form = "{asked.form}"\nshots = {asked.shots}\ncommand_shots = {asked.command_shots}\n'
-        f"heads = {str(asked.heads).lower()}\n"
-    )
+    write_card(folder, how(asked))
+
+
+def how(asked: Asked) -> dict[str, Any]:
+    """What a card says of it."""
+    return {field.name: getattr(asked, field.name) for field in fields(Asked)}
+
+
+def write_card(folder: Path, values: Mapping[str, Any]) -> None:
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    (folder / CARD_FILE).write_text("\n".join(lines) + "\n")
 
 
 def _asked(card: dict[str, Any]) -> dict[str, Any]:

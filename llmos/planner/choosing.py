@@ -68,5 +68,5 @@ class Chooser:
     def _near(self, say: str, limit: int) -> list[ToolSpec]:
         tools = self._retriever.tools(say)
         floor = NEAR * max((score for score, _ in tools), default=0.0)
-        near = [spec for score, spec in tools if score >= floor and spec.name not in self._known]
-        return [spec for spec in near if spec.name not in self._common_names][:limit]
+        others = self._known | self._common_names
+        return [spec for score, spec in tools if score >= floor and spec.name not in others][:limit]

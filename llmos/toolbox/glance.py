@@ -22,7 +22,7 @@ MOST_FILES = 2
 _MOST_NAMES, _MOST_CHARS = 14, 28
 _MOST_LINE_CHARS = 200  # of a configuration; longer ones are no settings, and expressions take long over them
 _SHORTEST = 3  # letters of a name without its ending that is looked for in a sentence
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SETTINGS = (".ini", ".conf", ".cfg", ".yaml", ".yml", ".toml", ".env", ".properties")
 _SEPARATORS = ",;\t|"
 
@@ -42,16 +42,16 @@ def named(say: str, entries: Iterable[str]) -> list[str]:
 
 def _spoken_of(words: str) -> Iterator[tuple[str, ...]]:
     yield from (
-        (ending,) for ending in (*_TABLES, *_SETTINGS, ".json") if re.search(rf"\b{ending[1:]}\b", words)
+        (ending,) for ending in (*TABLES, *_SETTINGS, ".json") if re.search(rf"\b{ending[1:]}\b", words)
     )
     if re.search(r"\b(?:table|spreadsheet)\b|表格", words):
-        yield _TABLES
+        yield TABLES
     if re.search(r"\b(?:config|configuration|settings)\b|配置|设置", words):
         yield _SETTINGS
 
 
 def _has_head(name: str) -> bool:
-    return name.casefold().endswith((*_TABLES, *_SETTINGS, ".json"))
+    return name.casefold().endswith((*TABLES, *_SETTINGS, ".json"))
 
 
 def _said(name: str, words: str) -> bool:
@@ -78,7 +78,7 @@ def head(name: str, data: bytes) -> str:
     ending = PurePath(name).suffix.casefold()
     text = data.decode("utf-8-sig", "replace")
     try:
-        table = ending in _TABLES or (ending == ".json" and text.lstrip()[:1] == "[")
+        table = ending in TABLES or (ending == ".json" and text.lstrip()[:1] == "[")
         found = _columns(text, ending) if table else _keys(text, name, whole=len(data) < HEAD_BYTES)
         names = list(dict.fromkeys(filter(None, map(_clean, found))))[:_MOST_NAMES]
     except (ValueError, RecursionError, Refused, csv.Error):

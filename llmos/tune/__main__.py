@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from llmos.engine import adapter as adapters
 from llmos.engine import store, weights
-from llmos.engine.adapter import CARD_FILE, WEIGHTS_FILE
+from llmos.engine.adapter import WEIGHTS_FILE
 from llmos.engine.source import Source
 from llmos.errors import UsageError
 from llmos.tune import folders, launch
@@ -90,13 +89,10 @@ def _write(folder: Path, trainee: Trainee, tensors: dict[str, Tensor], options: 
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "rank": trainee.lora.rank,
         "alpha": trainee.lora.alpha,
-        "form": start.form,
-        "shots": start.shots,
-        "command_shots": start.command_shots,
+        **adapters.how(start),
         "heads": AS_TRAINED.heads,  # whatever it starts from, these rows have them
     }
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
-    (folder / CARD_FILE).write_text("\n".join(lines) + "\n")
+    adapters.write_card(folder, card)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

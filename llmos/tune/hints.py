@@ -141,7 +141,7 @@ def learn(known: Known, buckets: int, epochs: int, false_alarms: float | None) -
         for some in torch.split(torch.randperm(len(known)), 1024):
             batch = [known[int(number)] for number in some]
             loss = nn.functional.binary_cross_entropy_with_logits(
-                _logits(bag, [features for features, _ in batch]) + bias,
+                scores(bag, [features for features, _ in batch])[:, 0] + bias,
                 torch.tensor([float(yes) for _, yes in batch]),
             )
             optimizer.zero_grad()
@@ -153,8 +153,8 @@ def learn(known: Known, buckets: int, epochs: int, false_alarms: float | None) -
     threshold = 0.0
     if false_alarms is not None:
         innocent = [features for features, yes in known if not yes]
-        scores = _logits(bag, innocent).detach() + bias.detach()
-        threshold = max(0.0, float(torch.quantile(scores[:: 1 + len(scores) // 1_000_000], 1 - false_alarms)))
+        told = scores(bag, innocent)[:, 0].detach() + bias.detach()
+        threshold = max(0.0, float(torch.quantile(told[:: 1 + len(told) // 1_000_000], 1 - false_alarms)))
     packed = base64.b64encode(bytes(coarse.numpy().tobytes())).decode()
     return {
         "weights": packed,
@@ -164,11 +164,13 @@ def learn(known: Known, buckets: int, epochs: int, false_alarms: float | None) -
     }
 
 
-def _logits(bag: nn.EmbeddingBag, found: Sequence[list[int]]) -> torch.Tensor:
-    ends = torch.tensor([0, *map(len, found)]).cumsum(0)[:-1]
-    numbers = torch.tensor([number % bag.num_embeddings for one in found for number in one])
-    logits: torch.Tensor = bag(numbers, ends)[:, 0]
-    return logits
+def scores(bag: nn.EmbeddingBag, found: Sequence[list[int]]) -> torch.Tensor:
+    """[len(found), width of the bag]: the sum of each one's features, taken modulo the buckets."""
+    starts = torch.tensor([0, *map(len, found)]).cumsum(0)[:-1]
+    summed: torch.Tensor = bag(
+        torch.tensor([number % bag.num_embeddings for one in found for number in one]), starts
+    )
+    return summed
 
 
 # --- figures -----------------------------------------------------------------------------------------

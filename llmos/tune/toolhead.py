@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llmos.paths import tool_dirs
 from llmos.planner import choosing, toolhead
@@ -25,6 +25,7 @@ from llmos.planner.toolhead import ToolHead
 from llmos.toolbox import catalog
 from llmos.tune import options as tune_options
 from llmos.tune.evaluate import rows_about
+from llmos.tune.hints import scores
 from llmos.tune.pretrain import say
 
 _BUCKETS = 1 << 14
@@ -67,8 +68,8 @@ def learnt(rows: Rows, names: tuple[str, ...], epochs: int) -> ToolHead:
     optimizer = torch.optim.AdamW([bag.weight, bias], lr=_RATE, weight_decay=_DECAY)
     for _ in range(epochs):
         for some in torch.split(torch.randperm(len(rows)), _BATCH):
-            scores = _scores(bag, [known[number] for number in some.tolist()]) + bias
-            loss = -(wanted[some] * scores.log_softmax(-1)).sum(-1).mean()
+            told = scores(bag, [known[number] for number in some.tolist()]) + bias
+            loss = -(wanted[some] * told.log_softmax(-1)).sum(-1).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -80,12 +81,6 @@ def learnt(rows: Rows, names: tuple[str, ...], epochs: int) -> ToolHead:
         bias.detach().numpy().astype(np.float32),
         step,
     )
-
-
-def _scores(bag: nn.EmbeddingBag, found: Sequence[list[int]]) -> Tensor:
-    starts = torch.tensor([0, *map(len, found)]).cumsum(0)[:-1]
-    scores: Tensor = bag(torch.tensor([number % _BUCKETS for one in found for number in one]), starts)
-    return scores
 
 
 def figures(tools: catalog.Catalog, head: ToolHead, held: Rows) -> list[str]:

@@ -78,13 +78,14 @@ def _fill(base: sqlite3.Connection, table: Table) -> None:
 
 def _tell_other_case(base: sqlite3.Connection, table: Table, condition: where.Condition) -> None:
     """Where no row is as was said: how many are when upper and lower case are the same."""
-    found = f"SELECT count(*) FROM %s WHERE {condition.sql}"  # noqa: S608
-    if not condition.sql or base.execute(found % "t", condition.values).fetchone()[0]:
+    fits = f"WHERE {condition.sql}"
+    if not condition.sql or base.execute(f"SELECT 1 FROM t {fits} LIMIT 1", condition.values).fetchone():  # noqa: S608
         return
     base.create_function("fold", 1, _folded, deterministic=True)
     folded = ", ".join(f"fold(c{index}) AS c{index}" for index in range(len(table.header)))
     base.execute(f"CREATE TABLE folded AS SELECT {folded} FROM t")  # noqa: S608 - numbers of columns
-    (rows,) = base.execute(found % "folded", [_folded(value) for value in condition.values]).fetchone()
+    values = [_folded(value) for value in condition.values]
+    (rows,) = base.execute(f"SELECT count(*) FROM folded {fits}", values).fetchone()  # noqa: S608
     if rows:
         sys.stderr.write(f"Upper and lower case aside, {count(rows, 'row')} would fit.\n")
 

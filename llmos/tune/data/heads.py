@@ -60,7 +60,7 @@ def given(
 def _is_table(name: str, calls: Sequence[Mapping[str, Any]], used: Sequence[str]) -> bool:
     """By its ending; of JSON by what is asked of it."""
     if not name.casefold().endswith(".json"):
-        return name.casefold().endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
+        return name.casefold().endswith(glance.TABLES)
     asked = [call["tool"] for call in calls if call["args"].get("path") == name]
     return any(tool in ("text.query", "text.columns") for tool in asked) or not used
 
