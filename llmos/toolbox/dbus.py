@@ -134,7 +134,8 @@ def _prep_peer(path: str) -> socket.socket:
     """Authenticate on a private socket, all in one go as systemctl does (sasl in the D-Bus specification).
 
     sd-bus looks at what came after BEGIN in the same read only when more comes: a first message right behind
-    it would wait for ever. Once OK is here, BEGIN has been read.
+    it would wait for ever. Once OK is here, BEGIN has been read. The line is taken byte by byte: signals may
+    follow it at once (a manager that reloads sends them), and they belong to the connection.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.settimeout(TIMEOUT_S)
@@ -142,7 +143,7 @@ def _prep_peer(path: str) -> socket.socket:
         sock.connect(path)
         sock.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\nBEGIN\r\n")
         answer = b""
-        while not answer.endswith(b"\r\n") and (more := sock.recv(256)):
+        while not answer.endswith(b"\n") and (more := sock.recv(1)):
             answer += more
         if not answer.startswith(b"OK "):
             raise PermissionError(errno.EACCES, "it refuses the connection")

@@ -150,6 +150,22 @@ def test_enabling_is_undone_by_disabling(web: Machine) -> None:
     assert "no [Install] section" in change(web, "enable", "broken.service")["error"]
 
 
+ASKED_WHILE_RELOADING = """
+import subprocess
+from llmos.toolbox import manager
+reloads = subprocess.Popen(["sh", "-c", "for i in $(seq 40); do systemctl daemon-reload; done"])
+while reloads.poll() is None:
+    with manager.connect("system", 0) as systemd:
+        assert systemd.units()
+"""
+
+
+def test_a_manager_that_reloads_is_understood(web: Machine) -> None:
+    """Its signals come right behind the line that ends the handshake."""
+    done = web.python(ASKED_WHILE_RELOADING)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_unit_that_does_not_start_says_why(web: Machine) -> None:
     failed = change(web, "start", "broken.service")["error"]
     assert (
