@@ -5,8 +5,9 @@ mark: of ` napper` the model may leave off the first letter, of `flihuxyan.md` a
 best such a name would be found nowhere, at worst it would be another's. So an argument that stands nowhere in
 the request is compared with the words there that no argument holds, and becomes the one it must have been.
 
-Words that people use are left alone: the model may put an error of typing right, or shorten a plural. What
-the folder has under the name as written is left alone, too. Nothing is repaired in a raw command line.
+Words that people use are left alone, unless the folder has something of that name: the model may put an error
+of typing right, or shorten a plural. What the folder has under the name as written is left alone, too.
+Nothing is repaired in a raw command line.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ class Copies:
     """The words of one request."""
 
     def __init__(self, text: str, entries: Collection[str], count_tokens: CountTokens) -> None:
-        self._text = text.casefold()
+        self._text = text
         self._entries = {entry.rstrip("/") for entry in entries}
-        self._words = tuple(dict.fromkeys(word.strip("./") for word in _WORD.findall(text)))
+        # A name with blanks, or in a writing without them, is no word of the text; the folder knows it.
+        named = (entry for entry in self._entries if len(entry) >= _SHORTEST and entry in text)
+        words = (word.strip("./") for word in _WORD.findall(text))
+        self._words = tuple(dict.fromkeys([*sorted(named), *words]))
         self._count_tokens = count_tokens
 
     def mended(self, calls: Sequence[ToolCall], specs: Mapping[str, ToolSpec]) -> tuple[ToolCall, ...]:
@@ -52,28 +56,42 @@ class Copies:
         args: JsonObject = {}
         for name, value in call.args.items():
             args[name] = value
-            if name in names - _COMPOSED and isinstance(value, str) and (word := self._meant(value, left)):
+            if name not in names - _COMPOSED or not isinstance(value, str):
+                continue
+            if word := self._meant(value, left):
                 left.remove(word)
+            elif spec.name.startswith("file."):
+                word = self._spaced(value)
+            if word:
                 args[name] = word + ("/" if value.endswith("/") else "")
         return call if args == call.args else call.model_copy(update={"args": args})
 
     def _meant(self, value: str, left: Sequence[str]) -> str | None:
         name = value.rstrip("/")
-        if len(name) < _SHORTEST or "*" in name or name in self._entries or self._stands_there(name):
+        if len(name) < _SHORTEST or "*" in name or name in self._entries or self._standing(name):
             return None
         alike = [(_ratio(name, word), word) for word in left if self._may_be(name, word)]
         return max(alike)[1] if alike else None
 
-    def _stands_there(self, value: str) -> bool:
-        """As a word, or as several: part of a word is none."""
-        return bool(re.search(rf"(?<![a-z0-9_]){re.escape(value.casefold())}(?![a-z0-9_])", self._text))
+    def _spaced(self, value: str) -> str | None:
+        """The name that has blanks in the request, where the model wrote underscores."""
+        name = value.rstrip("/")
+        if "_" not in name or name in self._entries or self._standing(name):
+            return None
+        return self._standing(name.replace("_", " "))
+
+    def _standing(self, value: str) -> str | None:
+        """A value as it stands in the request, as a word or as several: part of a word is none."""
+        found = re.search(rf"(?<![a-z0-9_]){re.escape(value)}(?![a-z0-9_])", self._text, re.IGNORECASE)
+        return found[0] if found else None
 
     def _may_be(self, value: str, word: str) -> bool:
         if len(word) < _SHORTEST or any(word.casefold() == value.casefold() + end for end in _INFLECTED):
             return False
         if word.endswith(value) and len(word) - len(value) <= _LOST:
             return True
-        if self._count_tokens(word) < _RARE or self._count_tokens(value) < 2:
+        exists = word in self._entries  # and what the model wrote does not
+        if not exists and (self._count_tokens(word) < _RARE or self._count_tokens(value) < 2):
             return False
         return _ratio(value, word) >= (_ALIKE_WITH_ENDING if _ending(value, word) else _ALIKE)
 
@@ -83,7 +101,7 @@ def _is_name(schema: JsonObject) -> bool:
 
 
 def _ratio(value: str, word: str) -> float:
-    return SequenceMatcher(None, value, word, autojunk=False).ratio()
+    return SequenceMatcher(None, value.casefold(), word.casefold(), autojunk=False).ratio()
 
 
 def _ending(value: str, word: str) -> bool:

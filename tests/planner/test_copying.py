@@ -14,7 +14,18 @@ SPECS = {spec.name: spec for spec in catalog.load(paths.tool_dirs()[:1]).specs}
 
 def count_tokens(word: str) -> int:
     """About as a BPE vocabulary cuts: a frequent word is one token, another is cut every three letters."""
-    frequent = {"photos", "python", "pythons", "firefox", "errors", "error", "install", "reinstall", "apper"}
+    frequent = {
+        "photos",
+        "python",
+        "pythons",
+        "firefox",
+        "errors",
+        "error",
+        "install",
+        "reinstall",
+        "apper",
+        "debts.csv",
+    }
     return 1 if word in frequent else -(-len(word) // 3)
 
 
@@ -74,3 +85,23 @@ def test_what_the_folder_has_under_that_name_stays() -> None:
     assert mended("show wobjalflix.md", "file.read", path="wobjalfli.md", entries=("wobjalfli.md",)) == {
         "path": "wobjalfli.md"
     }
+
+
+def test_a_name_that_the_folder_has_need_not_be_rare() -> None:
+    read = ("text.count", {"path": "debors.csv"})
+    assert mended("rows of debts.csv?", read[0], **read[1]) == read[1]
+    assert mended("rows of debts.csv?", read[0], entries=("debts.csv",), **read[1]) == {"path": "debts.csv"}
+    shown = {"path": "\u8bd7\u4e66.txt"}  # of a name that no blank parts from the words around it
+    real = "\u53e4\u8bd7\u8bcd.txt"
+    assert mended(f"\u628a{real}\u6253\u5f00", "file.read", entries=(real,), **shown) == {"path": real}
+    assert mended("show My Poems.txt", "file.read", entries=("My Poems.txt",), path="My Poem.txt") == {
+        "path": "My Poems.txt"
+    }
+
+
+def test_blanks_that_became_underscores_are_blanks_again() -> None:
+    said = "a new folder called Holidays 2027"
+    assert mended(said, "file.mkdir", path="Holidays_2027") == {"path": "Holidays 2027"}
+    assert mended(said, "file.mkdir", path="holidays_2027/") == {"path": "Holidays 2027/"}
+    assert mended("mkdir my_files, not my files", "file.mkdir", path="my_files") == {"path": "my_files"}
+    assert mended("a volume for my data", "docker.volume.create", name="my_data") == {"name": "my_data"}
