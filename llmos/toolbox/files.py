@@ -36,7 +36,7 @@ def plan_write(args: Args, context: Context) -> Draft:
     }[args["mode"]]
     dd = ("dd", f"of={context.word(path)}", *how, "status=none")
     write = Run(argv=dd, stdin_text=_ended(content), stdin_data=content is None)
-    steps = (*_folders(_parent(path), context), write)
+    steps = (*folders(parent(path), context), write)
     command = "" if content is None else _heredoc(steps, content)
     return Draft(steps, _effects(steps, writes=(context.absolute(path),)), command)
 
@@ -55,11 +55,11 @@ def _heredoc(steps: tuple[Run, ...], content: str) -> str:
     return f"{command_of(steps)} <<'{mark}'\n{_ended(content)}{mark}"
 
 
-def _parent(path: str) -> str:
+def parent(path: str) -> str:
     return str(PurePosixPath(path).parent)
 
 
-def _folders(folder: str, context: Context) -> tuple[Run, ...]:
+def folders(folder: str, context: Context) -> tuple[Run, ...]:
     """A step that creates the folder, if there can be need of one."""
     if folder.rstrip("/") in ("", ".", "..", "~"):
         return ()
@@ -95,7 +95,7 @@ def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) ->
     careful = "-f" if args["overwrite"] else "-i"
     folder, pattern = _pattern(tool, source)
     into = bool(pattern) or target.endswith("/")
-    makes = _folders(target if into else _parent(target), context)
+    makes = folders(target if into else parent(target), context)
     where = ("-t", context.word(target)) if into else ()
     words = (*argv, careful, "-v", *where)
     if pattern:

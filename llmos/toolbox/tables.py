@@ -1,4 +1,5 @@
-"""Tables in files: some columns, and questions to a CSV or JSON file; programs of our own read them."""
+"""Tables in files: some columns, questions to a CSV or JSON file, and what answers them as a new file;
+programs of our own read them."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from typing import Any
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, programs
+from llmos.toolbox.files import folders, parent
 from llmos.toolbox.listing import need
 from llmos.toolbox.values import shown, table
 
 _TIMEOUT_S = 300
 
 
-def _draft(tool: str, name: str, args: Args, context: Context) -> Draft:
+def _draft(tool: str, name: str, args: Args, context: Context, **more: str) -> Draft:
     path = args["path"]
     piped = context.has_data and path == "-"
     if not piped:
@@ -22,6 +24,7 @@ def _draft(tool: str, name: str, args: Args, context: Context) -> Draft:
     given: dict[str, Any] = {
         "separator": None,
         **args,
+        **more,
         "name": path,
         "path": "-" if piped else context.word(path),
     }
@@ -36,6 +39,13 @@ def plan_columns(args: Args, context: Context) -> Draft:
 
 def plan_query(args: Args, context: Context) -> Draft:
     return _draft("text.query", "query", args, context)
+
+
+def plan_export(args: Args, context: Context) -> Draft:
+    target = need(args["to"], "text.export", "to")
+    asked = _draft("text.export", "export", args, context, to=context.word(target), to_name=target)
+    effects = asked.effects.model_copy(update={"writes": (context.absolute(target),)})
+    return Draft((*folders(parent(target), context), *asked.steps), effects, asked.command, whole=True)
 
 
 def read_rows(outcome: Outcome, args: Args) -> Outcome:
@@ -69,4 +79,5 @@ def _loaded(line: str) -> Any:
 PAIRS = {
     "tables.columns": Pair(plan_columns, read_rows),
     "tables.query": Pair(plan_query, read_rows),
+    "tables.export": Pair(plan_export),
 }

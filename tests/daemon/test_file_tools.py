@@ -138,6 +138,20 @@ def test_text_tools_look_unasked_in_the_sandbox(call: Call, folder: Path) -> Non
     assert not list(folder.rglob("*.pyc"))
 
 
+def test_a_table_made_out_of_another_is_taken_back(call: Call, folder: Path) -> None:
+    table = "city,amount\nParis,3\nRome,4\nParis,5\n"
+    (folder / "s.csv").write_text(table)
+    made = call("text.export", path="s.csv", to="out/paris.json", where="city = Paris")
+    assert json.loads((folder / "out/paris.json").read_text())[1] == {"city": "Paris", "amount": 5}
+    call.undo(made["undo_id"])
+    assert os.listdir(folder) == ["s.csv"]
+    thinned = call("text.export", path="s.csv", to="s.csv", where="city != Paris", overwrite=True)
+    assert (folder / "s.csv").read_text() == "city,amount\nRome,4\n"
+    call.undo(thinned["undo_id"])
+    assert (folder / "s.csv").read_text() == table
+    call("text.export", status="denied", path="s.csv", to="/etc/s.csv")
+
+
 def test_names_with_newlines_and_missing_files_are_told_plainly(call: Call, folder: Path) -> None:
     (folder / "new\nline").write_text("hello\x0bagain\nhello\n")
     assert call("text.search", pattern="hello", path=".")["stdout"].splitlines()[-1] == "new\\nline:2: hello"

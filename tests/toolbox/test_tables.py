@@ -295,3 +295,39 @@ def test_columns_are_found_by_ordinals_and_in_the_plural(call: Call, here: Conte
     assert call("text.query", path="two.csv", sum="amounts").stdout.strip() == "2"
     Path(here.cwd, "first.csv").write_text("a,first\n1,2\n")
     assert call("text.columns", path="first.csv", columns=["first"]).stdout == "2\n"
+
+
+def test_an_answer_is_written_as_what_the_new_files_ending_says(call: Call, here: Context) -> None:
+    folder = Path(here.cwd)
+    (folder / "i.csv").write_text("who;amount;paid\nAnn;30;no\n'Bob';07;yes\n\"Cy; Ltd\";4.5;no\n")
+
+    def written(to: str, **args: Any) -> str:
+        outcome = call("text.export", path="i.csv", to=to, **args)
+        assert outcome.exit_code == 0, outcome.stderr
+        return (folder / to).read_text()
+
+    unpaid = written("unpaid.csv", where="paid = no", sort="-amount")
+    assert unpaid == 'who;amount;paid\nAnn;30;no\n"Cy; Ltd";4.5;no\n'  # the separator of its source
+    assert written("new/who.txt", select="who", limit=2) == "Ann\n'Bob'\n"  # a list, in a folder that is made
+    assert written("i.tsv", select="amount, who").splitlines()[3] == "4.5\tCy; Ltd"
+    assert json.loads(written("i.json"))[1] == {"who": "'Bob'", "amount": "07", "paid": "yes"}
+    assert json.loads(written("i.jsonl", group="paid", sum="amount").splitlines()[0]) == {
+        "paid": "no",
+        "sum(amount)": 34.5,
+    }
+    (folder / "j.json").write_text('[{"n": 1, "x": {"y": "z"}}, {"n": 2}]')
+    assert call("text.export", path="j.json", to="j.csv").stdout == "wrote j.csv: 2 rows\n"
+    assert (folder / "j.csv").read_text() == "n,x.y\n1,z\n2,\n"
+
+
+def test_nothing_is_written_where_something_is_wrong(call: Call, here: Context) -> None:
+    folder = Path(here.cwd)
+    (folder / "i.csv").write_text("who,amount\nBob,2\nAnn,1\n")
+    kept = call("text.export", path="i.csv", to="i.csv", sort="who")
+    assert kept.exit_code == 1 and "overwrite=true" in kept.stderr
+    assert (folder / "i.csv").read_text() == "who,amount\nBob,2\nAnn,1\n"
+    assert "no column" in call("text.export", path="i.csv", to="o.csv", select="age").stderr
+    assert "is a folder" in call("text.export", path="i.csv", to=".").stderr
+    assert not (folder / "o.csv").exists()
+    assert call("text.export", path="i.csv", to="i.csv", sort="who", overwrite=True).exit_code == 0
+    assert (folder / "i.csv").read_text() == "who,amount\nAnn,1\nBob,2\n"

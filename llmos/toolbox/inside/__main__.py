@@ -24,6 +24,8 @@ def _program(name: str) -> Program:
             from llmos.toolbox.inside.columns import main
         case "query":
             from llmos.toolbox.inside.query import main
+        case "export":
+            from llmos.toolbox.inside.export import main
         case "settings":
             from llmos.toolbox.inside.settings import main
         case "trash":

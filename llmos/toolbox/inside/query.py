@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 from llmos.toolbox.inside import where
 from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
 from llmos.toolbox.inside.told import Refused, count, shown
+
+Use = Callable[[Table, list[str], Iterator[Sequence[Value]]], int]
 
 _BATCH = 1000
 _PLAIN = (".txt", ".log", ".md")  # a first line of these is no header
@@ -27,11 +29,16 @@ _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mea
 
 
 def main(args: dict[str, Any]) -> int:
+    return answered(args, lambda table, header, rows: tell(header, rows, args["limit"]))
+
+
+def answered(args: dict[str, Any], use: Use) -> int:
+    """What `use` makes of the answer's header and rows; the table is read to its end before."""
     try:
         table = read(args["path"], args["separator"], _names(args))
         if len(table.header) == 1 and not args["separator"] and Path(args["path"]).suffix.lower() in _PLAIN:
             raise Refused("it has lines and no columns; its lines can be counted or searched")
-        return _answer(table, args)
+        return _answer(table, args, use)
     except Refused as refused:
         raise Refused(f"{shown(args['name'])}: {refused}") from None
     except sqlite3.Error as error:
@@ -49,7 +56,7 @@ def _dotted(text: str) -> str:
     return re.sub(r"(?<![\w)])[$]?\.(?=\w)", "", re.sub(r"\[\*?\]", "", text))
 
 
-def _answer(table: Table, args: dict[str, Any]) -> int:
+def _answer(table: Table, args: dict[str, Any], use: Use) -> int:
     asked = {key: _dotted(args[key] or "") for key in ("select", "group", "sum", "sort")}
     condition = where.parse(_dotted(args["where"]), table) if args["where"] else where.Condition()
     groups = [_column(name, table) for name in _split(asked["group"])]
@@ -63,7 +70,7 @@ def _answer(table: Table, args: dict[str, Any]) -> int:
         for name in _split(asked["sum"]):
             _check_numbers(base, name, table, condition)
         _tell_other_case(base, table, condition)
-        return tell([name for name, _ in columns], _rows(base.execute(sql, condition.values)), args["limit"])
+        return use(table, [name for name, _ in columns], _rows(base.execute(sql, condition.values)))
 
 
 def _fill(base: sqlite3.Connection, table: Table) -> None:

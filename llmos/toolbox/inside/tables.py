@@ -41,10 +41,11 @@ _MAX_COLUMNS = 1500  # of a table in sqlite
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`rows` may be read more than once."""
+    """`rows` may be read more than once. JSON has no `separator`."""
 
     header: list[str]
     rows: Callable[[], Iterator[Row]]
+    separator: str = ""
 
     def index(self, name: str) -> int:
         """The column of this name, whatever its case and number: `amounts` are in the column `amount`.
@@ -168,7 +169,7 @@ def _csv(file: Path, separator: str | None) -> Table:
         for row in found:
             yield (row + [None] * (width - len(row)))[:width]
 
-    return Table(header, body)
+    return Table(header, body, chosen)
 
 
 def _chosen(line: str, separator: str) -> str:

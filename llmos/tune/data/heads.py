@@ -62,7 +62,7 @@ def _is_table(name: str, calls: Sequence[Mapping[str, Any]], used: Sequence[str]
     if not name.casefold().endswith(".json"):
         return name.casefold().endswith(glance.TABLES)
     asked = [call["tool"] for call in calls if call["args"].get("path") == name]
-    return any(tool in ("text.query", "text.columns") for tool in asked) or not used
+    return any(tool in ("text.query", "text.export", "text.columns") for tool in asked) or not used
 
 
 def _line(
@@ -92,7 +92,7 @@ def _used(call: Mapping[str, Any]) -> list[str]:
             found = [str(args["key"])]
         case "text.columns":
             found = [str(column) for column in args.get("columns", ())]
-        case "text.query":
+        case "text.query" | "text.export":
             texts = [str(args[key]) for key in _PLACES if args.get(key)]
             found = [word for text in texts for part in text.split(",") for word in [_bare(part)]]
             found += _of_condition(str(args.get("where") or ""))

@@ -18,7 +18,7 @@ _COMMANDS = (
     (r"find .*md5sum", ("file.duplicates",)),
     (r"mkdir", ("file.mkdir",)),
     (r"for f in|rename", ("file.rename", "photo.resize")),
-    (r"cut|awk|sort|jq|paste|column|tail -n \+", ("text.columns", "text.query")),
+    (r"cut|awk|sort|jq|paste|column|tail -n \+", ("text.columns", "text.query", "text.export")),
     (r"diff|cmp|comm", ("text.compare",)),
     (
         r"systemctl|journalctl|dmesg|crontab|service",
