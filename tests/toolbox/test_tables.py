@@ -315,6 +315,13 @@ def test_an_answer_is_written_as_what_the_new_files_ending_says(call: Call, here
         "paid": "no",
         "sum(amount)": 34.5,
     }
+    nested = [{"n": 1, "x": {"y": "z"}, "t": ["a", {"b": 2}], "on": True}, {"n": "2"}]
+    (folder / "k.json").write_text(json.dumps({"of": nested}))
+    call("text.export", path="k.json", to="l.json", where="n = 1")
+    assert json.loads((folder / "l.json").read_text()) == nested[:1]
+    (folder / "m.jsonl").write_text('{"x": 5, "n": null}\n{"x": {"y": 6}}\n')
+    call("text.export", path="m.jsonl", to="m.json")
+    assert json.loads((folder / "m.json").read_text()) == [{"x": 5}, {"x": {"y": 6}}]
     (folder / "j.json").write_text('[{"n": 1, "x": {"y": "z"}}, {"n": 2}]')
     assert call("text.export", path="j.json", to="j.csv").stdout == "wrote j.csv: 2 rows\n"
     assert (folder / "j.csv").read_text() == "n,x.y\n1,z\n2,\n"

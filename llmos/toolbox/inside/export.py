@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llmos.toolbox.inside.query import answered
-from llmos.toolbox.inside.tables import Table, Value
+from llmos.toolbox.inside.tables import Table, Value, joined
 from llmos.toolbox.inside.told import Refused, count, say, shown
 
-_NUMBER = re.compile(r"-?(0|[1-9]\d{0,15})(\.\d+)?")  # as JSON writes it; 007 and 1,000 are texts
+_LITERAL = re.compile(r"-?(0|[1-9]\d{0,15})(\.\d+)?|true|false")  # as JSON writes them; 007 is a text
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _PLAIN = (".txt", ".md", "")  # a single column is a list there, one value a line
@@ -42,15 +42,17 @@ def main(args: dict[str, Any]) -> int:
         say(f"wrote {shown(args['to_name'])}: {count(number_of_rows, 'row')}")
         return 0
 
-    return answered(args, write)
+    of_json = target.suffix.lower() in (".json", *_JSON_LINES)
+    return answered(args, write, lists=json.dumps if of_json else joined)
 
 
 def _write(
     file: TextIO, ending: str, table: Table, header: list[str], rows: Iterator[Sequence[Value]]
 ) -> int:
     """The number of rows that were written."""
+    header = [name.removeprefix(f"{table.place}.") for name in header]
     if ending == ".json":
-        objects = [_object(header, row) for row in rows]
+        objects = [_object(table, header, row) for row in rows]
         file.write(json.dumps(objects, ensure_ascii=False, indent=2) + "\n")
         return len(objects)
     writer = csv.writer(file, delimiter=_separator(ending, table), lineterminator="\n")
@@ -61,7 +63,7 @@ def _write(
     for row in rows:
         number_of_rows += 1
         if ending in _JSON_LINES:
-            file.write(json.dumps(_object(header, row), ensure_ascii=False) + "\n")
+            file.write(json.dumps(_object(table, header, row), ensure_ascii=False) + "\n")
         elif is_list:
             file.write(f"{_text(row[0])}\n")
         else:
@@ -69,8 +71,18 @@ def _write(
     return number_of_rows
 
 
-def _object(header: Sequence[str], row: Sequence[Value]) -> dict[str, Value]:
-    return dict(zip(header, map(_typed, row), strict=True))
+def _object(table: Table, header: Sequence[str], row: Sequence[Value]) -> dict[str, Any]:
+    """What was nested is so again; what JSON lacks, or has as null, is left out."""
+    found: dict[str, Any] = {}
+    for name, value in zip(header, row, strict=True):
+        if value is None and table.is_json:
+            continue
+        *outer, last = name.split(".") if table.is_json else [name]
+        inner = found
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = _typed(value, is_json=table.is_json)
+    return found
 
 
 def _separator(ending: str, table: Table) -> str:
@@ -85,6 +97,13 @@ def _text(value: Value) -> str:
     return "" if value is None else str(value)
 
 
-def _typed(value: Value) -> Value:
-    """A number that a text file could only write as text."""
-    return json.loads(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+def _typed(value: Value, *, is_json: bool) -> Any:
+    """What is no text: of JSON true, false and lists, of CSV what looks like a number."""
+    if not isinstance(value, str):
+        return value
+    if not is_json:
+        return json.loads(value) if _LITERAL.fullmatch(value) else value
+    try:
+        return json.loads(value) if value in ("true", "false") or value.startswith("[") else value
+    except ValueError:
+        return value

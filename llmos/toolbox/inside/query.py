@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmos.toolbox.inside import where
-from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
+from llmos.toolbox.inside.tables import Lists, Row, Table, Value, joined, number, read, tell
 from llmos.toolbox.inside.told import Refused, count, shown
 
 Use = Callable[[Table, list[str], Iterator[Sequence[Value]]], int]
@@ -32,10 +32,10 @@ def main(args: dict[str, Any]) -> int:
     return answered(args, lambda table, header, rows: tell(header, rows, args["limit"]))
 
 
-def answered(args: dict[str, Any], use: Use) -> int:
+def answered(args: dict[str, Any], use: Use, *, lists: Lists = joined) -> int:
     """What `use` makes of the answer's header and rows; the table is read to its end before."""
     try:
-        table = read(args["path"], args["separator"], _names(args))
+        table = read(args["path"], args["separator"], _names(args), lists=lists)
         if len(table.header) == 1 and not args["separator"] and Path(args["path"]).suffix.lower() in _PLAIN:
             raise Refused("it has lines and no columns; its lines can be counted or searched")
         return _answer(table, args, use)

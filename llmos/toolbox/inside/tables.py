@@ -25,6 +25,7 @@ from llmos.toolbox.inside.told import Refused, say, shown
 
 Value = str | int | float | None
 Row = list[Value]
+Lists = Callable[[list[Any]], Value]
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
 # What can be nothing else: 12,5 and 0,125 and 1.234,56 - but 1,234 is a thousand and more.
 _DECIMAL_COMMA = re.compile(r"[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+)")
@@ -41,11 +42,16 @@ _MAX_COLUMNS = 1500  # of a table in sqlite
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`rows` may be read more than once. JSON has no `separator`."""
+    """`rows` may be read more than once. JSON has no `separator`, and `place` is where in it the rows are."""
 
     header: list[str]
     rows: Callable[[], Iterator[Row]]
     separator: str = ""
+    place: str = ""
+
+    @property
+    def is_json(self) -> bool:
+        return not self.separator
 
     def index(self, name: str) -> int:
         """The column of this name, whatever its case and number: `amounts` are in the column `amount`.
@@ -98,12 +104,27 @@ def number(value: Value) -> int | float | None:
     return int(plain) if re.fullmatch(r"[-+]?\d{1,18}", plain) else float(plain)
 
 
+def _plain(value: Any) -> Value:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or isinstance(value, int | float | str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def joined(values: list[Any]) -> Value:
+    """By commas, unless it is a list of lists or objects."""
+    if any(isinstance(item, dict | list) for item in values):
+        return json.dumps(values, ensure_ascii=False)
+    return ", ".join(str(_plain(item)) for item in values)
+
+
 # --- opening -----------------------------------------------------------------------------------------
 
 
-def read(path: str, separator: str | None, names: Sequence[str]) -> Table:
+def read(path: str, separator: str | None, names: Sequence[str], *, lists: Lists = joined) -> Table:
     """The table in a file (`-`: standard input). `names` are what is asked for: they say which list of a
-    JSON document is meant."""
+    JSON document is meant. `lists` makes one value of a list in it."""
     file = _kept(sys.stdin.buffer) if path == "-" else Path(path)
     with file.open("rb") as raw:
         head = raw.read(4096)
@@ -113,7 +134,7 @@ def read(path: str, separator: str | None, names: Sequence[str]) -> Table:
     ending = file.suffix.lower()
     if ending in (".csv", ".tsv", ".tab") or first not in (b"{", b"["):
         return _csv(file, _separator(separator, ending))
-    return _json(file, names)
+    return _json(file, names, lists)
 
 
 def _kept(stream: io.BufferedReader | Any) -> Path:
@@ -192,9 +213,9 @@ def _unique(header: list[str]) -> list[str]:
 # --- JSON --------------------------------------------------------------------------------------------
 
 
-def _json(file: Path, names: Sequence[str]) -> Table:
+def _json(file: Path, names: Sequence[str], lists: Lists) -> Table:
     if _is_json_lines(file):
-        return _json_lines(file)
+        return _json_lines(file, lists)
     with _text(file) as text:
         try:
             document = json.load(text)
@@ -202,7 +223,7 @@ def _json(file: Path, names: Sequence[str]) -> Table:
             raise Refused("it is nested too deeply") from None
         except json.JSONDecodeError as error:
             raise Refused(f"it is no valid JSON: {error}") from None
-    return _document(document, names)
+    return _document(document, names, lists)
 
 
 def _is_json_lines(file: Path) -> bool:
@@ -215,27 +236,27 @@ def _is_json_lines(file: Path) -> bool:
         return False
 
 
-def _json_lines(file: Path) -> Table:
+def _json_lines(file: Path, lists: Lists) -> Table:
     def objects() -> Iterator[dict[str, Value]]:
         with _text(file) as text:
             for count, line in enumerate(text, 1):
                 if line.strip():
                     try:
-                        yield flat(json.loads(line))
+                        yield flat(json.loads(line), lists=lists)
                     except (json.JSONDecodeError, RecursionError):
                         raise Refused(f"line {count} is no valid JSON") from None
 
     return _of_objects(objects)
 
 
-def _document(document: Any, names: Sequence[str]) -> Table:
+def _document(document: Any, names: Sequence[str], lists: Lists) -> Table:
     place = _place(document, [name.split(".") for name in names])
     found: Any = document
     for part in place:
         found = found[part]
     if isinstance(found, list):
-        return _of_objects(lambda: map(flat, found), ".".join(place))
-    return _of_objects(lambda: iter([flat(found)]))
+        return _of_objects(lambda: (flat(one, lists=lists) for one in found), ".".join(place))
+    return _of_objects(lambda: iter([flat(found, lists=lists)]))
 
 
 def _place(document: Any, asked: Sequence[list[str]]) -> list[str]:
@@ -257,28 +278,18 @@ def _place(document: Any, asked: Sequence[list[str]]) -> list[str]:
     return []
 
 
-def flat(value: Any, prefix: str = "", depth: int = 0) -> dict[str, Value]:
-    """Nested objects as one: `{"a": {"b": 1}}` is `a.b`. Lists become one value, joined by commas."""
+def flat(value: Any, prefix: str = "", depth: int = 0, *, lists: Lists = joined) -> dict[str, Value]:
+    """Nested objects as one: `{"a": {"b": 1}}` is `a.b`. Lists become one value."""
     if not isinstance(value, dict) or depth > 50:
-        return {prefix or "value": _plain(value)}
+        return {prefix or "value": lists(value) if isinstance(value, list) else _plain(value)}
     found: dict[str, Value] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(item, dict) and item:
-            found |= flat(item, name, depth + 1)
+            found |= flat(item, name, depth + 1, lists=lists)
         else:
-            found[name] = _plain(item)
+            found[name] = lists(item) if isinstance(item, list) else _plain(item)
     return found
-
-
-def _plain(value: Any) -> Value:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or isinstance(value, int | float | str):
-        return value
-    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
-        return ", ".join(str(_plain(item)) for item in value)
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _of_objects(objects: Callable[[], Iterable[dict[str, Value]]], prefix: str = "") -> Table:
@@ -288,7 +299,9 @@ def _of_objects(objects: Callable[[], Iterable[dict[str, Value]]], prefix: str =
         for one in objects():
             yield [one.get(name) for name in header]
 
-    return Table([f"{prefix}.{name}" if prefix and name != "value" else name for name in header], rows)
+    return Table(
+        [f"{prefix}.{name}" if prefix and name != "value" else name for name in header], rows, place=prefix
+    )
 
 
 # --- telling -----------------------------------------------------------------------------------------
