@@ -338,3 +338,22 @@ def test_nothing_is_written_where_something_is_wrong(call: Call, here: Context) 
     assert not (folder / "o.csv").exists()
     assert call("text.export", path="i.csv", to="i.csv", sort="who", overwrite=True).exit_code == 0
     assert (folder / "i.csv").read_text() == "who,amount\nAnn,1\nBob,2\n"
+
+
+def test_two_columns_make_one_number_and_values_are_counted_once(call: Call, here: Context) -> None:
+    Path(here.cwd, "s.csv").write_text(
+        "product,price,qty,net-price\npot,10,2,8\ntoaster,30,1,25\npot,10,3,8\ncup,,9,1\n"
+    )
+
+    def asked(**args: Any) -> str:
+        return call("text.query", path="s.csv", **args).stdout.strip()
+
+    assert asked(sum="price*qty") == asked(sum="price x qty".replace("x", "*")) == "80"
+    assert asked(group="product", sum="price * qty").splitlines()[1].split() == ["pot", "50"]
+    assert asked(select="product", sort="-price * qty", limit=1) == "toaster\n… and 3 more rows."
+    assert asked(select="price * qty", where="product = toaster") == "30"
+    assert asked(sum="price - net-price") == "9"
+    assert asked(sum="max(price + qty)") == "31"
+    assert asked(sum="count(distinct product)") == "3" and asked(sum="count(distinct price)") == "2"
+    assert asked(where="qty > 1", sum="count(distinct product)") == "2"
+    assert "no column" in call("text.query", path="s.csv", sum="price * size").stderr

@@ -24,6 +24,7 @@ Use = Callable[[Table, list[str], Iterator[Sequence[Value]]], int]
 _BATCH = 1000
 _PLAIN = (".txt", ".log", ".md")  # a first line of these is no header
 _CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
+_ARITHMETIC = re.compile(r"(.+?)\s*([*+]|(?<=\s)-(?=\s))\s*(.+)")
 _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mean": "avg", "min": "min",
               "max": "max", "count": "count"}  # fmt: skip
 
@@ -169,27 +170,48 @@ def _selected(part: str, table: Table) -> list[tuple[str, str]]:
         return [_column(part, table)]
     if part.lower() == "count" or _CALL.fullmatch(part):
         return [_summed(part, table)]
+    if _ARITHMETIC.fullmatch(part):
+        return [_number(part, table)]
     below = [(name, f"c{index}") for index, name in enumerate(table.header) if name.startswith(f"{part}.")]
     return below or [_column(part, table)]
 
 
 def _summed(part: str, table: Table) -> tuple[str, str]:
-    """`amount` is added up; `avg(amount)`, `min`, `max` and `count` may stand there as well."""
+    """`amount` or `price * qty` is added up; there are avg(x), min, max, count and count(distinct x) too."""
     call = _CALL.fullmatch("count()" if part.lower() == "count" else part)
     if call is None or table.has(part):
-        name, column = _column(part, table)
-        return f"sum({name})", f"sum(num({column}))"
+        name, sql = _number(part, table)
+        return f"sum({name})", f"sum({sql})"
     function = _FUNCTIONS.get(call[1].lower())
     if function is None:
         raise Refused(f"there is no function {shown(call[1])!r}; there are sum, avg, min, max and count")
-    if function == "count" and call[2] in ("", "*"):
-        return "count", "count(*)"
-    name, column = _column(call[2], table)
-    filled = f"nullif({column}, '')"
-    made = f"{function}({filled if function == 'count' else f'num({column})'})"
-    # The first and the last date or name, where there are no numbers.
-    made = f"coalesce({made}, {function}({filled}))" if function in ("min", "max") else made
+    if function == "count":
+        return _counted(call[2], table)
+    name, sql = _number(call[2], table)
+    made = f"{function}({sql})"
+    if function in ("min", "max") and table.has(call[2]):
+        # The first and the last date or name, where there are no numbers.
+        made = f"coalesce({made}, {function}(nullif({_column(call[2], table)[1]}, '')))"
     return f"{function}({name})", made
+
+
+def _counted(what: str, table: Table) -> tuple[str, str]:
+    if what in ("", "*"):
+        return "count", "count(*)"
+    name = re.sub(r"^distinct\s+", "", what, flags=re.IGNORECASE)
+    distinct = "" if name == what else "distinct "
+    name, column = _column(name, table)
+    return f"count({distinct}{name})", f"count({distinct}nullif({column}, ''))"
+
+
+def _number(text: str, table: Table) -> tuple[str, str]:
+    """A column as a number, or what two of them make: `price * qty`, `income - costs`."""
+    parts = None if table.has(text) else _ARITHMETIC.fullmatch(text)
+    if parts is None:
+        name, column = _column(text, table)
+        return name, f"num({column})"
+    (left, one), (right, other) = (_number(side, table) for side in (parts[1], parts[3]))
+    return f"{left} {parts[2]} {right}", f"{one} {parts[2]} {other}"
 
 
 def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], *, grouped: bool) -> str:
@@ -201,6 +223,7 @@ def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], 
         name = re.sub(r"^-|\s+(desc|asc)\w*$", "", part, flags=re.IGNORECASE).strip()
         down = " DESC" if part.startswith("-") or re.search(r"\sdesc\w*$", part, re.IGNORECASE) else ""
         made = dict(columns)
-        sql = made[name] if name in made else _column(name, table)[1]
+        computed = name not in made and not table.has(name) and _ARITHMETIC.fullmatch(name)
+        sql = made.get(name) or (_number if computed else _column)(name, table)[1]
         parts.append(f"num({sql}) IS NULL, num({sql}){down}, {sql}{down}")
     return f" ORDER BY {', '.join(parts)}"

@@ -17,7 +17,8 @@ from llmos.tune.data.names import words
 OTHERWISE = 0.3  # of the rows, in which a column is called by another name than in the sentence
 _NO_HEAD = 0.1  # of the files: rows without a header, or something that cannot be read
 _WORD = re.compile(r"[^\W\d]\w*(?:[.\-]\w+)*")
-_FUNCTION = re.compile(r"\w+\s*\(\s*(.*?)\s*\)")
+_PARTS = re.compile(r"[,*+]|\s-\s")  # also of `sum(price * qty)`
+_AROUND = re.compile(r"^-?\s*(?:\w+\s*\(\s*)?(?:distinct\s+)?", re.IGNORECASE)
 _PLACES = ("select", "group", "sum", "sort")
 _NO_COLUMNS = frozenset(
     (
@@ -94,7 +95,7 @@ def _used(call: Mapping[str, Any]) -> list[str]:
             found = [str(column) for column in args.get("columns", ())]
         case "text.query" | "text.export":
             texts = [str(args[key]) for key in _PLACES if args.get(key)]
-            found = [word for text in texts for part in text.split(",") for word in [_bare(part)]]
+            found = [_bare(part) for text in texts for part in _PARTS.split(text)]
             found += _of_condition(str(args.get("where") or ""))
         case _:
             found = []
@@ -104,10 +105,8 @@ def _used(call: Mapping[str, Any]) -> list[str]:
 
 
 def _bare(part: str) -> str:
-    """`-amount`, `avg(amount)`, `amount desc`: amount."""
-    text = part.strip().lstrip("-").strip()
-    inner = _FUNCTION.fullmatch(text)
-    return (inner[1] if inner else text).split(" ")[0]
+    """`-amount`, `avg(amount`, `count(distinct amount)`, `amount desc`: amount."""
+    return _AROUND.sub("", part.strip()).strip("-) ").split(" ")[0]
 
 
 def _of_condition(where: str) -> list[str]:
