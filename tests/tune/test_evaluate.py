@@ -47,9 +47,10 @@ def test_calibration() -> None:
 
 
 def test_a_model_is_judged_in_the_loop_that_answers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Untrained weights say something, under the grammar; what they say is counted and shown."""
+    monkeypatch.setenv("LLMOS_MODELS_DIR", str(tmp_path / "models"))  # prepared weights are kept there
     torch.set_num_threads(1)
     (tmp_path / "text").write_text(
         "\n\n".join(f"list the folder {n} and say what is in it" for n in range(40))
