@@ -12,7 +12,6 @@ import os
 import struct
 import sys
 import types
-from pathlib import Path
 
 from llmos import heap
 from llmos.guard import kernel
@@ -36,8 +35,7 @@ def give_back() -> None:
     gc.collect()
     gc.freeze()
     heap.trim()
-    with contextlib.suppress(AttributeError, OSError):  # another C library, no /proc
-        _give_back_code()
+    heap.give_back_code()
 
 
 _SLICE_NS = 200_000
@@ -58,28 +56,6 @@ def answer_promptly() -> None:
         asked = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, _SLICE_NS, 0, 0)
         with contextlib.suppress(OSError):
             kernel.syscall("sched_setattr", number, 0, asked, 0)
-
-
-_MADV_DONTNEED = 4  # mman.h
-
-
-def _give_back_code() -> None:
-    """Unmap the pages of libraries' code, half of which only the start needed (madvise(2)).
-
-    What is called again is mapped again, out of the page cache. Mappings with pages of their own, which
-    would be lost, are left alone.
-    """
-    madvise = ctypes.CDLL(None).madvise
-    code = None
-    with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as smaps:
-        for line in smaps:
-            key, _, rest = line.partition(" ")
-            if not key.endswith(":"):
-                start, _, end = key.partition("-")
-                of_a_file = rest.startswith("r-xp") and "/" in rest
-                code = (int(start, 16), int(end, 16)) if of_a_file else None
-            elif key == "Anonymous:" and code and rest.split()[0] == "0":
-                madvise(ctypes.c_void_p(code[0]), ctypes.c_size_t(code[1] - code[0]), _MADV_DONTNEED)
 
 
 _M_ARENA_MAX = -8  # malloc.h

@@ -103,6 +103,7 @@ class Worker:
             log.warning("the planner goes on without a layer of its confinement: %s", layer)
         heap.settle()
         heap.trim()
+        heap.give_back_code()
         load_ms = 1000 * (time.perf_counter() - started)
         self._send(
             Ready(model=engine.name, load_ms=load_ms, resident_bytes=_resident_bytes(), unconfined=missing)
