@@ -20,7 +20,7 @@ from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.names import Filler
 
 SETS = Path(__file__).parents[1] / "bench/understand"
-HELD = [SETS / f"{name}.toml" for name in ("cases", "everyday", "later", "fresh", "independent")]
+HELD = [SETS / f"{name}.toml" for name in ("cases", "everyday", "later", "fresh", "independent", "frequent")]
 TOOLS = catalog.load(tool_dirs()[:1])
 SPECS = foreign.beside(TOOLS.specs)
 

@@ -36,7 +36,7 @@ from tests.bench.understand.workspace import build, snapshot
 
 CASES_FILES = tuple(
     Path(__file__).with_name(f"{name}.toml")
-    for name in ("cases", "everyday", "later", "fresh", "independent")
+    for name in ("cases", "everyday", "later", "fresh", "independent", "frequent")
 )
 START_DEADLINE_S = 30.0
 ASK_DEADLINE_S = 300.0
