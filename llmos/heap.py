@@ -38,7 +38,7 @@ def give_back_code() -> None:
 
 def _of_libraries() -> Iterator[tuple[int, int]]:
     """Where programs and libraries are mapped that this process has not written to (proc_pid_smaps(5))."""
-    place = None
+    place, untouched = None, False
     with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as smaps:
         for line in smaps:
             key, _, rest = line.partition(" ")
@@ -47,5 +47,7 @@ def _of_libraries() -> Iterator[tuple[int, int]]:
                 is_code = rest.startswith("r-xp") and "/" in rest
                 is_constant = rest.startswith("r--p") and ".so" in rest.rpartition("/")[2]
                 place = (int(start, 16), int(end, 16)) if is_code or is_constant else None
-            elif key == "Anonymous:" and place and rest.split()[0] == "0":
+            elif key == "Anonymous:":
+                untouched = rest.split()[0] == "0"
+            elif key == "Swap:" and place and untouched and rest.split()[0] == "0":
                 yield place

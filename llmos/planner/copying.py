@@ -5,9 +5,9 @@ mark: of ` napper` the model may leave off the first letter, of `flihuxyan.md` a
 best such a name would be found nowhere, at worst it would be another's. So an argument that stands nowhere in
 the request is compared with the words there that no argument holds, and becomes the one it must have been.
 
-Words that people use are left alone, unless the folder has something of that name: the model may put an error
-of typing right, or shorten a plural. What the folder has under the name as written is left alone, too.
-Nothing is repaired in a raw command line.
+Words that people use are left alone: the model may put an error of typing right, or shorten a plural. Only a
+call that looks takes a frequent word, where the folder has that name. What the folder has under the name as
+written is left alone, too. Nothing is repaired in a raw command line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ from llmos.messages import JsonObject, ToolCall, ToolSpec
 
 # Text of the person's own, which is composed and not copied; and expressions, which are made.
 _COMPOSED = frozenset({"content", "question", "text", "where", "select", "replace"})
+# Arguments that name what is not there yet.
+_NEW = {"file.mkdir": ("path",), "file.write": ("path",), "file.copy": ("to",), "file.move": ("to",)}
+_LOOKS = frozenset(
+    {"file.list", "file.read", "file.tree", "file.usage", "text.columns", "text.compare", "text.count",
+     "text.query", "text.search", "text.tail"}
+)  # fmt: skip
+_UNDERSCORES = re.compile(r"underscore|下划线", re.IGNORECASE)
 _WORD = re.compile(r"[\w.@%+~/-]+", re.ASCII)
 _SHORTEST = 3  # characters of a value and of a word
 _LOST = 2  # characters that may have been lost at the beginning, whatever the word
@@ -38,7 +45,7 @@ class Copies:
         self._text = text
         self._entries = {entry.rstrip("/") for entry in entries}
         # A name with blanks, or in a writing without them, is no word of the text; the folder knows it.
-        named = (entry for entry in self._entries if len(entry) >= _SHORTEST and entry in text)
+        named = (entry for entry in self._entries if len(entry) >= _SHORTEST and self._standing(entry))
         words = (word.strip("./") for word in _WORD.findall(text))
         self._words = tuple(dict.fromkeys([*sorted(named), *words]))
         self._count_tokens = count_tokens
@@ -58,39 +65,46 @@ class Copies:
             args[name] = value
             if name not in names - _COMPOSED or not isinstance(value, str):
                 continue
-            if word := self._meant(value, left):
+            if word := self._meant(value, left, exists=spec.name in _LOOKS):
                 left.remove(word)
-            elif spec.name.startswith("file."):
-                word = self._spaced(value)
+            elif name in _NEW.get(spec.name, ()):
+                word = self._spaced(value, call.args.values())
             if word:
                 args[name] = word + ("/" if value.endswith("/") else "")
         return call if args == call.args else call.model_copy(update={"args": args})
 
-    def _meant(self, value: str, left: Sequence[str]) -> str | None:
+    def _meant(self, value: str, left: Sequence[str], *, exists: bool) -> str | None:
+        """The word it was copied from; of a call that only looks, what `exists` may be meant, too."""
         name = value.rstrip("/")
         if len(name) < _SHORTEST or "*" in name or name in self._entries or self._standing(name):
             return None
-        alike = [(_ratio(name, word), word) for word in left if self._may_be(name, word)]
+        alike = [(_ratio(name, word), word) for word in left if self._may_be(name, word, exists=exists)]
         return max(alike)[1] if alike else None
 
-    def _spaced(self, value: str) -> str | None:
-        """The name that has blanks in the request, where the model wrote underscores."""
+    def _spaced(self, value: str, others: Collection[object]) -> str | None:
+        """The new name that has blanks in the request, where the model wrote underscores unasked."""
         name = value.rstrip("/")
-        if "_" not in name or name in self._entries or self._standing(name):
+        if (
+            "_" not in name
+            or name in self._entries
+            or self._standing(name)
+            or _UNDERSCORES.search(self._text)
+        ):
             return None
-        return self._standing(name.replace("_", " "))
+        found = self._standing(name.replace("_", " "))
+        return None if found in others else found
 
     def _standing(self, value: str) -> str | None:
         """A value as it stands in the request, as a word or as several: part of a word is none."""
         found = re.search(rf"(?<![a-z0-9_]){re.escape(value)}(?![a-z0-9_])", self._text, re.IGNORECASE)
         return found[0] if found else None
 
-    def _may_be(self, value: str, word: str) -> bool:
+    def _may_be(self, value: str, word: str, *, exists: bool) -> bool:
         if len(word) < _SHORTEST or any(word.casefold() == value.casefold() + end for end in _INFLECTED):
             return False
         if word.endswith(value) and len(word) - len(value) <= _LOST:
             return True
-        exists = word in self._entries  # and what the model wrote does not
+        exists = exists and word in self._entries  # and what the model wrote does not
         if not exists and (self._count_tokens(word) < _RARE or self._count_tokens(value) < 2):
             return False
         return _ratio(value, word) >= (_ALIKE_WITH_ENDING if _ending(value, word) else _ALIKE)

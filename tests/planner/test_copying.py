@@ -99,9 +99,26 @@ def test_a_name_that_the_folder_has_need_not_be_rare() -> None:
     }
 
 
+def test_what_changes_something_is_not_led_to_a_file_that_is_only_mentioned() -> None:
+    there = ("notes.txt", "app.log", "port")
+    for text, tool, args in (
+        ("summarize notes.txt into a new file", "file.write", {"path": "note.txt", "content": "x"}),
+        ("remove the backup of app.log", "file.delete", {"path": "app2.log"}),
+        ("show the report", "file.read", {"path": "pot"}),
+    ):
+        few = Copies(text, there, lambda word: 2)
+        assert few.mended((ToolCall(tool=tool, args=args),), SPECS)[0].args == args
+
+
 def test_blanks_that_became_underscores_are_blanks_again() -> None:
     said = "a new folder called Holidays 2027"
     assert mended(said, "file.mkdir", path="Holidays_2027") == {"path": "Holidays 2027"}
     assert mended(said, "file.mkdir", path="holidays_2027/") == {"path": "Holidays 2027/"}
     assert mended("mkdir my_files, not my files", "file.mkdir", path="my_files") == {"path": "my_files"}
     assert mended("a volume for my data", "docker.volume.create", name="my_data") == {"name": "my_data"}
+    text = "my file.txt should have underscores instead of blanks"
+    assert mended(text, "file.move", path="my file.txt", to="my_file.txt")["to"] == "my_file.txt"
+    assert (
+        mended("tidy my file.txt", "file.move", path="my file.txt", to="my_file.txt")["to"] == "my_file.txt"
+    )
+    assert mended("find my name", "file.find", name="my_name") == {"name": "my_name"}

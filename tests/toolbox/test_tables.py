@@ -319,9 +319,6 @@ def test_an_answer_is_written_as_what_the_new_files_ending_says(call: Call, here
     (folder / "k.json").write_text(json.dumps({"of": nested}))
     call("text.export", path="k.json", to="l.json", where="n = 1")
     assert json.loads((folder / "l.json").read_text()) == nested[:1]
-    (folder / "m.jsonl").write_text('{"x": 5, "n": null}\n{"x": {"y": 6}}\n')
-    call("text.export", path="m.jsonl", to="m.json")
-    assert json.loads((folder / "m.json").read_text()) == [{"x": 5}, {"x": {"y": 6}}]
     (folder / "j.json").write_text('[{"n": 1, "x": {"y": "z"}}, {"n": 2}]')
     assert call("text.export", path="j.json", to="j.csv").stdout == "wrote j.csv: 2 rows\n"
     assert (folder / "j.csv").read_text() == "n,x.y\n1,z\n2,\n"
@@ -357,3 +354,53 @@ def test_two_columns_make_one_number_and_values_are_counted_once(call: Call, her
     assert asked(sum="count(distinct product)") == "3" and asked(sum="count(distinct price)") == "2"
     assert asked(where="qty > 1", sum="count(distinct product)") == "2"
     assert "no column" in call("text.query", path="s.csv", sum="price * size").stderr
+
+
+def test_rows_are_written_as_they_stand_in_their_source(call: Call, here: Context) -> None:
+    folder = Path(here.cwd)
+
+    def written(path: str, to: str, **args: Any) -> bytes:
+        outcome = call("text.export", path=path, to=to, **args)
+        assert outcome.exit_code == 0, outcome.stderr
+        return (folder / to).read_bytes()
+
+    (folder / "l.csv").write_bytes(b'n\xe4me,ort,ort\r\nZo\xeb,b,"x\ry"\r\nAda,a, c,more\r\n')
+    assert written("l.csv", "l.csv", sort="ort", overwrite=True) == (
+        b'n\xe4me,ort,ort\r\nAda,a, c,more\r\nZo\xeb,b,"x\ry"\r\n'
+    )
+    assert (
+        "UTF-8" in call("text.export", path="l.csv", to="l.json").stderr and not (folder / "l.json").exists()
+    )
+    (folder / "b.csv").write_bytes(b"\xef\xbb\xbfv\tw\n1.10\t1\n007\t2\n")
+    assert written("b.csv", "b.csv", sort="-w", overwrite=True) == b"\xef\xbb\xbfv\tw\n007\t2\n1.10\t1\n"
+    assert json.loads(written("b.csv", "b.json")) == [{"v": "007", "w": 2}, {"v": "1.10", "w": 1}]
+    objects = [
+        {"a": 1, "a.b": 2, "t": ["K\u00f6ln"], "e": {}, "f": 1700000000.123456},
+        {"a": "true", "n": None},
+    ]
+    (folder / "o.json").write_text(json.dumps({"version": 1, "of": objects}))
+    assert json.loads(written("o.json", "p.json", sort="-a")) == objects
+    assert json.loads(written("o.json", "q.json", where="t contains K\u00f6ln", select="a, t")) == [
+        {"a": 1, "t": ["K\u00f6ln"]}
+    ]
+    assert b"1700000000.123456" in written("o.json", "o.csv")
+    assert json.loads(written("o.json", "g.json", group="a", sum="f"))[0] == {
+        "of.a": 1, "sum(of.f)": 1700000000.12346,
+    }  # fmt: skip
+    assert (
+        "only of would be left"
+        in call("text.export", path="o.json", to="o.json", sort="a", overwrite=True).stderr
+    )
+    assert "no .xlsx" in call("text.export", path="b.csv", to="b.xlsx").stderr
+    assert "is a folder" in call("text.export", path="b.csv", to="new/").stderr
+
+
+def test_groups_are_put_in_order_by_what_they_come_to(call: Call, here: Context) -> None:
+    Path(here.cwd, "g.csv").write_text("who,price,qty\na,1,100\nb,100,3\na,5,2\nc,10,1\n")
+    asked = {"path": "g.csv", "group": "who", "sum": "price * qty"}
+    for sort in ("-price * qty", "-price*qty", "-sum(price * qty)"):
+        rows = call("text.query", **asked, sort=sort).stdout.split("\n")[1:4]
+        assert [row.split()[0] for row in rows] == ["b", "a", "c"]
+    assert call("text.query", path="g.csv", sum="price * 2").stdout.strip() == "232"
+    assert "no numbers" in call("text.query", path="g.csv", sum="who * qty").stderr
+    assert "nested" in call("text.query", path="g.csv", sum="+".join(["qty"] * 900)).stderr

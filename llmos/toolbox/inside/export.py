@@ -1,109 +1,214 @@
 """The answer to a question to a table as a new file: CSV, TSV, JSON or JSON Lines, by the new file's ending.
 
-Everything is read before the new file is opened, so a file may be written over itself. Not protected against:
-a program that reads the new file while it is being written.
+Where rows are only chosen and put in order, each is written as it stands in its source: every cell of a CSV,
+in whatever encoding, and JSON as nested and typed as it was. All is made before the new file is opened, so a
+file may be written over itself, and what goes wrong leaves it alone. Not protected against: a table larger
+than the sandbox's memory, which ends in an error.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import re
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
-from llmos.toolbox.inside.query import answered
-from llmos.toolbox.inside.tables import Table, Value, joined
+from llmos.toolbox.inside.query import Answer, answered
+from llmos.toolbox.inside.tables import Table, Value, flat
 from llmos.toolbox.inside.told import Refused, count, say, shown
 
-_LITERAL = re.compile(r"-?(0|[1-9]\d{0,15})(\.\d+)?|true|false")  # as JSON writes them; 007 is a text
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_JSON_LINES = (".jsonl", ".ndjson")
-_PLAIN = (".txt", ".md", "")  # a single column is a list there, one value a line
+_JSON = (".json", ".jsonl", ".ndjson")
+_LISTS = (".txt", ".md", "")  # a single column is a list there, one value a line
+_SEPARATORS = {".tsv": "\t", ".tab": "\t"}
+_OTHERS = (
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".xml",
+    ".html",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".pdf",
+    ".docx",
+    ".sql",
+    ".parquet",
+)
+_BOM = b"\xef\xbb\xbf"
+
+Cells = Iterator[Sequence[Value]]
 
 
 def main(args: dict[str, Any]) -> int:
     target = Path(args["to"])
-    if target.is_dir():
-        raise Refused(f"{shown(args['to_name'])} is a folder; name the new file")
-    if target.exists() and not args["overwrite"]:
-        raise Refused(
-            f"{shown(args['to_name'])} exists already; nothing was written (overwrite=true replaces it)"
-        )
-
-    def write(table: Table, header: list[str], rows: Iterator[Sequence[Value]]) -> int:
-        found = islice(rows, args["limit"])
-        first = list(islice(found, 1))  # what goes wrong does so before the file is opened
-        with target.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rest = (row for part in (first, found) for row in part)
-            number_of_rows = _write(file, target.suffix.lower(), table, header, rest)
-        say(f"wrote {shown(args['to_name'])}: {count(number_of_rows, 'row')}")
-        return 0
-
-    of_json = target.suffix.lower() in (".json", *_JSON_LINES)
-    return answered(args, write, lists=json.dumps if of_json else joined)
-
-
-def _write(
-    file: TextIO, ending: str, table: Table, header: list[str], rows: Iterator[Sequence[Value]]
-) -> int:
-    """The number of rows that were written."""
-    header = [name.removeprefix(f"{table.place}.") for name in header]
-    if ending == ".json":
-        objects = [_object(table, header, row) for row in rows]
-        file.write(json.dumps(objects, ensure_ascii=False, indent=2) + "\n")
-        return len(objects)
-    writer = csv.writer(file, delimiter=_separator(ending, table), lineterminator="\n")
-    is_list = ending in _PLAIN and len(header) == 1
-    if not is_list and ending not in _JSON_LINES:
-        writer.writerow(header)
-    number_of_rows = 0
-    for row in rows:
-        number_of_rows += 1
-        if ending in _JSON_LINES:
-            file.write(json.dumps(_object(table, header, row), ensure_ascii=False) + "\n")
-        elif is_list:
-            file.write(f"{_text(row[0])}\n")
+    _check(target, args)
+    ending = target.suffix.lower()
+    with answered(args) as answer, tempfile.TemporaryFile() as made:
+        itself = args["path"] != "-" and target.exists() and target.samefile(args["path"])
+        if itself and answer.table.place:
+            raise Refused(f"only {shown(answer.table.place)} would be left of it; name a new file")
+        if ending in _JSON:
+            number_of_rows = _write_json(made, answer, args["limit"], lines=ending != ".json")
         else:
-            writer.writerow(map(_text, row))
-    return number_of_rows
+            number_of_rows = _write_cells(made, answer, args, ending, itself=itself)
+        made.seek(0)
+        with target.open("wb") as file:
+            shutil.copyfileobj(made, file)
+    say(f"wrote {shown(args['to_name'])}: {count(number_of_rows, 'row')}")
+    return 0
 
 
-def _object(table: Table, header: Sequence[str], row: Sequence[Value]) -> dict[str, Any]:
-    """What was nested is so again; what JSON lacks, or has as null, is left out."""
+def _check(target: Path, args: dict[str, Any]) -> None:
+    name = shown(args["to_name"])
+    if target.is_dir() or args["to_name"].endswith("/"):
+        raise Refused(f"{name} is a folder; name the new file")
+    if target.suffix.lower() in _OTHERS:
+        raise Refused(f"{name}: it makes .csv, .tsv, .json, .jsonl and .txt, and no {target.suffix}")
+    if target.exists() and not target.is_file():
+        raise Refused(f"{name} is no regular file")
+    if target.exists() and not args["overwrite"]:
+        raise Refused(f"{name} exists already; nothing was written (overwrite=true replaces it)")
+
+
+def _originals(answer: Answer) -> Iterator[Any]:
+    """The chosen rows, in their order, as they stand in the source."""
+    originals = list(answer.table.originals())
+    return (originals[number - 1] for number in answer.numbers())
+
+
+# --- JSON --------------------------------------------------------------------------------------------
+
+
+def _write_json(file: IO[bytes], answer: Answer, limit: int | None, *, lines: bool) -> int:
+    objects = list(islice(_objects(answer), limit))
+    texts = (json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
+    text = "".join(texts) if lines else json.dumps(objects, ensure_ascii=False, indent=2) + "\n"
+    try:
+        file.write(text.encode())
+    except UnicodeEncodeError:
+        raise Refused("it is not in UTF-8; convert it first, such as with iconv -f latin1 -t utf-8") from None
+    return len(objects)
+
+
+def _objects(answer: Answer) -> Iterator[Any]:
+    table, header = answer.table, answer.header
+    if table.is_json and answer.chosen is not None:
+        names = [table.titles[place] for place in answer.chosen]
+        whole = names == table.titles
+        yield from (
+            one if whole or not isinstance(one, dict) else _picked(one, names) for one in _originals(answer)
+        )
+    else:
+        yield from (dict(zip(header, map(_typed, row), strict=True)) for row in _computed(answer))
+
+
+def _picked(one: dict[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """What an object has below these names, `a.b` being the `b` in its `a`; as nested as it was."""
     found: dict[str, Any] = {}
-    for name, value in zip(header, row, strict=True):
-        if value is None and table.is_json:
-            continue
-        *outer, last = name.split(".") if table.is_json else [name]
-        inner = found
-        for part in outer:
-            inner = inner.setdefault(part, {})
-        inner[last] = _typed(value, is_json=table.is_json)
+    for key, value in one.items():
+        name = f"{prefix}{key}"
+        if name in names:
+            found[key] = value
+        elif isinstance(value, dict) and (inner := _picked(value, names, f"{name}.")):
+            found[key] = inner
     return found
 
 
-def _separator(ending: str, table: Table) -> str:
-    """A CSV keeps the one its source has; a tab in it makes it a TSV."""
-    kept = table.separator if table.separator not in ("", "\t", " ") else ","
-    return kept if ending == ".csv" else _SEPARATORS.get(ending, table.separator or ",")
+def _typed(value: Value) -> Any:
+    """A number, true or false where a CSV's text is what JSON would write; 007 and 1.10 stay texts."""
+    if not isinstance(value, str) or value[:1] not in "-0123456789tf":
+        return value
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return value
+    return read if isinstance(read, int | float) and json.dumps(read) == value else value
+
+
+# --- CSV and lists -----------------------------------------------------------------------------------
+
+
+def _write_cells(file: IO[bytes], answer: Answer, args: dict[str, Any], ending: str, *, itself: bool) -> int:
+    table, chosen = answer.table, answer.chosen
+    header = answer.header if chosen is None else [table.titles[place] for place in chosen]
+    rows = _computed(answer) if chosen is None else _cells(answer, chosen)
+    line = (
+        _list_line if ending in _LISTS and len(header) == 1 else _csv_line(ending, args, table, itself=itself)
+    )
+    if line is not _list_line:
+        file.write(_BOM if itself and _begins_with_bom(args["path"]) else b"")
+        file.write(line(header))
+    number_of_rows = 0
+    for row in islice(rows, args["limit"]):
+        number_of_rows += 1
+        file.write(line(row))
+    return number_of_rows
+
+
+def _cells(answer: Answer, chosen: Sequence[int]) -> Cells:
+    """Of whole rows also the cells that no title stands above."""
+    if answer.table.is_json:
+        titles = [answer.table.titles[place] for place in chosen]
+        yield from ([row.get(title) for title in titles] for row in map(flat, _originals(answer)))
+    elif list(chosen) == list(range(len(answer.table.titles))):
+        yield from _originals(answer)
+    else:
+        yield from ([row[at] if at < len(row) else None for at in chosen] for row in _originals(answer))
+
+
+def _list_line(row: Sequence[Value]) -> bytes:
+    text = _text(row[0])
+    if "\n" in text or "\r" in text:
+        raise Refused("a value has a line break in it, and so no place in a list; write a .csv")
+    return f"{text}\n".encode(errors="surrogateescape")
+
+
+def _csv_line(
+    ending: str, args: dict[str, Any], table: Table, *, itself: bool
+) -> Callable[[Sequence[Value]], bytes]:
+    """What makes a line of a row: separated as in the source, unless the ending says otherwise."""
+    separator = _SEPARATORS.get(ending) or table.separator.strip(" ") or ","
+    if ending == ".csv" and separator == "\t" and not itself:
+        separator = ","  # a TSV that becomes a CSV
+    end = "\r\n" if itself and _first_line(args["path"]).endswith(b"\r\n") else "\n"
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=separator, lineterminator="\r\n")  # which has a lone \r quoted
+
+    def line(row: Sequence[Value]) -> bytes:
+        writer.writerow(map(_text, row))
+        text = buffer.getvalue()[:-2] + end
+        buffer.seek(0)
+        buffer.truncate()
+        return text.encode(errors="surrogateescape")
+
+    return line
+
+
+def _first_line(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.readline(1 << 20)
+
+
+def _begins_with_bom(path: str) -> bool:
+    return _first_line(path).startswith(_BOM)
 
 
 def _text(value: Value) -> str:
-    if isinstance(value, float):
-        return f"{value:.12g}"
     return "" if value is None else str(value)
 
 
-def _typed(value: Value, *, is_json: bool) -> Any:
-    """What is no text: of JSON true, false and lists, of CSV what looks like a number."""
-    if not isinstance(value, str):
+def _computed(answer: Answer) -> Cells:
+    """Sums without what binary fractions add to them."""
+    yield from ([_rounded(value) for value in row] for row in answer.rows())
+
+
+def _rounded(value: Value) -> Value:
+    if not isinstance(value, float):
         return value
-    if not is_json:
-        return json.loads(value) if _LITERAL.fullmatch(value) else value
-    try:
-        return json.loads(value) if value in ("true", "false") or value.startswith("[") else value
-    except ValueError:
-        return value
+    short = float(f"{value:.15g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short

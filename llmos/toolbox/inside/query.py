@@ -10,18 +10,20 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from llmos.toolbox.inside import where
-from llmos.toolbox.inside.tables import Lists, Row, Table, Value, joined, number, read, tell
+from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
 from llmos.toolbox.inside.told import Refused, count, shown
 
-Use = Callable[[Table, list[str], Iterator[Sequence[Value]]], int]
-
 _BATCH = 1000
+_MOST_CHARS = 4000  # of one part of a question
+_OWN = re.compile(r"c(\d+)")  # a column as it is
 _PLAIN = (".txt", ".log", ".md")  # a first line of these is no header
 _CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
 _ARITHMETIC = re.compile(r"(.+?)\s*([*+]|(?<=\s)-(?=\s))\s*(.+)")
@@ -30,18 +32,55 @@ _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mea
 
 
 def main(args: dict[str, Any]) -> int:
-    return answered(args, lambda table, header, rows: tell(header, rows, args["limit"]))
+    with answered(args) as answer:
+        return tell(answer.header, answer.rows(), args["limit"])
 
 
-def answered(args: dict[str, Any], use: Use, *, lists: Lists = joined) -> int:
-    """What `use` makes of the answer's header and rows; the table is read to its end before."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A question in SQL, and the base that can answer it."""
+
+    table: Table
+    columns: list[tuple[str, str]]  # names, and what is computed for each
+    distinct: str
+    rest: str  # which rows, in which groups and order
+    values: tuple[Value, ...]
+    base: sqlite3.Connection
+
+    @property
+    def header(self) -> list[str]:
+        return [name for name, _ in self.columns]
+
+    def rows(self) -> Iterator[Sequence[Value]]:
+        computed = ", ".join(sql for _, sql in self.columns)
+        yield from self.base.execute(f"SELECT {self.distinct}{computed} FROM t{self.rest}", self.values)  # noqa: S608
+
+    @property
+    def chosen(self) -> list[int] | None:
+        """The places of the columns, where rows are only chosen and put in order: nothing is computed."""
+        computed = self.distinct or "GROUP BY" in self.rest
+        places = [_OWN.fullmatch(sql) for _, sql in self.columns]
+        return None if computed or not all(places) else [int(place[1]) for place in places if place]
+
+    def numbers(self) -> Iterator[int]:
+        """Of the rows, from 1; only where they are `chosen`."""
+        yield from (row[0] for row in self.base.execute(f"SELECT rowid FROM t{self.rest}", self.values))  # noqa: S608
+
+
+@contextmanager
+def answered(args: dict[str, Any]) -> Iterator[Answer]:
+    """The answer to the question in `args`; the table has been read. Raises Refused, also for what is done
+    with it."""
     try:
-        table = read(args["path"], args["separator"], _names(args), lists=lists)
+        table = read(args["path"], args["separator"], _names(args))
         if len(table.header) == 1 and not args["separator"] and Path(args["path"]).suffix.lower() in _PLAIN:
             raise Refused("it has lines and no columns; its lines can be counted or searched")
-        return _answer(table, args, use)
+        with sqlite3.connect("") as base:
+            yield _answer(table, args, base)
     except Refused as refused:
         raise Refused(f"{shown(args['name'])}: {refused}") from None
+    except RecursionError:
+        raise Refused(f"{shown(args['name'])}: the question is nested too deeply") from None
     except sqlite3.Error as error:
         raise Refused(f"{shown(args['name'])}: {error}") from None
 
@@ -54,24 +93,25 @@ def _names(args: dict[str, Any]) -> list[str]:
 
 def _dotted(text: str) -> str:
     """`.users[].name` and `$.users[*].name` are `users.name`."""
+    if len(text) > _MOST_CHARS:
+        raise Refused(f"the question is longer than {_MOST_CHARS} characters")
     return re.sub(r"(?<![\w)])[$]?\.(?=\w)", "", re.sub(r"\[\*?\]", "", text))
 
 
-def _answer(table: Table, args: dict[str, Any], use: Use) -> int:
-    asked = {key: _dotted(args[key] or "") for key in ("select", "group", "sum", "sort")}
+def _answer(table: Table, args: dict[str, Any], base: sqlite3.Connection) -> Answer:
+    asked = {key: " ".join(_dotted(args[key] or "").split()) for key in ("select", "group", "sum", "sort")}
     condition = where.parse(_dotted(args["where"]), table) if args["where"] else where.Condition()
     groups = [_column(name, table) for name in _split(asked["group"])]
     distinct, columns = _columns(asked, table, groups)
-    sql = f"SELECT {distinct}{', '.join(sql for _, sql in columns)} FROM t"  # noqa: S608 - numbers of columns
-    sql += f" WHERE {condition.sql}" if condition.sql else ""
-    sql += f" GROUP BY {', '.join(sql for _, sql in groups)}" if groups else ""
-    sql += _order(asked, table, columns, grouped=bool(groups))
-    with sqlite3.connect("") as base:
-        _fill(base, table)
-        for name in _split(asked["sum"]):
+    rest = f" WHERE {condition.sql}" if condition.sql else ""
+    rest += f" GROUP BY {', '.join(sql for _, sql in groups)}" if groups else ""
+    rest += _order(asked, table, columns, grouped=bool(groups))
+    _fill(base, table)
+    for text in _split(asked["sum"]):
+        for name in _operands(text, table):
             _check_numbers(base, name, table, condition)
-        _tell_other_case(base, table, condition)
-        return use(table, [name for name, _ in columns], _rows(base.execute(sql, condition.values)))
+    _tell_other_case(base, table, condition)
+    return Answer(table, columns, distinct, rest, tuple(condition.values), base)
 
 
 def _fill(base: sqlite3.Connection, table: Table) -> None:
@@ -104,8 +144,6 @@ def _folded(value: Value) -> Value:
 
 def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition: where.Condition) -> None:
     """Raises Refused for a column that is to be added up and has none; says how many values are left out."""
-    if not table.has(name):
-        return  # a function
     title, column = _column(name, table)
     only = f" AND ({condition.sql})" if condition.sql else ""
     sql = f"SELECT count(*), count(num({column})), min({column}) FROM t WHERE {column} <> ''{only}"  # noqa: S608
@@ -116,6 +154,14 @@ def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition:
         sys.stderr.write(
             f"{shown(title)}: {filled - numbers} of {filled} values are no numbers and left out\n"
         )
+
+
+def _operands(text: str, table: Table) -> list[str]:
+    """The columns that a sum adds up, or makes one number of; none where a function stands."""
+    if table.has(text):
+        return [text]
+    parts = None if _CALL.fullmatch(text) else _ARITHMETIC.fullmatch(text)
+    return [] if parts is None else [*_operands(parts[1], table), *_operands(parts[3], table)]
 
 
 def _storable(row: Row) -> list[Value]:
@@ -129,10 +175,6 @@ def _clean(value: Value) -> Value:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 63:
         return str(value)
     return value
-
-
-def _rows(found: sqlite3.Cursor) -> Iterator[Sequence[Value]]:
-    yield from found
 
 
 # --- what to show ------------------------------------------------------------------------------------
@@ -205,25 +247,36 @@ def _counted(what: str, table: Table) -> tuple[str, str]:
 
 
 def _number(text: str, table: Table) -> tuple[str, str]:
-    """A column as a number, or what two of them make: `price * qty`, `income - costs`."""
+    """A column as a number, or what two of them make: `price * qty`, `income - costs`, `price * 2`."""
     parts = None if table.has(text) else _ARITHMETIC.fullmatch(text)
-    if parts is None:
-        name, column = _column(text, table)
-        return name, f"num({column})"
-    (left, one), (right, other) = (_number(side, table) for side in (parts[1], parts[3]))
-    return f"{left} {parts[2]} {right}", f"{one} {parts[2]} {other}"
+    if parts is not None:
+        (left, one), (right, other) = (_number(side, table) for side in (parts[1], parts[3]))
+        return f"{left} {parts[2]} {right}", f"{one} {parts[2]} {other}"
+    if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text) and not table.has(text):
+        return text, text
+    name, column = _column(text, table)
+    return name, f"num({column})"
 
 
 def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], *, grouped: bool) -> str:
     """As was said; groups without a word on it by what they come to, the largest first."""
     if not asked["sort"]:
         return f" ORDER BY {columns[-1][1]} DESC" if grouped else ""
+    made = {_key(name): sql for name, sql in columns}
     parts = []
     for part in _split(asked["sort"]):
         name = re.sub(r"^-|\s+(desc|asc)\w*$", "", part, flags=re.IGNORECASE).strip()
         down = " DESC" if part.startswith("-") or re.search(r"\sdesc\w*$", part, re.IGNORECASE) else ""
-        made = dict(columns)
-        computed = name not in made and not table.has(name) and _ARITHMETIC.fullmatch(name)
-        sql = made.get(name) or (_number if computed else _column)(name, table)[1]
+        sql = made.get(_key(f"sum({name})")) if grouped else None  # what each group comes to
+        sql = sql or made.get(_key(name)) or _sortable(name, table)
         parts.append(f"num({sql}) IS NULL, num({sql}){down}, {sql}{down}")
     return f" ORDER BY {', '.join(parts)}"
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "").casefold()
+
+
+def _sortable(name: str, table: Table) -> str:
+    computed = _ARITHMETIC.fullmatch(name) and not table.has(name)
+    return (_number if computed else _column)(name, table)[1]

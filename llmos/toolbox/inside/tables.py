@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from llmos.toolbox.inside.told import Refused, say, shown
 
 Value = str | int | float | None
 Row = list[Value]
-Lists = Callable[[list[Any]], Value]
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
 # What can be nothing else: 12,5 and 0,125 and 1.234,56 - but 1,234 is a thousand and more.
 _DECIMAL_COMMA = re.compile(r"[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+)")
@@ -42,10 +41,14 @@ _MAX_COLUMNS = 1500  # of a table in sqlite
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`rows` may be read more than once. JSON has no `separator`, and `place` is where in it the rows are."""
+    """`rows` may be read more than once, and so may `originals`: a line's cells or the object as it stands in
+    the file, below these `titles`. JSON has no `separator`; `place` is where in it the rows are.
+    """
 
     header: list[str]
     rows: Callable[[], Iterator[Row]]
+    originals: Callable[[], Iterable[Any]]
+    titles: list[str]
     separator: str = ""
     place: str = ""
 
@@ -104,27 +107,12 @@ def number(value: Value) -> int | float | None:
     return int(plain) if re.fullmatch(r"[-+]?\d{1,18}", plain) else float(plain)
 
 
-def _plain(value: Any) -> Value:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or isinstance(value, int | float | str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def joined(values: list[Any]) -> Value:
-    """By commas, unless it is a list of lists or objects."""
-    if any(isinstance(item, dict | list) for item in values):
-        return json.dumps(values, ensure_ascii=False)
-    return ", ".join(str(_plain(item)) for item in values)
-
-
 # --- opening -----------------------------------------------------------------------------------------
 
 
-def read(path: str, separator: str | None, names: Sequence[str], *, lists: Lists = joined) -> Table:
+def read(path: str, separator: str | None, names: Sequence[str]) -> Table:
     """The table in a file (`-`: standard input). `names` are what is asked for: they say which list of a
-    JSON document is meant. `lists` makes one value of a list in it."""
+    JSON document is meant."""
     file = _kept(sys.stdin.buffer) if path == "-" else Path(path)
     with file.open("rb") as raw:
         head = raw.read(4096)
@@ -134,7 +122,7 @@ def read(path: str, separator: str | None, names: Sequence[str], *, lists: Lists
     ending = file.suffix.lower()
     if ending in (".csv", ".tsv", ".tab") or first not in (b"{", b"["):
         return _csv(file, _separator(separator, ending))
-    return _json(file, names, lists)
+    return _json(file, names)
 
 
 def _kept(stream: io.BufferedReader | Any) -> Path:
@@ -179,18 +167,17 @@ def _csv(file: Path, separator: str | None) -> Table:
             except csv.Error as error:
                 raise Refused(f"it cannot be read as a table: {error}") from None
 
-    header = _unique([str(name) for name in next(rows(), [])])
+    titles = [str(name) for name in next(rows(), [])]
+    header = _unique(titles)
     if not header:
         raise Refused("it is empty")
 
     def body() -> Iterator[Row]:
-        found = rows()
-        next(found, None)
         width = len(header)
-        for row in found:
+        for row in islice(rows(), 1, None):
             yield (row + [None] * (width - len(row)))[:width]
 
-    return Table(header, body, chosen)
+    return Table(header, body, lambda: islice(rows(), 1, None), titles, chosen)
 
 
 def _chosen(line: str, separator: str) -> str:
@@ -202,20 +189,19 @@ def _chosen(line: str, separator: str) -> str:
 
 def _unique(header: list[str]) -> list[str]:
     """A second column of the same name gets a number."""
-    seen: dict[str, int] = {}
-    found = []
-    for name in header:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return found[:_MAX_COLUMNS]
+    found: dict[str, None] = {}
+    for name in header[:_MAX_COLUMNS]:
+        others = (f"{name}_{number}" for number in count(2))
+        found[next(one for one in chain([name], others) if one not in found)] = None
+    return list(found)
 
 
 # --- JSON --------------------------------------------------------------------------------------------
 
 
-def _json(file: Path, names: Sequence[str], lists: Lists) -> Table:
+def _json(file: Path, names: Sequence[str]) -> Table:
     if _is_json_lines(file):
-        return _json_lines(file, lists)
+        return _json_lines(file)
     with _text(file) as text:
         try:
             document = json.load(text)
@@ -223,7 +209,7 @@ def _json(file: Path, names: Sequence[str], lists: Lists) -> Table:
             raise Refused("it is nested too deeply") from None
         except json.JSONDecodeError as error:
             raise Refused(f"it is no valid JSON: {error}") from None
-    return _document(document, names, lists)
+    return _document(document, names)
 
 
 def _is_json_lines(file: Path) -> bool:
@@ -236,27 +222,27 @@ def _is_json_lines(file: Path) -> bool:
         return False
 
 
-def _json_lines(file: Path, lists: Lists) -> Table:
-    def objects() -> Iterator[dict[str, Value]]:
+def _json_lines(file: Path) -> Table:
+    def objects() -> Iterator[Any]:
         with _text(file) as text:
             for count, line in enumerate(text, 1):
                 if line.strip():
                     try:
-                        yield flat(json.loads(line), lists=lists)
+                        yield json.loads(line)
                     except (json.JSONDecodeError, RecursionError):
                         raise Refused(f"line {count} is no valid JSON") from None
 
     return _of_objects(objects)
 
 
-def _document(document: Any, names: Sequence[str], lists: Lists) -> Table:
+def _document(document: Any, names: Sequence[str]) -> Table:
     place = _place(document, [name.split(".") for name in names])
     found: Any = document
     for part in place:
         found = found[part]
     if isinstance(found, list):
-        return _of_objects(lambda: (flat(one, lists=lists) for one in found), ".".join(place))
-    return _of_objects(lambda: iter([flat(found, lists=lists)]))
+        return _of_objects(lambda: found, ".".join(place))
+    return _of_objects(lambda: [found])
 
 
 def _place(document: Any, asked: Sequence[list[str]]) -> list[str]:
@@ -278,30 +264,40 @@ def _place(document: Any, asked: Sequence[list[str]]) -> list[str]:
     return []
 
 
-def flat(value: Any, prefix: str = "", depth: int = 0, *, lists: Lists = joined) -> dict[str, Value]:
-    """Nested objects as one: `{"a": {"b": 1}}` is `a.b`. Lists become one value."""
+def flat(value: Any, prefix: str = "", depth: int = 0) -> dict[str, Value]:
+    """Nested objects as one: `{"a": {"b": 1}}` is `a.b`. Lists become one value, joined by commas."""
     if not isinstance(value, dict) or depth > 50:
-        return {prefix or "value": lists(value) if isinstance(value, list) else _plain(value)}
+        return {prefix or "value": _plain(value)}
     found: dict[str, Value] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(item, dict) and item:
-            found |= flat(item, name, depth + 1, lists=lists)
+            found |= flat(item, name, depth + 1)
         else:
-            found[name] = lists(item) if isinstance(item, list) else _plain(item)
+            found[name] = _plain(item)
     return found
 
 
-def _of_objects(objects: Callable[[], Iterable[dict[str, Value]]], prefix: str = "") -> Table:
-    header = list(dict.fromkeys(chain.from_iterable(objects())))[:_MAX_COLUMNS]
+def _plain(value: Any) -> Value:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        return ", ".join(str(_plain(item)) for item in value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _of_objects(objects: Callable[[], Iterable[Any]], prefix: str = "") -> Table:
+    flattened = list(dict.fromkeys(chain.from_iterable(map(flat, objects()))))
+    header = flattened[:_MAX_COLUMNS]
 
     def rows() -> Iterator[Row]:
-        for one in objects():
+        for one in map(flat, objects()):
             yield [one.get(name) for name in header]
 
-    return Table(
-        [f"{prefix}.{name}" if prefix and name != "value" else name for name in header], rows, place=prefix
-    )
+    named = [f"{prefix}.{name}" if prefix and name != "value" else name for name in header]
+    return Table(named, rows, objects, titles=flattened, place=prefix)
 
 
 # --- telling -----------------------------------------------------------------------------------------
