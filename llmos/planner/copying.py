@@ -22,6 +22,7 @@ from llmos.messages import JsonObject, ToolCall, ToolSpec
 _COMPOSED = frozenset({"content", "question", "text", "where", "select", "replace"})
 # Arguments that name what is not there yet.
 _NEW = {"file.mkdir": ("path",), "file.write": ("path",), "file.copy": ("to",), "file.move": ("to",)}
+_PATHS = frozenset({"a", "archive", "b", "path", "target"})
 _LOOKS = frozenset(
     {"file.list", "file.read", "file.tree", "file.usage", "text.columns", "text.compare", "text.count",
      "text.query", "text.search", "text.tail"}
@@ -61,13 +62,16 @@ class Copies:
             return call
         names = {name for name, schema in spec.parameters.get("properties", {}).items() if _is_name(schema)}
         args: JsonObject = {}
-        for name, value in call.args.items():
-            args[name] = value
-            if name not in names - _COMPOSED or not isinstance(value, str):
+        for name, given in call.args.items():
+            args[name] = given
+            if name not in names - _COMPOSED or not isinstance(given, str):
                 continue
+            new = name in _NEW.get(spec.name, ())
+            there = name in _PATHS and spec.name.startswith(("file.", "text.")) and not new
+            args[name] = value = self._cased(given) if there else given
             if word := self._meant(value, left, exists=spec.name in _LOOKS):
                 left.remove(word)
-            elif name in _NEW.get(spec.name, ()):
+            elif new:
                 word = self._spaced(value, call.args.values())
             if word:
                 args[name] = word + ("/" if value.endswith("/") else "")
@@ -80,6 +84,14 @@ class Copies:
             return None
         alike = [(_ratio(name, word), word) for word in left if self._may_be(name, word, exists=exists)]
         return max(alike)[1] if alike else None
+
+    def _cased(self, value: str) -> str:
+        """`Inbox/*.pdf` for `inbox/*.pdf`, where the folder has the one and not the other."""
+        first, slash, rest = value.partition("/")
+        if not first or first in self._entries:
+            return value
+        alike = [entry for entry in self._entries if entry.casefold() == first.casefold()]
+        return f"{alike[0]}{slash}{rest}" if len(alike) == 1 else value
 
     def _spaced(self, value: str, others: Collection[object]) -> str | None:
         """The new name that has blanks in the request, where the model wrote underscores unasked."""

@@ -29,6 +29,7 @@ from llmos.planner import hints, prompt, steps
 from llmos.planner.choosing import Chooser
 from llmos.planner.copying import Copies
 from llmos.planner.retrieval import Retriever, Shot
+from llmos.planner.shown import LOOKS, as_shown
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ RECENT = (
     32  # requests whose next best replies may still be asked for: far more than are thought about at once
 )
 SHELL_TOOL = "shell.run"
-LEAST_SURPRISE, INTERCEPT, SLOPE = 1e-3, 0.216, -0.618  # of `probability`; nats
+LEAST_SURPRISE, INTERCEPT, SLOPE = 1e-3, 0.442, -1.519  # of `probability`; nats
 
 OnText = Callable[[str], None]
 
@@ -155,11 +156,12 @@ class Loop:
         )
 
     def _read(self, text: str, think: Think) -> tuple[ToolCall, ...]:
-        """The calls of a reply, with what was copied wrongly from the request put right."""
+        """The calls of a reply, with what was copied wrongly put right, and tables shown that were to be."""
         tokenizer = self._engine.tokenizer
         read = "\n".join([think.text, *think.heads, *(step.outcome for step in think.taken)])
         copies = Copies(read, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
-        return copies.mended(parse_calls(text, self._specs), self._by_name)
+        calls = copies.mended(parse_calls(text, self._specs), self._by_name)
+        return as_shown(calls, think.text) if LOOKS in self._by_name else calls
 
     def _asked(self, think: Think, cancel: threading.Event, on_text: OnText) -> _Asked:
         if self._calls is None:
@@ -330,7 +332,7 @@ def probability(logprobs: Sequence[float]) -> float:
     """How probable it is that calls with these tokens are right, 0..1.
 
     A logistic fit (Platt 1999) on the log of the joint surprise, which tells right from wrong better than the
-    mean does. `tests.bench.calibration` fits it: the default model and its adapter, on the suite's sentences.
+    mean does. `tests.bench.calibration` fits it: the default model and its adapter, on blind sentences.
     """
     surprise = LEAST_SURPRISE - min(0.0, sum(logprobs))
     return 1.0 / (1.0 + math.exp(-(INTERCEPT + SLOPE * math.log(surprise))))

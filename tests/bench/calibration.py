@@ -3,11 +3,12 @@
 From sentences of tests.bench.understand, judged right or wrong, with the log-probability of the whole reply.
 A logistic curve over the log of the surprise is fitted in ten folds, each told by the other nine. Printed: a
 reliability curve (how sure it says it is, and how often it is right), and what each `min_confidence` keeps
-here, with how much of that is right; beside it the geometric mean, which it replaced. The last line has the
-fit of all rows, which `planner.loop.probability` uses.
+here, with how much of that is right. The last line has the fit of all rows, which `planner.loop.probability`
+uses.
 
-Rows: confidences.csv, made with the default model and its adapter; or FILE, JSON lines of
-`tests.bench.understand --confidences FILE`, whose confidences are turned back into log-probabilities.
+Rows: confidences.csv, of the default model and its adapter on the three sets whose authors knew no tool; or
+FILE, JSON lines of `tests.bench.understand --confidences FILE`. Confidences are turned back into
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ FOLDS, BINS = 10, 6
 Floats = NDArray[np.float64]
 
 
-def read(file: Path) -> tuple[Floats, Floats, Floats]:
-    """(log-probability of the reply, its tokens, 1 where it was right)"""
+def read(file: Path) -> tuple[Floats, Floats]:
+    """(log-probability of the reply, 1 where it was right)"""
     if file.suffix == ".csv":
         rows: list[dict[str, Any]] = list(csv.DictReader(file.read_text().splitlines()))
-        return tuple(np.array([float(row[key]) for row in rows]) for key in ("logprob", "tokens", "ok"))  # type: ignore[return-value]
+        return tuple(np.array([float(row[key]) for row in rows]) for key in ("logprob", "ok"))  # type: ignore[return-value]
     told = [row for row in map(json.loads, file.read_text().splitlines()) if row["confidence"] is not None]
     logits = [math.log(one / (1 - one)) for one in (min(max(r["confidence"], 1e-6), 1 - 1e-6) for r in told)]
     back = [LEAST_SURPRISE - math.exp((one - INTERCEPT) / SLOPE) for one in logits]
-    return np.minimum(back, 0.0), np.ones(len(told)), np.array([float(row["ok"]) for row in told])
+    return np.minimum(back, 0.0), np.array([float(row["ok"]) for row in told])
 
 
 def fitted(x: Floats, y: Floats, rounds: int = 100) -> Floats:
@@ -76,9 +77,9 @@ def discrimination(score: Floats, y: Floats) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=Path, default=ROWS)
-    logprob, tokens, y = read(parser.parse_args().rows)
+    logprob, y = read(parser.parse_args().rows)
     x = np.log(LEAST_SURPRISE - logprob)
-    p, mean = crossed(x, y), np.exp(logprob / tokens)
+    p = crossed(x, y)
     rows: list[dict[str, Any]] = [
         {
             "of the replies": f"sixth {n}",
@@ -88,18 +89,16 @@ def main() -> None:
         for n, part in enumerate(np.array_split(np.argsort(p), BINS), 1)
     ]
     for least in (0.5, 0.7, 0.8, 0.9, 0.95):
-        kept, before = p >= least, mean >= least
+        kept = p >= least
         rows.append({
             "min_confidence": least,
             "kept": round(float(kept.mean()), 3), "of it right": round(float(y[kept].mean()), 3),
-            "mean kept": round(float(before.mean()), 3), "of it right ": round(float(y[before].mean()), 3),
+            "wrong ones kept": int((1 - y[kept]).sum()),
         })  # fmt: skip
     curve = fitted(x, y)
     summary = {
         "rows": len(y), "right": int(y.sum()),
-        "auc": round(discrimination(logprob, y), 3), "auc of the mean": round(discrimination(mean, y), 3),
-        "brier": round(float(np.mean((p - y) ** 2)), 4),
-        "brier of the mean": round(float(np.mean((mean - y) ** 2)), 4),
+        "auc": round(discrimination(logprob, y), 3), "brier": round(float(np.mean((p - y) ** 2)), 4),
         "intercept": round(float(curve[0]), 3), "slope": round(float(curve[1]), 3),
     }  # fmt: skip
     report("calibration", rows, summary)

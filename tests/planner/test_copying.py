@@ -122,3 +122,16 @@ def test_blanks_that_became_underscores_are_blanks_again() -> None:
         mended("tidy my file.txt", "file.move", path="my file.txt", to="my_file.txt")["to"] == "my_file.txt"
     )
     assert mended("find my name", "file.find", name="my_name") == {"name": "my_name"}
+
+
+def test_an_entry_is_named_in_its_own_case() -> None:
+    there = ("Inbox", "Notes.txt")
+    move = mended("pdfs out of inbox into new", "file.move", entries=there, path="inbox/*.pdf", to="inbox2/")
+    assert move == {"path": "Inbox/*.pdf", "to": "inbox2/"}
+    assert mended("read notes.txt", "file.read", entries=there, path="notes.txt") == {"path": "Notes.txt"}
+    assert mended("mkdir inbox", "file.mkdir", entries=there, path="inbox") == {"path": "inbox"}
+    both = ("Notes.txt", "notes.txt")
+    assert mended("read notes.txt", "file.read", entries=both, path="notes.txt") == {"path": "notes.txt"}
+    assert mended("is firefox on?", "process.find", entries=("Firefox",), name="firefox") == {
+        "name": "firefox"
+    }
