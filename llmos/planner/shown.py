@@ -13,9 +13,7 @@ from llmos import hints
 from llmos.messages import ToolCall
 
 WRITES, LOOKS = "text.export", "text.query"
-_SURELY_NOT = (
-    0.1  # below it: a twentieth of the sentences that want a table changed, half of those that do not
-)
+_SURELY_NOT = 0.1  # below it: a twentieth of the sentences that want a table changed, half of the others
 
 
 def as_shown(calls: Sequence[ToolCall], said: str) -> tuple[ToolCall, ...]:

@@ -18,9 +18,8 @@ from llmos.tune.data import bash, foreign, generate, overlap, phrases, public
 from llmos.tune.data.agreement import agree
 from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.names import Filler
+from tests.bench.understand.__main__ import CASES_FILES as HELD
 
-SETS = Path(__file__).parents[1] / "bench/understand"
-HELD = [SETS / f"{name}.toml" for name in ("cases", "everyday", "later", "fresh", "independent", "frequent")]
 TOOLS = catalog.load(tool_dirs()[:1])
 SPECS = foreign.beside(TOOLS.specs)
 

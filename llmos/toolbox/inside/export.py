@@ -25,23 +25,12 @@ from llmos.toolbox.inside.told import Refused, count, say, shown
 _JSON = (".json", ".jsonl", ".ndjson")
 _LISTS = (".txt", ".md", "")  # a single column is a list there, one value a line
 _SEPARATORS = {".tsv": "\t", ".tab": "\t"}
-_OTHERS = (
-    ".xlsx",
-    ".xls",
-    ".ods",
-    ".xml",
-    ".html",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".pdf",
-    ".docx",
-    ".sql",
-    ".parquet",
-)
+_OTHERS = (".xlsx", ".xls", ".ods", ".xml", ".html", ".yaml", ".yml", ".toml", ".pdf", ".docx", ".sql",
+           ".parquet")  # fmt: skip
 _BOM = b"\xef\xbb\xbf"
 
 Cells = Iterator[Sequence[Value]]
+Line = Callable[[Sequence[Value]], bytes]
 
 
 def main(args: dict[str, Any]) -> int:
@@ -81,6 +70,11 @@ def _originals(answer: Answer) -> Iterator[Any]:
     return (originals[number - 1] for number in answer.numbers())
 
 
+def _is_whole(answer: Answer) -> bool:
+    """Whether every column was chosen: a row is then written with all that it has."""
+    return answer.chosen == list(range(len(answer.table.header)))
+
+
 # --- JSON --------------------------------------------------------------------------------------------
 
 
@@ -98,8 +92,7 @@ def _write_json(file: IO[bytes], answer: Answer, limit: int | None, *, lines: bo
 def _objects(answer: Answer) -> Iterator[Any]:
     table, header = answer.table, answer.header
     if table.is_json and answer.chosen is not None:
-        names = [table.titles[place] for place in answer.chosen]
-        whole = names == table.titles
+        names, whole = [table.titles[place] for place in answer.chosen], _is_whole(answer)
         yield from (
             one if whole or not isinstance(one, dict) else _picked(one, names) for one in _originals(answer)
         )
@@ -134,15 +127,13 @@ def _typed(value: Value) -> Any:
 
 
 def _write_cells(file: IO[bytes], answer: Answer, args: dict[str, Any], ending: str, *, itself: bool) -> int:
-    table, chosen = answer.table, answer.chosen
-    header = answer.header if chosen is None else [table.titles[place] for place in chosen]
-    rows = _computed(answer) if chosen is None else _cells(answer, chosen)
-    line = (
-        _list_line if ending in _LISTS and len(header) == 1 else _csv_line(ending, args, table, itself=itself)
-    )
-    if line is not _list_line:
-        file.write(_BOM if itself and _begins_with_bom(args["path"]) else b"")
-        file.write(line(header))
+    header, rows = _cells(answer)
+    line: Line = _list_line
+    if ending not in _LISTS or len(header) > 1:
+        first = _first_line(args["path"]) if itself else b""
+        separator = _separator(ending, answer.table, itself=itself)
+        line = _csv_line(separator, "\r\n" if first.endswith(b"\r\n") else "\n")
+        file.write((_BOM if first.startswith(_BOM) else b"") + line(header))
     number_of_rows = 0
     for row in islice(rows, args["limit"]):
         number_of_rows += 1
@@ -150,15 +141,18 @@ def _write_cells(file: IO[bytes], answer: Answer, args: dict[str, Any], ending: 
     return number_of_rows
 
 
-def _cells(answer: Answer, chosen: Sequence[int]) -> Cells:
-    """Of whole rows also the cells that no title stands above."""
-    if answer.table.is_json:
-        titles = [answer.table.titles[place] for place in chosen]
-        yield from ([row.get(title) for title in titles] for row in map(flat, _originals(answer)))
-    elif list(chosen) == list(range(len(answer.table.titles))):
-        yield from _originals(answer)
-    else:
-        yield from ([row[at] if at < len(row) else None for at in chosen] for row in _originals(answer))
+def _cells(answer: Answer) -> tuple[list[str], Cells]:
+    """The titles and the rows; of whole rows also the cells that no title stands above."""
+    table, chosen = answer.table, answer.chosen
+    if chosen is None:
+        return answer.header, _computed(answer)
+    whole = _is_whole(answer)
+    titles = table.titles if whole else [table.titles[place] for place in chosen]
+    if table.is_json:
+        return titles, ([row.get(title) for title in titles] for row in map(flat, _originals(answer)))
+    if whole:
+        return titles, _originals(answer)
+    return titles, ([row[at] if at < len(row) else None for at in chosen] for row in _originals(answer))
 
 
 def _list_line(row: Sequence[Value]) -> bytes:
@@ -168,14 +162,14 @@ def _list_line(row: Sequence[Value]) -> bytes:
     return f"{text}\n".encode(errors="surrogateescape")
 
 
-def _csv_line(
-    ending: str, args: dict[str, Any], table: Table, *, itself: bool
-) -> Callable[[Sequence[Value]], bytes]:
-    """What makes a line of a row: separated as in the source, unless the ending says otherwise."""
-    separator = _SEPARATORS.get(ending) or table.separator.strip(" ") or ","
-    if ending == ".csv" and separator == "\t" and not itself:
-        separator = ","  # a TSV that becomes a CSV
-    end = "\r\n" if itself and _first_line(args["path"]).endswith(b"\r\n") else "\n"
+def _separator(ending: str, table: Table, *, itself: bool) -> str:
+    """As in the source, unless the ending says otherwise: a TSV becomes a CSV, but not in its own place."""
+    kept = table.separator.strip(" ") or ","
+    return "," if ending == ".csv" and kept == "\t" and not itself else _SEPARATORS.get(ending, kept)
+
+
+def _csv_line(separator: str, end: str) -> Line:
+    """What makes a line of a row."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=separator, lineterminator="\r\n")  # which has a lone \r quoted
 
@@ -192,10 +186,6 @@ def _csv_line(
 def _first_line(path: str) -> bytes:
     with Path(path).open("rb") as file:
         return file.readline(1 << 20)
-
-
-def _begins_with_bom(path: str) -> bool:
-    return _first_line(path).startswith(_BOM)
 
 
 def _text(value: Value) -> str:

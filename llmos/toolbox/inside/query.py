@@ -160,8 +160,8 @@ def _operands(text: str, table: Table) -> list[str]:
     """The columns that a sum adds up, or makes one number of; none where a function stands."""
     if table.has(text):
         return [text]
-    parts = None if _CALL.fullmatch(text) else _ARITHMETIC.fullmatch(text)
-    return [] if parts is None else [*_operands(parts[1], table), *_operands(parts[3], table)]
+    sides = None if _CALL.fullmatch(text) else _sides(text, table)
+    return [] if sides is None else [*_operands(sides[1], table), *_operands(sides[3], table)]
 
 
 def _storable(row: Row) -> list[Value]:
@@ -193,8 +193,7 @@ def _columns(
     asked: dict[str, str], table: Table, groups: list[tuple[str, str]]
 ) -> tuple[str, list[tuple[str, str]]]:
     """DISTINCT or nothing, and each column with its SQL."""
-    select = re.sub(r"^distinct\s+", "", asked["select"], flags=re.IGNORECASE)
-    distinct = "DISTINCT " if select != asked["select"] else ""
+    distinct, select = _distinct(asked["select"])
     shown_columns = [column for part in _split(select) for column in _selected(part, table)]
     sums = [_summed(part, table) for part in _split(asked["sum"])]
     if groups:
@@ -212,7 +211,7 @@ def _selected(part: str, table: Table) -> list[tuple[str, str]]:
         return [_column(part, table)]
     if part.lower() == "count" or _CALL.fullmatch(part):
         return [_summed(part, table)]
-    if _ARITHMETIC.fullmatch(part):
+    if _sides(part, table):
         return [_number(part, table)]
     below = [(name, f"c{index}") for index, name in enumerate(table.header) if name.startswith(f"{part}.")]
     return below or [_column(part, table)]
@@ -240,22 +239,31 @@ def _summed(part: str, table: Table) -> tuple[str, str]:
 def _counted(what: str, table: Table) -> tuple[str, str]:
     if what in ("", "*"):
         return "count", "count(*)"
-    name = re.sub(r"^distinct\s+", "", what, flags=re.IGNORECASE)
-    distinct = "" if name == what else "distinct "
+    distinct, name = _distinct(what)
     name, column = _column(name, table)
     return f"count({distinct}{name})", f"count({distinct}nullif({column}, ''))"
 
 
+def _distinct(text: str) -> tuple[str, str]:
+    """`distinct city`: the word in SQL, if it stands there, and the rest."""
+    rest = re.sub(r"^distinct\s+", "", text, flags=re.IGNORECASE)
+    return "" if rest == text else "distinct ", rest
+
+
 def _number(text: str, table: Table) -> tuple[str, str]:
     """A column as a number, or what two of them make: `price * qty`, `income - costs`, `price * 2`."""
-    parts = None if table.has(text) else _ARITHMETIC.fullmatch(text)
-    if parts is not None:
-        (left, one), (right, other) = (_number(side, table) for side in (parts[1], parts[3]))
-        return f"{left} {parts[2]} {right}", f"{one} {parts[2]} {other}"
+    if sides := _sides(text, table):
+        (left, one), (right, other) = (_number(side, table) for side in (sides[1], sides[3]))
+        return f"{left} {sides[2]} {right}", f"{one} {sides[2]} {other}"
     if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text) and not table.has(text):
         return text, text
     name, column = _column(text, table)
     return name, f"num({column})"
+
+
+def _sides(text: str, table: Table) -> re.Match[str] | None:
+    """The sides of `price * qty` and the sign between them; a column may be called so itself."""
+    return None if table.has(text) else _ARITHMETIC.fullmatch(text)
 
 
 def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], *, grouped: bool) -> str:
@@ -278,5 +286,4 @@ def _key(name: str) -> str:
 
 
 def _sortable(name: str, table: Table) -> str:
-    computed = _ARITHMETIC.fullmatch(name) and not table.has(name)
-    return (_number if computed else _column)(name, table)[1]
+    return (_number if _sides(name, table) else _column)(name, table)[1]

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def _unique(header: list[str]) -> list[str]:
     """A second column of the same name gets a number."""
     found: dict[str, None] = {}
     for name in header[:_MAX_COLUMNS]:
-        others = (f"{name}_{number}" for number in count(2))
+        others = (f"{name}_{number}" for number in range(2, len(header) + 2))
         found[next(one for one in chain([name], others) if one not in found)] = None
     return list(found)
 
