@@ -6,7 +6,8 @@ reliability curve (how sure it says it is, and how often it is right), and what 
 here, with how much of that is right. The last line has the fit of all rows, which `planner.loop.probability`
 uses.
 
-Rows: confidences.csv, of the default model and its adapter on the three sets whose authors knew no tool; or
+Rows: confidences.csv, of the default model and its adapter on the three sets whose authors knew no tool (with
+two sentences that stand in others, too, and were taken out of theirs later); or
 FILE, JSON lines of `tests.bench.understand --confidences FILE`. Confidences are turned back into
 log-probabilities.
 """

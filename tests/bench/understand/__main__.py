@@ -4,7 +4,8 @@
                                      [--set NAME] [--failures] [--match TEXT]
 
 Each sentence gets a fresh workspace and the consent `yes`, as a script with --yes would give.
-Prints the accuracy per level and language and the rate of wrong actions, then one JSON line.
+Prints the accuracy per level and language and the rate of wrong actions, then one JSON line. Not two at a
+time on one machine: each starts a process that sentences name, and would find the other's.
 """
 
 from __future__ import annotations
