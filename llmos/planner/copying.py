@@ -13,7 +13,7 @@ written is left alone, too. Nothing is repaired in a raw command line.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from llmos.messages import JsonObject, ToolCall, ToolSpec
@@ -53,7 +53,7 @@ class Copies:
 
     def mended(self, calls: Sequence[ToolCall], specs: Mapping[str, ToolSpec]) -> tuple[ToolCall, ...]:
         """The same calls, with each wrongly copied argument replaced."""
-        values = [value for call in calls for value in call.args.values() if isinstance(value, str)]
+        values = [value for call in calls for value in _strings(call.args.values())]
         left = [word for word in self._words if not any(word.casefold() in v.casefold() for v in values)]
         return tuple(self._mended(call, specs[call.tool], left) for call in calls)
 
@@ -64,6 +64,8 @@ class Copies:
         args: JsonObject = {}
         for name, given in call.args.items():
             args[name] = given
+            if name == "except" and isinstance(given, list):
+                args[name] = [self._spared(str(one), left) for one in given]
             if name not in names - _COMPOSED or not isinstance(given, str):
                 continue
             new = name in _NEW.get(spec.name, ())
@@ -84,6 +86,12 @@ class Copies:
             return None
         alike = [(_ratio(name, word), word) for word in left if self._may_be(name, word, exists=exists)]
         return max(alike)[1] if alike else None
+
+    def _spared(self, value: str, left: list[str]) -> str:
+        """An exception is something that is there."""
+        if word := self._meant(value, left, exists=True):
+            left.remove(word)
+        return word or value
 
     def _cased(self, value: str) -> str:
         """`Inbox/*.pdf` for `inbox/*.pdf`, where the folder has the one and not the other."""
@@ -120,6 +128,11 @@ class Copies:
         if not exists and (self._count_tokens(word) < _RARE or self._count_tokens(value) < 2):
             return False
         return _ratio(value, word) >= (_ALIKE_WITH_ENDING if _ending(value, word) else _ALIKE)
+
+
+def _strings(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        yield from [value] if isinstance(value, str) else map(str, value) if isinstance(value, list) else ()
 
 
 def _is_name(schema: JsonObject) -> bool:

@@ -7,6 +7,7 @@ is decompressed by zstd and read twice as a stream: first to check it. Existing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +15,7 @@ from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
-from llmos.toolbox.listing import split_glob
+from llmos.toolbox.listing import left_out, split_glob
 
 _TAR = {
     ".tar": (), ".tar.gz": ("-z",), ".tgz": ("-z",), ".tar.bz2": ("-j",), ".tbz2": ("-j",),
@@ -116,7 +117,7 @@ def _create(args: Args, context: Context) -> Draft:
         )
     free = Run(argv=("test", "!", "-e", context.word(args["archive"])))
     told = Run(argv=("ls", "-d", "--", context.word(args["archive"])))  # a name of ours is not in the call
-    steps = (*_any(path, context), free, _packing(args["archive"], path, context), told)
+    steps = (*_any(path, context), free, _packing(args, path, context), told)
     effects = Effects(
         reads=(context.absolute(path),),
         writes=(context.absolute(args["archive"]),),
@@ -125,13 +126,14 @@ def _create(args: Args, context: Context) -> Draft:
     return Draft(steps, effects, command=_command(args), whole=True)
 
 
-def _packing(archive: str, path: str, context: Context) -> Step:
+def _packing(args: Args, path: str, context: Context) -> Step:
+    archive, spared = args["archive"], left_out(args)
     lower, word = archive.lower(), context.word(archive)
     if lower.endswith(".zip"):
-        return pipeline(_zip(word, path, context), timeout_s=_TIMEOUT_S)
+        return pipeline(_zip(word, path, spared, context), timeout_s=_TIMEOUT_S)
     for ending, flags in _TAR.items():
         if lower.endswith(ending):
-            return pipeline(_tar(flags, word, path, context), timeout_s=_TIMEOUT_S)
+            return pipeline(_tar(flags, word, path, spared, context), timeout_s=_TIMEOUT_S)
     if lower.endswith(_ONE_FILE):
         return _one_file(archive, path, context)
     raise UsageError(
@@ -160,20 +162,35 @@ def _any(path: str, context: Context) -> tuple[Step, ...]:
     return (pipeline(((*expand(folder, pattern, context), "-print0"), first)),) if pattern else ()
 
 
-def _tar(flags: tuple[str, ...], archive: str, path: str, context: Context) -> tuple[tuple[str, ...], ...]:
+def _tar(
+    flags: tuple[str, ...], archive: str, path: str, spared: Sequence[str], context: Context
+) -> tuple[tuple[str, ...], ...]:
     folder, pattern = split_glob(path)
     # --force-local: a name with a colon is a file, not a host. -S: holes stay holes.
-    words = ("tar", "--force-local", "-cS", *flags, "-f", archive)
+    but = ("--ignore-case", *(f"--exclude={name}" for name in spared)) if spared else ()
+    words = ("tar", "--force-local", "-cS", *flags, *but, "-f", archive)
     if pattern:
         return (*expand(folder, pattern, context), "-print0"), (*words, "--null", "-T", "-")
     return ((*words, "--", context.word(path)),)
 
 
-def _zip(archive: str, path: str, context: Context) -> tuple[tuple[str, ...], ...]:
+def _zip(archive: str, path: str, spared: Sequence[str], context: Context) -> tuple[tuple[str, ...], ...]:
     folder, pattern = split_glob(path)
+    # zip's patterns are of whole paths in their case, and a star takes in slashes.
+    forms = (
+        form for name in map(_any_case, spared) for form in (name, f"*/{name}", f"{name}/*", f"*/{name}/*")
+    )
+    but = ("-x", *forms, "@") if spared else ()
     if pattern:
-        return ((*expand(folder, pattern, context), "-exec", "zip", "-qry", archive, "{}", "+"),)
-    return (("zip", "-qry", archive, context.word(path)),)
+        return (
+            (*expand(folder, pattern, context, spared), "-exec", "zip", "-qry", *but, archive, "{}", "+"),
+        )
+    return (("zip", "-qry", *but, archive, context.word(path)),)
+
+
+def _any_case(pattern: str) -> str:
+    cases = (f"[{one.lower()}{one.upper()}]" if one.isascii() and one.isalpha() else one for one in pattern)
+    return "".join(cases)
 
 
 def read_archive(outcome: Outcome, args: Args) -> Outcome:

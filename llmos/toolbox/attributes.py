@@ -23,8 +23,9 @@ from pathlib import Path, PurePosixPath
 from llmos.errors import CallFailed, UsageError
 from llmos.messages import Caller, Change, Changed, Effects, JsonObject, Observe, Outcome, Run
 from llmos.toolbox import inner
-from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, programs
-from llmos.toolbox.listing import split_glob
+from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
+from llmos.toolbox.listing import left_out, split_glob
+from llmos.toolbox.trash import none_spared, there, within
 from llmos.toolbox.values import shown, table
 
 _MAX_SHOWN = 200
@@ -33,6 +34,7 @@ _MODE = re.compile(r"[0-7]{3,4}|[ugoa]*[-+=][rwxX]*(,[ugoa]*[-+=]([rwxX]*|[ugo])
 
 
 def plan_permissions(args: Args, context: Context) -> Draft:
+    args = {**args, "path": within(args)}
     folder, pattern = split_glob(args["path"])
     if is_glob(folder):
         raise UsageError(
@@ -139,11 +141,10 @@ def _set_mode(args: Args, folder: str, pattern: str, context: Context) -> Draft:
     words = ("chmod", "-c", *(("-R",) if args["recursive"] else ()), "--", mode)
     argv: tuple[str, ...] = (*words, context.word(folder))
     if pattern:
-        hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")
-        only = ("-mindepth", "1", "-maxdepth", "1", "-not", "-type", "l", "-name", pattern, *hidden)
-        argv = ("find", "-H", context.word(folder), *only, "-exec", *words, "{}", "+")
+        found = expand(folder, pattern, context, left_out(args))
+        argv = (*found, "-not", "-type", "l", "-exec", *words, "{}", "+")
     effects = Effects(writes=(context.absolute(args["path"]),), programs=programs(argv))
-    return Draft((Run(argv=argv),), effects, whole=True)
+    return Draft((*there(folder, left_out(args), context), Run(argv=argv)), effects, whole=True)
 
 
 def _refuse_mode(mode: str) -> None:
@@ -159,6 +160,8 @@ def _refuse_mode(mode: str) -> None:
 
 
 def read_permissions(outcome: Outcome, args: Args) -> Outcome:
+    if note := none_spared(outcome, args):
+        return outcome.model_copy(update={"stderr": note})
     if args["mode"] is None or outcome.exit_code or outcome.stdout:
         return outcome
     pattern = split_glob(args["path"])[1]

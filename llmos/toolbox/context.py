@@ -221,10 +221,15 @@ def _start_limits(step: Start) -> str:
     return f"  # at most {told}" if told else ""
 
 
-def expand(folder: str, pattern: str, context: Context) -> tuple[str, ...]:
-    """find(1) with what a shell expands a pattern to: hidden names only where the pattern says so."""
+def expand(folder: str, pattern: str, context: Context, spared: Sequence[str] = ()) -> tuple[str, ...]:
+    """find(1) with what a shell expands a pattern to: hidden names only where the pattern says so.
+
+    `spared` are patterns of names that are left out, whatever their case: in doubt a file stays.
+    """
     hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")
-    return ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1", "-name", pattern, *hidden)
+    but = (word for name in spared for word in ("-not", "-iname", name))
+    where = ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1")
+    return (*where, "-name", pattern, *hidden, *but)
 
 
 def is_glob(path: str) -> bool:

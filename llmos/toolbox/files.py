@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
-from llmos.toolbox.listing import need, split_glob
-from llmos.toolbox.trash import refuse_whole
+from llmos.toolbox.listing import left_out, need, split_glob
+from llmos.toolbox.trash import none_spared, refuse_whole, there, within
 
 _KEPT = re.compile(
     r"(?:mv|cp): (?:overwrite|replace) (.+?)(?:, overriding[^?]*)?\? ?(?=mv: |cp: |$)", re.DOTALL
@@ -89,7 +89,7 @@ def read_write(outcome: Outcome, args: Args) -> Outcome:
 
 
 def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
-    source, target = args["path"], args["to"]
+    source, target, spared = within(args), args["to"], left_out(args)
     if tool == "file.move":
         refuse_whole(tool, source, context)
     careful = "-f" if args["overwrite"] else "-i"
@@ -99,13 +99,15 @@ def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) ->
     where = ("-t", context.word(target)) if into else ()
     words = (*argv, careful, "-v", *where)
     if pattern:
-        run = Run(argv=(*expand(folder, pattern, context), "-exec", *words, "--", "{}", "+"))
+        # The target may lie among what the pattern takes in: `*` but one file into a new folder here.
+        but = ("-not", "-samefile", context.word(target))
+        run = Run(argv=(*expand(folder, pattern, context, spared), *but, "-exec", *words, "--", "{}", "+"))
     else:
         run = Run(argv=(*words, "--", context.word(source), *(() if into else (context.word(target),))))
     if tool == "file.copy" and not pattern:
         _refuse_into_itself(context.absolute(source), context.absolute(target), args)
-    effects = _transfer_effects(tool, (*makes, run), context, source, target)
-    return Draft((*makes, run), effects, whole=True)
+    steps = (*there(folder, spared, context), *makes, run)
+    return Draft(steps, _transfer_effects(tool, (*makes, run), context, source, target), whole=True)
 
 
 def _refuse_into_itself(here: str, there: str, args: Args) -> None:
@@ -143,6 +145,8 @@ def plan_copy(args: Args, context: Context) -> Draft:
 
 def read_transfer(outcome: Outcome, args: Args) -> Outcome:
     """What was moved or copied; a target that was left alone is a failure that says so."""
+    if note := none_spared(outcome, args):
+        return outcome.model_copy(update={"stderr": note})
     if kept := _KEPT.findall(outcome.stderr):
         note = "".join(
             f"{name} exists already and was left alone (overwrite=true replaces it).\n" for name in kept

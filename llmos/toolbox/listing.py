@@ -37,6 +37,12 @@ def split_glob(path: str) -> tuple[str, str]:
     return str(whole.parent), whole.name.replace("\\", r"\\").replace("[", r"\[")
 
 
+def left_out(args: Args) -> tuple[str, ...]:
+    """The patterns (for `find -name`) of what an `except` leaves out: the last parts of what it names."""
+    names = (PurePosixPath(name).name for name in args["except"] or ())
+    return tuple(name.replace("\\", r"\\").replace("[", r"\[") for name in names if name)
+
+
 def _found(
     finding: Sequence[Sequence[str]], sort: str, limit: int | None, context: Context, path: str
 ) -> Draft:
@@ -63,6 +69,8 @@ def plan_find(args: Args, context: Context) -> Draft:
     argv += _KINDS.get(args["type"], ())
     for name in filter(None, (pattern, args["name"])):
         argv += ["-iname", name]
+    for name in left_out(args):
+        argv += ["-not", "-iname", name]
     argv += _age_and_size(args)
     if args["contains"] is None:
         return _found([[*argv, "-printf", _RECORD]], args["sort"], args["limit"], context, path)

@@ -10,13 +10,13 @@ from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, programs
 from llmos.toolbox.files import folders, parent
-from llmos.toolbox.listing import need
+from llmos.toolbox.listing import need, split_glob
 from llmos.toolbox.values import shown, table
 
 _TIMEOUT_S = 300
 
 
-def _draft(tool: str, name: str, args: Args, context: Context, **more: str) -> Draft:
+def _draft(tool: str, name: str, args: Args, context: Context, **more: str | None) -> Draft:
     path = args["path"]
     piped = context.has_data and path == "-"
     if not piped:
@@ -29,7 +29,7 @@ def _draft(tool: str, name: str, args: Args, context: Context, **more: str) -> D
         "path": "-" if piped else context.word(path),
     }
     run: Run = inner.run(name, given, stdin_data=piped, timeout_s=_TIMEOUT_S)
-    reads = () if piped else (context.absolute(path),)
+    reads = () if piped else (context.absolute(split_glob(path)[0]),)
     return Draft((run,), Effects(reads=reads, programs=programs(run.argv)), inner.command(tool, args))
 
 
@@ -43,7 +43,8 @@ def plan_query(args: Args, context: Context) -> Draft:
 
 def plan_export(args: Args, context: Context) -> Draft:
     target = need(args["to"], "text.export", "to")
-    asked = _draft("text.export", "export", args, context, to=context.word(target), to_name=target)
+    more = {"to": context.word(target), "to_name": target, "separator": None, "between": args["separator"]}
+    asked = _draft("text.export", "export", args, context, **more)
     effects = asked.effects.model_copy(update={"writes": (context.absolute(target),)})
     return Draft((*folders(parent(target), context), *asked.steps), effects, asked.command, whole=True)
 

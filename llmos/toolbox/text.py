@@ -12,7 +12,8 @@ import shlex
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Pipelines, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
-from llmos.toolbox.listing import FAILED, empty, need, split_glob
+from llmos.toolbox.listing import FAILED, empty, left_out, need, split_glob
+from llmos.toolbox.trash import none_spared, there
 from llmos.toolbox.values import shown, table
 
 _REPLACE_S = 600
@@ -181,15 +182,17 @@ def plan_replace(args: Args, context: Context) -> Draft:
     path, pattern = split_glob(args["path"])
     sed = ["sed", "--sandbox", "-i", *(["-E"] if args["regex"] else []), "-e", expression(args)]
     names = [x for name in (pattern, args["name"]) if name for x in ("-name", name)]
-    argv = ["find", "-H", context.word(path), *(context.depth(path, pattern) if pattern else ())]
-    argv += ["-type", "f", *names]
+    names += [x for name in left_out(args) for x in ("-not", "-iname", name)]
+    depth = context.depth(path, pattern) if pattern else ()
+    argv = ["find", "-H", context.word(path), *depth, "-type", "f", *names]
     argv += ["-not", "-path", "*/.git/*", "-print0"]
     those = ("xargs", "-0", "-r", "grep", "-lIZ", "-E" if args["regex"] else "-F", "-e", args["find"], "--")
     # First their names, which are what a person is told; then all of them at once, not one by one.
     named = pipeline((argv, those), ok_codes=(0, _NONE), timeout_s=_REPLACE_S)
     changing = (argv, those, ("xargs", "-0", "-r", *sed, "--"))
     effects = Effects(writes=(context.absolute(path),), programs=programs(*changing))
-    steps = (named, pipeline(changing, timeout_s=_REPLACE_S))
+    asked = there(path, left_out(args), context, depth)
+    steps = (*asked, named, pipeline(changing, timeout_s=_REPLACE_S))
     return Draft(steps, effects, command=" | ".join(map(shlex.join, changing)), whole=True)
 
 
@@ -212,6 +215,8 @@ def _delimited(text: str) -> str:
 
 
 def read_replace(outcome: Outcome, args: Args) -> Outcome:
+    if note := none_spared(outcome, args):
+        return outcome.model_copy(update={"stderr": note})
     changed = [shown(name.removeprefix("./")) for name in outcome.stdout.split("\0") if name]
     if not changed:
         return empty(outcome, f"Nothing to replace: no file has {args['find']!r}.\n")

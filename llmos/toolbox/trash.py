@@ -7,15 +7,16 @@ was asked for for good. Either way `llmos undo` brings it back as long as it is 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmos.errors import UsageError
-from llmos.messages import Effects, Outcome, Run
+from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
-from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
+from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
 from llmos.toolbox.inside import trash as inside
-from llmos.toolbox.listing import split_glob
+from llmos.toolbox.listing import left_out, split_glob
 
 _TIMEOUT_S = 600
 # More than this is deleted without the trash: there it would take as much room once more.
@@ -72,13 +73,13 @@ def _is_trash(path: str, context: Context) -> bool:
 
 
 def _throw_away(tool: str, args: Args, how: dict[str, Any], context: Context) -> Draft:
-    path = args["path"].rstrip("/") or args["path"]
+    path = within(args).rstrip("/") or args["path"]
     refuse_whole(tool, path, context)
     folder, pattern = _parts(tool, path)
     trash = trash_of(context)
     given = {
         "action": "trash", "trash": trash, "path": path, "folder": context.word(folder), "pattern": pattern,
-        "glob": is_glob(pattern),
+        "glob": is_glob(pattern), "except": [PurePosixPath(name).name for name in args["except"] or ()],
         "absolute": context.absolute(folder), **how,
     }  # fmt: skip
     run = inner.run("trash", given, timeout_s=_TIMEOUT_S)
@@ -95,7 +96,7 @@ def _parts(tool: str, path: str) -> tuple[str, str]:
 
 
 def _delete(args: Args, context: Context) -> Draft:
-    path = args["path"]
+    path, spared = within(args), left_out(args)
     refuse_whole("file.delete", path, context)
     folder, pattern = split_glob(path)
     if is_glob(folder):
@@ -106,12 +107,44 @@ def _delete(args: Args, context: Context) -> Draft:
     argv: tuple[str, ...] = (*rm, context.word(path))
     if pattern:
         only = () if args["recursive"] else ("-not", "-type", "d")
-        argv = (*expand(folder, pattern, context), *only, "-exec", *rm, "{}", "+")
+        argv = (*expand(folder, pattern, context, spared), *only, "-exec", *rm, "{}", "+")
+    steps = (*there(folder, spared, context), Run(argv=argv, timeout_s=_TIMEOUT_S))
     effects = Effects(deletes=(context.absolute(path),), programs=programs(argv))
-    return Draft((Run(argv=argv, timeout_s=_TIMEOUT_S),), effects, whole=True)
+    return Draft(steps, effects, whole=True)
+
+
+def within(args: Args) -> str:
+    """The path; where something is excepted, a folder stands for what is in it."""
+    path = str(args["path"])
+    return f"{path.rstrip('/')}/*" if args["except"] and not is_glob(path) else path
+
+
+def there(
+    folder: str, spared: Sequence[str], context: Context, depth: Sequence[str] = ("-maxdepth", "1")
+) -> tuple[Step, ...]:
+    """Steps that fail where a name that is excepted is not in the folder, or nothing that fits the patterns
+    is: what is misspelt would not be spared.
+    """
+    look = ("find", "-H", context.word(folder), "-mindepth", "1", *depth)
+    first = ("grep", "-zq", "")
+    fit = [("(", *_any_of(each), ")") for each in inside.exceptions(spared)]
+    return tuple(pipeline(((*look, *one, "-print0"), first)) for one in fit)
+
+
+def _any_of(patterns: Sequence[str]) -> Sequence[str]:
+    return [word for pattern in patterns for word in ("-o", "-iname", pattern)][1:]
+
+
+def none_spared(outcome: Outcome, args: Args) -> str:
+    """What is said where a step of `there` has failed."""
+    if outcome.exit_code != 1 or outcome.stdout or outcome.stderr or not args["except"]:
+        return ""
+    return f"What is to stay is not there ({', '.join(args['except'])}), so nothing was done.\n"
 
 
 def read_delete(outcome: Outcome, args: Args) -> Outcome:
+    if note := none_spared(outcome, args):
+        return outcome.model_copy(update={"stderr": note})
     if outcome.exit_code == 0 and not outcome.stdout:
         note = outcome.stderr or f"Nothing matches {args['path']}.\n"
         return outcome.model_copy(update={"stderr": note, "exit_code": 1})

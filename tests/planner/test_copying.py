@@ -135,3 +135,11 @@ def test_an_entry_is_named_in_its_own_case() -> None:
     assert mended("is firefox on?", "process.find", entries=("Firefox",), name="firefox") == {
         "name": "firefox"
     }
+
+
+def test_an_exception_is_copied_right_and_its_name_is_no_other_arguments() -> None:
+    text = "move all txt to flilan, but not flihuxyan.txt"
+    told = {"path": "*.txt", "to": "flilan/"}
+    right = {**told, "except": ["flihuxyan.txt"]}
+    assert mended(text, "file.move", **right) == right
+    assert mended(text, "file.move", **{**told, "except": ["flixyan.txt"]}) == right

@@ -351,6 +351,7 @@ def test_two_columns_make_one_number_and_values_are_counted_once(call: Call, her
     assert asked(select="price * qty", where="product = toaster") == "30"
     assert asked(sum="price - net-price") == "9"
     assert asked(sum="max(price + qty)") == "31"
+    assert asked(sum="price / 4") == "12.5" and asked(select="price / qty", where="product = toaster") == "30"
     assert asked(sum="count(distinct product)") == "3" and asked(sum="count(distinct price)") == "2"
     assert asked(where="qty > 1", sum="count(distinct product)") == "2"
     assert "no column" in call("text.query", path="s.csv", sum="price * size").stderr
@@ -407,3 +408,38 @@ def test_groups_are_put_in_order_by_what_they_come_to(call: Call, here: Context)
     assert call("text.query", path="g.csv", sum="price * 2").stdout.strip() == "232"
     assert "no numbers" in call("text.query", path="g.csv", sum="who * qty").stderr
     assert "nested" in call("text.query", path="g.csv", sum="+".join(["qty"] * 900)).stderr
+
+
+# --- several files as one table ----------------------------------------------------------------------
+
+
+def test_a_pattern_takes_the_rows_of_several_files_together(call: Call, folder: Path) -> None:
+    (folder / "sales").mkdir()
+    for month, amount in (("2024-01", 4), ("2024-02", 6)):
+        (folder / f"sales/{month}.csv").write_text(f"item,qty\ncup,{amount}\n")
+    (folder / "sales/.old.csv").write_text("item,qty\ncup,100\n")
+    assert call("text.query", path="sales/*.csv", sum="qty").stdout == "10\n"
+    assert call("text.export", path="sales/*.csv", to="all.csv").exit_code == 0
+    assert (folder / "all.csv").read_text() == "item,qty\ncup,4\ncup,6\n"
+    (folder / "sales/2024-03.csv").write_text("item;price\ncup;3\n")
+    outcome = call("text.query", path="sales/*.csv", sum="qty")
+    assert outcome.exit_code and "2024-03.csv do not have the same columns" in outcome.stderr
+    assert "nothing matches it" in call("text.query", path="sales/x*.csv").stderr
+
+
+def test_objects_of_several_files_are_rows(call: Call, folder: Path) -> None:
+    (folder / "runs").mkdir()
+    for number_of_run, status in enumerate(("ok", "failed", "failed")):
+        (folder / f"runs/{number_of_run}.json").write_text(json.dumps({"status": status, "loss": 0.5}))
+    outcome = call("text.query", path="runs/*.json", where="status = failed", sum="count")
+    assert outcome.stdout == "2\n"
+
+
+@pytest.mark.parametrize(("told", "between"), [(",", ","), ("semicolon", ";"), ("tab", "\t")])
+def test_the_new_file_has_the_separator_that_was_asked_for(
+    call: Call, folder: Path, told: str, between: str
+) -> None:
+    (folder / "contacts.csv").write_text("name;town\nAnn;Rome\n")
+    assert call("text.export", path="contacts.csv", to="new.csv", separator=told).exit_code == 0
+    assert (folder / "new.csv").read_text() == f"name{between}town\nAnn{between}Rome\n"
+    assert "one character" in call("text.export", path="contacts.csv", to="x.csv", separator="ab").stderr

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmos.toolbox.inside.query import Answer, answered
-from llmos.toolbox.inside.tables import Table, Value, flat
+from llmos.toolbox.inside.tables import Table, Value, flat, separator_named
 from llmos.toolbox.inside.told import Refused, count, say, shown
 
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -38,7 +38,8 @@ def main(args: dict[str, Any]) -> int:
     _check(target, args)
     ending = target.suffix.lower()
     with answered(args) as answer, tempfile.TemporaryFile() as made:
-        itself = args["path"] != "-" and target.exists() and target.samefile(args["path"])
+        source = Path(args["path"])
+        itself = args["path"] != "-" and source.exists() and target.exists() and target.samefile(source)
         if itself and answer.table.place:
             raise Refused(f"only {shown(answer.table.place)} would be left of it; name a new file")
         if ending in _JSON:
@@ -131,7 +132,7 @@ def _write_cells(file: IO[bytes], answer: Answer, args: dict[str, Any], ending: 
     line: Line = _list_line
     if ending not in _LISTS or len(header) > 1:
         first = _first_line(args["path"]) if itself else b""
-        separator = _separator(ending, answer.table, itself=itself)
+        separator = _separator(args["between"], ending, answer.table, itself=itself)
         line = _csv_line(separator, "\r\n" if first.endswith(b"\r\n") else "\n")
         file.write((_BOM if first.startswith(_BOM) else b"") + line(header))
     number_of_rows = 0
@@ -162,8 +163,10 @@ def _list_line(row: Sequence[Value]) -> bytes:
     return f"{text}\n".encode(errors="surrogateescape")
 
 
-def _separator(ending: str, table: Table, *, itself: bool) -> str:
+def _separator(asked: str | None, ending: str, table: Table, *, itself: bool) -> str:
     """As in the source, unless the ending says otherwise: a TSV becomes a CSV, but not in its own place."""
+    if asked:
+        return separator_named(asked)
     kept = table.separator.strip(" ") or ","
     return "," if ending == ".csv" and kept == "\t" and not itself else _SEPARATORS.get(ending, kept)
 

@@ -26,7 +26,7 @@ _MOST_CHARS = 4000  # of one part of a question
 _OWN = re.compile(r"c(\d+)")  # a column as it is
 _PLAIN = (".txt", ".log", ".md")  # a first line of these is no header
 _CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
-_ARITHMETIC = re.compile(r"(.+?)\s*([*+]|(?<=\s)-(?=\s))\s*(.+)")
+_ARITHMETIC = re.compile(r"(.+?)\s*([*+/]|(?<=\s)-(?=\s))\s*(.+)")
 _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mean": "avg", "min": "min",
               "max": "max", "count": "count"}  # fmt: skip
 
@@ -251,10 +251,11 @@ def _distinct(text: str) -> tuple[str, str]:
 
 
 def _number(text: str, table: Table) -> tuple[str, str]:
-    """A column as a number, or what two of them make: `price * qty`, `income - costs`, `price * 2`."""
+    """A column as a number, or what two of them make: `price * qty`, `income - costs`, `minutes / 60`."""
     if sides := _sides(text, table):
         (left, one), (right, other) = (_number(side, table) for side in (sides[1], sides[3]))
-        return f"{left} {sides[2]} {right}", f"{one} {sides[2]} {other}"
+        # A half is no 0, and what is divided by 0 is nothing.
+        return f"{left} {sides[2]} {right}", f"{'1.0 * ' if sides[2] == '/' else ''}{one} {sides[2]} {other}"
     if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text) and not table.has(text):
         return text, text
     name, column = _column(text, table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import fnmatch
 import io
 import json
 import re
@@ -16,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,43 @@ def number(value: Value) -> int | float | None:
 
 
 def read(path: str, separator: str | None, names: Sequence[str]) -> Table:
-    """The table in a file (`-`: standard input). `names` are what is asked for: they say which list of a
-    JSON document is meant."""
+    """The table in a file (`-`: standard input), or in all that a pattern such as `2024-*.csv` takes in, in
+    the order of their names. `names` are what is asked for: they say which list of a document is meant.
+    """
     file = _kept(sys.stdin.buffer) if path == "-" else Path(path)
+    if set("*?") & set(file.name) and not file.exists():
+        return _together({each.name: _one(each, separator, names) for each in _matching(file)})
+    return _one(file, separator, names)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    fits = re.compile(fnmatch.translate(pattern.name.replace("[", "[[]")))
+    entries = sorted(pattern.parent.iterdir())
+    hidden = pattern.name.startswith(".")
+    files = [one for one in entries if fits.match(one.name) and (hidden or not one.name.startswith("."))]
+    if not (files := [one for one in files if one.is_file()]):
+        raise Refused("nothing matches it")
+    return files
+
+
+def _together(tables: dict[str, Table]) -> Table:
+    """The rows of several files of one kind as those of one; an object may lack what another one has."""
+    (named, first), *others = tables.items()
+    for name, one in others:
+        if one.is_json != first.is_json or not (one.is_json or one.titles == first.titles):
+            raise Refused(f"{shown(named)} and {shown(name)} do not have the same columns; name one of them")
+    if first.is_json:
+        return _of_objects(
+            lambda: chain.from_iterable(one.originals() for one in tables.values()), first.place
+        )
+    return replace(
+        first,
+        rows=lambda: chain.from_iterable(one.rows() for one in tables.values()),
+        originals=lambda: chain.from_iterable(one.originals() for one in tables.values()),
+    )
+
+
+def _one(file: Path, separator: str | None, names: Sequence[str]) -> Table:
     with file.open("rb") as raw:
         head = raw.read(4096)
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
@@ -121,7 +156,7 @@ def read(path: str, separator: str | None, names: Sequence[str]) -> Table:
     first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     ending = file.suffix.lower()
     if ending in (".csv", ".tsv", ".tab") or first not in (b"{", b"["):
-        return _csv(file, _separator(separator, ending))
+        return _csv(file, separator_named(separator, ending))
     return _json(file, names)
 
 
@@ -131,7 +166,8 @@ def _kept(stream: io.BufferedReader | Any) -> Path:
     return Path(file.name)
 
 
-def _separator(given: str | None, ending: str) -> str | None:
+def separator_named(given: str | None, ending: str = "") -> str:
+    """The character: `tab` is one. Raises Refused for a word that is none."""
     if ending in (".tsv", ".tab") and given in (None, ","):
         return "\t"
     named = _NAMED.get((given or ",").lower(), given or ",")

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def main(args: dict[str, Any]) -> int:
 def throw_away(args: dict[str, Any]) -> None:
     folder, trash = Path(args["folder"]), Path(args["trash"])
     names = _names(folder, args["pattern"], folders=args["recursive"]) if args["glob"] else [args["pattern"]]
+    names = _without(names, folder, args["except"])
     if not names:
         raise Refused(f"Nothing matches {shown(args['path'])}.")
     places = [folder / name for name in names]
@@ -78,6 +79,27 @@ def _names(folder: Path, pattern: str, *, folders: bool) -> list[str]:
     hidden = pattern.startswith(".")
     found = (entry.name for entry in os.scandir(folder) if folders or not entry.is_dir(follow_symlinks=False))
     return sorted(name for name in found if fits.match(name) and (hidden or not name.startswith(".")))
+
+
+def exceptions(spared: Sequence[str]) -> list[Sequence[str]]:
+    """Of each of these something must be in the folder: each name by itself; any one pattern if all are."""
+    names = [name for name in spared if not set("*?") & set(name)]
+    return [[name] for name in names] or ([spared] if spared else [])
+
+
+def _without(names: list[str], folder: Path, spared: list[str]) -> list[str]:
+    """The names but those of `spared`. An exception that is nothing in the folder is misspelt: refused."""
+    there = [entry.name for entry in folder.iterdir()] if spared else []
+    for patterns in exceptions(spared):
+        if not any(_fits(entry, patterns) for entry in there):
+            told = " or ".join(map(shown, patterns))
+            raise Refused(f"nothing in {shown(str(folder))} is called {told}, so nothing was done")
+    return [name for name in names if not _fits(name, spared)]
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    forms = (fnmatch.translate(pattern.replace("[", "[[]")) for pattern in patterns)
+    return any(re.match(form, name, re.IGNORECASE) for form in forms)
 
 
 def _check(place: Path, *, recursive: bool) -> None:

@@ -1,0 +1,102 @@
+"""`except`: what a pattern takes in but for some, by every file tool that knows it."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llmos.toolbox.context import Context
+
+from .conftest import Call
+
+
+@pytest.fixture
+def folder(here: Context) -> Path:
+    root = Path(here.cwd)
+    for name in ("a.log", "b.log", "b[1].log", "notes.txt", "sub/deep.log", "sub/keep.txt", ".hidden"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", [{}, {"for_good": True}])
+def test_all_but_some_are_deleted(call: Call, folder: Path, how: dict[str, bool]) -> None:
+    assert call("file.delete", path="*.log", **{"except": ["B.log"]}, **how).exit_code == 0
+    assert names(folder) == {"b.log", "notes.txt", "sub/deep.log", "sub/keep.txt", ".hidden"}
+    assert call("file.delete", path="sub", **{"except": ["keep*"]}, **how).exit_code == 0
+    assert names(folder) == {"b.log", "notes.txt", "sub/keep.txt", ".hidden"}
+
+
+@pytest.mark.parametrize("how", [{}, {"for_good": True}])
+def test_an_exception_that_is_not_there_spares_all(call: Call, folder: Path, how: dict[str, bool]) -> None:
+    before = names(folder)
+    outcome = call("file.delete", path="*", recursive=True, **{"except": ["note.txt"]}, **how)
+    assert outcome.exit_code and "note.txt" in outcome.stderr
+    assert "note.txt" in call("file.move", path="*", to="x/", **{"except": ["note.txt"]}).stderr
+    assert names(folder) == before
+
+
+@pytest.mark.parametrize("how", [{}, {"for_good": True}])
+def test_of_several_patterns_one_is_enough(call: Call, folder: Path, how: dict[str, bool]) -> None:
+    assert call("file.delete", path="sub/*", **{"except": ["*.jpg", "*.TXT"]}, **how).exit_code == 0
+    assert names(folder / "sub") == {"keep.txt"}
+    assert call("file.delete", path="*", **{"except": ["*.jpg", "*.png"]}, **how).exit_code
+    assert call("file.delete", path="*", **{"except": ["*.txt", "gone"]}, **how).exit_code
+    assert {"a.log", "notes.txt"} <= names(folder)
+
+
+def test_an_exception_is_a_name_with_brackets_or_a_path(call: Call, folder: Path) -> None:
+    assert call("file.trash", path="*.log", **{"except": ["b[1].log", "./a.log"]}).exit_code == 0
+    assert {"a.log", "b[1].log"} <= names(folder) and "b.log" not in names(folder)
+
+
+def test_everything_but_some_goes_into_a_folder_beside_it(call: Call, folder: Path) -> None:
+    assert call("file.move", path="*", to="old/", **{"except": ["notes.txt"]}).exit_code == 0
+    assert {entry.name for entry in folder.iterdir()} == {"old", "notes.txt", ".hidden"}
+    assert {entry.name for entry in (folder / "old").iterdir()} == {"a.log", "b.log", "b[1].log", "sub"}
+
+
+def test_a_folder_is_copied_without_some(call: Call, folder: Path) -> None:
+    assert call("file.copy", path="sub", to="new", **{"except": ["deep.log"]}).exit_code == 0
+    assert names(folder / "new") == {"keep.txt"}
+
+
+def test_found_are_the_others_at_any_depth(call: Call, folder: Path) -> None:
+    found = call("file.find", type="file", **{"except": ["*.LOG", "keep.txt"]}).stdout
+    assert "notes.txt" in found and "log" not in found and "keep" not in found
+
+
+@pytest.mark.parametrize("path", ["sub", "*"])
+def test_archives_leave_out_at_any_depth(call: Call, folder: Path, path: str) -> None:
+    (folder / "sub/more").mkdir()
+    (folder / "sub/more/x.log").write_text("x")
+    for archive in ("out.zip", "out.tar.gz"):
+        told = {"path": path, "archive": archive, "except": ["*.LOG", "out.*"]}
+        assert call("file.archive", action="create", **told).exit_code == 0
+    packed = set(zipfile.ZipFile(folder / "out.zip").namelist())
+    with tarfile.open(folder / "out.tar.gz") as tar:
+        packed |= set(tar.getnames())
+    assert any("keep.txt" in name for name in packed) and not any(".log" in name for name in packed)
+
+
+def test_modes_and_replacements_leave_some_alone(call: Call, folder: Path) -> None:
+    assert call("file.permissions", path="*.log", mode="600", **{"except": ["a.log"]}).exit_code == 0
+    assert (folder / "a.log").stat().st_mode & 0o777 != 0o600
+    assert (folder / "b.log").stat().st_mode & 0o777 == 0o600
+    told = {"path": ".", "find": "log", "replace": "LOG"}
+    assert call("text.replace", **told, **{"except": ["deep*", "b.log"]}).exit_code == 0
+    assert (folder / "a.log").read_text() == "a.LOG"
+    assert (folder / "b.log").read_text() == "b.log"
+    assert (folder / "sub/deep.log").read_text() == "sub/deep.log"
+    for refused in (
+        call("text.replace", **told, **{"except": ["B_.log"]}),
+        call("file.permissions", path="*.log", mode="644", **{"except": ["nothing"]}),
+    ):
+        assert refused.exit_code and "nothing was done" in refused.stderr
