@@ -100,3 +100,18 @@ def test_modes_and_replacements_leave_some_alone(call: Call, folder: Path) -> No
         call("file.permissions", path="*.log", mode="644", **{"except": ["nothing"]}),
     ):
         assert refused.exit_code and "nothing was done" in refused.stderr
+
+
+@pytest.mark.parametrize("archive", ["all.zip", "all.tar.gz", "all.tar.zst"])
+def test_only_some_or_all_but_some_come_out_of_an_archive(call: Call, folder: Path, archive: str) -> None:
+    assert call("file.archive", action="create", archive=archive, path="*").exit_code == 0
+    told = {"action": "extract", "archive": archive}
+    assert call("file.archive", **told, to="one", only=["NOTES.txt", "b[1].log"]).exit_code == 0
+    assert names(folder / "one") == {"notes.txt", "b[1].log"}
+    assert call("file.archive", **told, to="two", only=["sub"], **{"except": ["deep*"]}).exit_code == 0
+    assert names(folder / "two") == {"sub/keep.txt"}
+    assert call("file.archive", **told, to="three", only=["sub/d*.log"]).exit_code == 0
+    assert names(folder / "three") == {"sub/deep.log"}
+    missing = call("file.archive", **told, to="four", only=["a.log", "kep.txt"])
+    assert missing.exit_code and "no kep.txt" in missing.stderr and "sub/keep.txt" in missing.stderr
+    assert not (folder / "four").exists()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import difflib
+import fnmatch
 import gzip
 import lzma
 import os
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from llmos.toolbox.inside.formats import Entry, Open, explained, walk
@@ -67,7 +69,7 @@ def extract(args: dict[str, Any], *, only_check: bool) -> None:
     folder = Path(args["to"])
     if args["archive"] != "-" or only_check:
         checked = Ledger(folder, args["limit"])
-        for entry, read in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
+        for entry, read in chosen(args):
             path = checked.add(entry)
             if path and is_same(folder / path, entry, read):
                 checked.kept.add(path)
@@ -76,6 +78,39 @@ def extract(args: dict[str, Any], *, only_check: bool) -> None:
         checked.refuse_full_disk()
     if not only_check:
         Unpacking(folder, args["limit"]).run(args)
+
+
+def chosen(args: dict[str, Any]) -> Iterator[tuple[Entry, Open]]:
+    """The entries that are asked for: `only` these, and none of `except`. Raises Refused, at the end, for
+    what the archive does not have.
+    """
+    wanted = dict.fromkeys(args["only"] or (), False)
+    names: list[str] = []
+    for entry, read in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
+        fitting = [pattern for pattern in wanted if _fits(entry.name, pattern)]
+        wanted.update(dict.fromkeys(fitting, True))
+        if wanted and not fitting:
+            names += [entry.name] if len(names) < _MAX_LISTED else []
+        elif not any(_fits(entry.name, pattern) for pattern in args["except"] or ()):
+            yield entry, read
+    for pattern in (pattern for pattern, found in wanted.items() if not found):
+        like = {PurePosixPath(name).name: name for name in reversed(names)}
+        close = difflib.get_close_matches(PurePosixPath(pattern).name, like, 1, cutoff=0.5)
+        guess = f" Did you mean {shown(like[close[0]])}?" if close else ""
+        raise Refused(f"there is no {shown(pattern)} in it, so nothing was unpacked.{guess}")
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether an entry, or a folder it is in, is called so: `docs/a.txt` by `a.txt`, `*.TXT`, `docs/a*`."""
+    parts = PurePosixPath(name.lower()).parts
+    wanted = PurePosixPath(pattern.lower().replace("[", "[[]")).parts
+    ends = range(len(wanted), len(parts) + 1)
+    starts = [end - len(wanted) for end in ends] if len(wanted) == 1 else [0]
+    return bool(wanted) and any(
+        len(parts) >= start + len(wanted)
+        and all(map(fnmatch.fnmatchcase, parts[start : start + len(wanted)], wanted))
+        for start in starts
+    )
 
 
 class Unpacking:
@@ -92,7 +127,7 @@ class Unpacking:
     def run(self, args: dict[str, Any]) -> None:
         try:
             self._make_folder(self._folder)
-            for entry, read in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
+            for entry, read in chosen(args):
                 if path := self._ledger.add(entry):
                     self._put(self._folder / path, entry, read)
             self._ledger.finish()
