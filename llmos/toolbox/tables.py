@@ -49,6 +49,15 @@ def plan_export(args: Args, context: Context) -> Draft:
     return Draft((*folders(parent(target), context), *asked.steps), effects, asked.command, whole=True)
 
 
+def plan_update(args: Args, context: Context) -> Draft:
+    path, target = need(args["path"], "text.update", "path"), args["to"]
+    more = {"to": context.word(target) if target else None, "to_name": target}
+    asked = _draft("text.update", "update", args, context, **more)
+    effects = asked.effects.model_copy(update={"writes": (context.absolute(target or path),)})
+    before = folders(parent(target), context) if target else ()
+    return Draft((*before, *asked.steps), effects, asked.command, whole=True)
+
+
 def read_rows(outcome: Outcome, args: Args) -> Outcome:
     """One column as its values alone, one row as names and values, more as a table with its header."""
     lines = [_loaded(line) for line in outcome.stdout.splitlines()]
@@ -81,4 +90,5 @@ PAIRS = {
     "tables.columns": Pair(plan_columns, read_rows),
     "tables.query": Pair(plan_query, read_rows),
     "tables.export": Pair(plan_export),
+    "tables.update": Pair(plan_update),
 }

@@ -443,3 +443,61 @@ def test_the_new_file_has_the_separator_that_was_asked_for(
     assert call("text.export", path="contacts.csv", to="new.csv", separator=told).exit_code == 0
     assert (folder / "new.csv").read_text() == f"name{between}town\nAnn{between}Rome\n"
     assert "one character" in call("text.export", path="contacts.csv", to="x.csv", separator="ab").stderr
+
+
+# --- cells -------------------------------------------------------------------------------------------
+
+STOCK = 'article;qty;price;note\r\n"A-1";4;12,50;"x;y"\r\nB-2;;3 EUR\r\nC-3;7;0,80;old\r\n'
+
+
+@pytest.mark.parametrize(
+    ("args", "changed"),
+    [
+        ({"set": "qty = 40", "where": "article = C-3"}, {"C-3;7": "C-3;40"}),
+        ({"set": "note = sold, out", "where": "article = C-3"}, {";old": ";sold, out"}),
+        ({"set": "qty = 0, note = none", "where": "article = B-2"}, {"B-2;;3 EUR": "B-2;0;3 EUR;none"}),
+        ({"set": "price = price * 2"}, {"12,50": "25,00", "3 EUR": "6 EUR", "0,80": "1,60", '"A-1"': "A-1"}),
+        ({"set": "qty = qty - 1", "where": "qty > 5"}, {"C-3;7": "C-3;6"}),
+        ({"set": "article = 3/4", "where": "qty = 7"}, {"C-3": "3/4"}),
+        ({"set": "note = 'qty + 1'", "where": "qty = 7"}, {";old": ";qty + 1"}),
+        ({"set": "note =", "where": "qty = 7"}, {";old": ";"}),
+    ],
+)
+def test_cells_change_and_all_else_stays(
+    call: Call, folder: Path, args: dict[str, str], changed: dict[str, str]
+) -> None:
+    (folder / "stock.csv").write_bytes(STOCK.encode())
+    assert call("text.update", path="stock.csv", **args).exit_code == 0
+    expected = STOCK
+    for old, new in changed.items():
+        expected = expected.replace(old, new)
+    assert (folder / "stock.csv").read_bytes().decode() == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"set": "qty = 1", "where": "article = Z"}, "no row fits"),
+        ({"set": "qty = qty + 1"}, "row 2 has no number"),
+        ({"set": "size = 1"}, "no column 'size'"),
+        ({"set": "qty"}, "column = value"),
+        ({"set": "qty = 1", "to": "stock.csv"}, "exists already"),
+    ],
+)
+def test_what_cannot_be_changed_leaves_the_file_alone(
+    call: Call, folder: Path, args: dict[str, str], told: str
+) -> None:
+    (folder / "stock.csv").write_bytes(STOCK.encode())
+    outcome = call("text.update", path="stock.csv", **args)
+    assert outcome.exit_code and told in outcome.stderr
+    assert (folder / "stock.csv").read_bytes() == STOCK.encode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_cells_keep_the_encoding(call: Call, folder: Path, encoding: str) -> None:
+    text = "name,city\n\nJosé,Bonn\n\nAnn,Ulm"
+    (folder / "people.csv").write_text(text, encoding=encoding)
+    assert call("text.update", path="people.csv", set="city = Rome", where="name = Ann").exit_code == 0
+    assert (folder / "people.csv").read_text(encoding=encoding) == text.replace("Ulm", "Rome")
+    (folder / "users.json").write_text('[{"a": 1}]')
+    assert "text.set" in call("text.update", path="users.json", set="a = 2").stderr

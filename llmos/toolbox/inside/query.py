@@ -62,6 +62,10 @@ class Answer:
         places = [_OWN.fullmatch(sql) for _, sql in self.columns]
         return None if computed or not all(places) else [int(place[1]) for place in places if place]
 
+    def rows_of(self, columns: str) -> Iterator[Sequence[Any]]:
+        """The number of each row that fits, from 1, and these columns of it, in SQL of our own making."""
+        yield from self.base.execute(f"SELECT rowid, {columns} FROM t{self.rest}", self.values)  # noqa: S608
+
     def numbers(self) -> Iterator[int]:
         """Of the rows, from 1; only where they are `chosen`."""
         yield from (row[0] for row in self.base.execute(f"SELECT rowid FROM t{self.rest}", self.values))  # noqa: S608
@@ -260,6 +264,16 @@ def _number(text: str, table: Table) -> tuple[str, str]:
         return text, text
     name, column = _column(text, table)
     return name, f"num({column})"
+
+
+def arithmetic(text: str, table: Table) -> str:
+    """The SQL of `price * 1.1`, in which at least one side is a column; empty for what is a text."""
+    sides = _sides(text, table)
+    if sides is None:
+        return ""
+    parts = (sides[1], sides[3])
+    numbers = all(table.has(part) or re.fullmatch(r"\d+(\.\d+)?", part) for part in parts)
+    return _number(text, table)[1] if numbers and any(map(table.has, parts)) else ""
 
 
 def _sides(text: str, table: Table) -> re.Match[str] | None:

@@ -28,7 +28,7 @@ Value = str | int | float | None
 Row = list[Value]
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
 # What can be nothing else: 12,5 and 0,125 and 1.234,56 - but 1,234 is a thousand and more.
-_DECIMAL_COMMA = re.compile(r"[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+)")
+DECIMAL_COMMA = re.compile(r"[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+)")
 _BEFORE, _BEHIND = (
     re.compile(r"([-+]?)[$€£¥] ?"),
     re.compile(r" ?([$€£¥%元]|EUR|USD|GBP|CHF|CNY)$", re.IGNORECASE),
@@ -100,7 +100,7 @@ def number(value: Value) -> int | float | None:
     if len(text) > _MOST_NUMBER_CHARS:
         return None
     text = _BEHIND.sub("", _BEFORE.sub(r"\1", text, count=1) if _BEFORE.match(text) else text)
-    if _DECIMAL_COMMA.fullmatch(text):
+    if DECIMAL_COMMA.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
     if not _NUMBER.fullmatch(text) or re.match(r"[-+]?0\d", text):
         return None
@@ -176,7 +176,8 @@ def separator_named(given: str | None, ending: str = "") -> str:
     return named
 
 
-def _text(file: Path) -> io.TextIOWrapper:
+def opened(file: Path) -> io.TextIOWrapper:
+    """As text, bytes that are none as surrogates, line ends as they are."""
     with file.open("rb") as raw:
         wide = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
     encoding = "utf-16" if wide else "utf-8-sig"
@@ -188,12 +189,12 @@ def _text(file: Path) -> io.TextIOWrapper:
 
 def _csv(file: Path, separator: str | None) -> Table:
     csv.field_size_limit(1 << 24)
-    with _text(file) as text:
+    with opened(file) as text:
         line = text.readline(1 << 20)
     chosen = _chosen(line, separator or ",")
 
     def rows() -> Iterator[Row]:
-        with _text(file) as text:
+        with opened(file) as text:
             try:
                 parts = (
                     (line.split() for line in text) if chosen == " " else csv.reader(text, delimiter=chosen)
@@ -238,7 +239,7 @@ def _unique(header: list[str]) -> list[str]:
 def _json(file: Path, names: Sequence[str]) -> Table:
     if _is_json_lines(file):
         return _json_lines(file)
-    with _text(file) as text:
+    with opened(file) as text:
         try:
             document = json.load(text)
         except RecursionError:
@@ -250,7 +251,7 @@ def _json(file: Path, names: Sequence[str]) -> Table:
 
 def _is_json_lines(file: Path) -> bool:
     """Whether a first line is an object of its own, and others follow."""
-    with _text(file) as text:
+    with opened(file) as text:
         first, second = text.readline(1 << 24), text.readline(1 << 10)
     try:
         return isinstance(json.loads(first), dict) and bool(second.strip())
@@ -260,7 +261,7 @@ def _is_json_lines(file: Path) -> bool:
 
 def _json_lines(file: Path) -> Table:
     def objects() -> Iterator[Any]:
-        with _text(file) as text:
+        with opened(file) as text:
             for count, line in enumerate(text, 1):
                 if line.strip():
                     try:

@@ -17,7 +17,7 @@ from llmos.tune.data.names import words
 OTHERWISE = 0.3  # of the rows, in which a column is called by another name than in the sentence
 _NO_HEAD = 0.1  # of the files: rows without a header, or something that cannot be read
 _WORD = re.compile(r"[^\W\d]\w*(?:[.\-]\w+)*")
-_PARTS = re.compile(r"[,*+]|\s-\s")  # also of `sum(price * qty)`
+_PARTS = re.compile(r"[,*+/]|\s-\s")  # also of `sum(price * qty)`
 _AROUND = re.compile(r"^-?\s*(?:\w+\s*\(\s*)?(?:distinct\s+)?", re.IGNORECASE)
 _PLACES = ("select", "group", "sum", "sort")
 _NO_COLUMNS = frozenset(
@@ -63,7 +63,10 @@ def _is_table(name: str, calls: Sequence[Mapping[str, Any]], used: Sequence[str]
     if not name.casefold().endswith(".json"):
         return name.casefold().endswith(glance.TABLES)
     asked = [call["tool"] for call in calls if call["args"].get("path") == name]
-    return any(tool in ("text.query", "text.export", "text.columns") for tool in asked) or not used
+    return (
+        any(tool in ("text.query", "text.export", "text.update", "text.columns") for tool in asked)
+        or not used
+    )
 
 
 def _line(
@@ -97,6 +100,8 @@ def _used(call: Mapping[str, Any]) -> list[str]:
             texts = [str(args[key]) for key in _PLACES if args.get(key)]
             found = [_bare(part) for text in texts for part in _PARTS.split(text)]
             found += _of_condition(str(args.get("where") or ""))
+        case "text.update":
+            found = _of_condition(f"{args.get('set') or ''} {args.get('where') or ''}")
         case _:
             found = []
     return [
@@ -129,8 +134,8 @@ def _other_name(used: Sequence[str], say: str, rng: random.Random) -> tuple[str,
 def _renamed(call: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
     args = dict(call["args"])
     pattern = re.compile(rf"(?<![\w.\"'-]){re.escape(old)}(?![\w\"'])")
-    for key in (*_PLACES, "where", "key"):
-        if isinstance(args.get(key), str) and not (key == "where" and _is_value(old, args[key])):
+    for key in (*_PLACES, "where", "set", "key"):
+        if isinstance(args.get(key), str) and not (key in ("where", "set") and _is_value(old, args[key])):
             args[key] = (
                 pattern.sub(new, args[key])
                 if key != "sort"
