@@ -73,8 +73,8 @@ def _reading(action: str, args: Args, context: Context) -> tuple[Step, ...]:
         "to": context.word(args["to"] or "."),
         "inner": _inner_name(archive),
         "limit": args["limit"],
-        "only": args["only"],
-        "except": args["except"],
+        "only": args.get("only"),
+        "except": args.get("except"),
     }
     if not archive.lower().endswith((".zst", ".tzst")):
         return (inner.run("archive", {**given, "action": action}, timeout_s=_TIMEOUT_S),)

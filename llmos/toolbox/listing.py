@@ -39,7 +39,7 @@ def split_glob(path: str) -> tuple[str, str]:
 
 def left_out(args: Args) -> tuple[str, ...]:
     """The patterns (for `find -name`) of what an `except` leaves out: the last parts of what it names."""
-    names = (PurePosixPath(name).name for name in args["except"] or ())
+    names = (PurePosixPath(name).name for name in args.get("except") or ())
     return tuple(name.replace("\\", r"\\").replace("[", r"\[") for name in names if name)
 
 

@@ -79,7 +79,7 @@ def _throw_away(tool: str, args: Args, how: dict[str, Any], context: Context) ->
     trash = trash_of(context)
     given = {
         "action": "trash", "trash": trash, "path": path, "folder": context.word(folder), "pattern": pattern,
-        "glob": is_glob(pattern), "except": [PurePosixPath(name).name for name in args["except"] or ()],
+        "glob": is_glob(pattern), "except": [PurePosixPath(name).name for name in args.get("except") or ()],
         "absolute": context.absolute(folder), **how,
     }  # fmt: skip
     run = inner.run("trash", given, timeout_s=_TIMEOUT_S)
@@ -116,7 +116,7 @@ def _delete(args: Args, context: Context) -> Draft:
 def within(args: Args) -> str:
     """The path; where something is excepted, a folder stands for what is in it."""
     path = str(args["path"])
-    return f"{path.rstrip('/')}/*" if args["except"] and not is_glob(path) else path
+    return f"{path.rstrip('/')}/*" if args.get("except") and not is_glob(path) else path
 
 
 def there(
@@ -137,7 +137,7 @@ def _any_of(patterns: Sequence[str]) -> Sequence[str]:
 
 def none_spared(outcome: Outcome, args: Args) -> str:
     """What is said where a step of `there` has failed."""
-    if outcome.exit_code != 1 or outcome.stdout or outcome.stderr or not args["except"]:
+    if outcome.exit_code != 1 or outcome.stdout or outcome.stderr or not args.get("except"):
         return ""
     return f"What is to stay is not there ({', '.join(args['except'])}), so nothing was done.\n"
 
