@@ -427,6 +427,15 @@ def test_a_pattern_takes_the_rows_of_several_files_together(call: Call, folder: 
     assert "nothing matches it" in call("text.query", path="sales/x*.csv").stderr
 
 
+def test_a_table_that_would_lose_no_row_is_said_to(call: Call, folder: Path) -> None:
+    (folder / "staff.csv").write_text("name,city\nDan Smith,Rome\nAnn,Ulm\n")
+    told = {"path": "staff.csv", "to": "staff.csv", "overwrite": True}
+    outcome = call("text.export", where="name != Dan", **told)
+    assert outcome.exit_code and "every row fits" in outcome.stderr
+    assert call("text.export", where="name != 'Dan Smith'", **told).exit_code == 0
+    assert (folder / "staff.csv").read_text() == "name,city\nAnn,Ulm\n"
+
+
 def test_objects_of_several_files_are_rows(call: Call, folder: Path) -> None:
     (folder / "runs").mkdir()
     for number_of_run, status in enumerate(("ok", "failed", "failed")):

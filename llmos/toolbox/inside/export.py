@@ -46,6 +46,8 @@ def main(args: dict[str, Any]) -> int:
             number_of_rows = _write_json(made, answer, args["limit"], lines=ending != ".json")
         else:
             number_of_rows = _write_cells(made, answer, args, ending, itself=itself)
+        if itself and args["where"] and _is_same(answer, args) and number_of_rows == answer.number_of_all:
+            raise Refused("every row fits, so nothing would be left out of it")
         made.seek(0)
         with target.open("wb") as file:
             shutil.copyfileobj(made, file)
@@ -69,6 +71,11 @@ def _originals(answer: Answer) -> Iterator[Any]:
     """The chosen rows, in their order, as they stand in the source."""
     originals = list(answer.table.originals())
     return (originals[number - 1] for number in answer.numbers())
+
+
+def _is_same(answer: Answer, args: dict[str, Any]) -> bool:
+    """Whether nothing but rows could be missing."""
+    return _is_whole(answer) and not args["sort"] and not args["between"]
 
 
 def _is_whole(answer: Answer) -> bool:

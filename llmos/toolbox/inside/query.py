@@ -66,6 +66,11 @@ class Answer:
         """The number of each row that fits, from 1, and these columns of it, in SQL of our own making."""
         yield from self.base.execute(f"SELECT rowid, {columns} FROM t{self.rest}", self.values)  # noqa: S608
 
+    @property
+    def number_of_all(self) -> int:
+        """Of the rows there are, whether they fit or not."""
+        return int(self.base.execute("SELECT count(*) FROM t").fetchone()[0])
+
     def numbers(self) -> Iterator[int]:
         """Of the rows, from 1; only where they are `chosen`."""
         yield from (row[0] for row in self.base.execute(f"SELECT rowid FROM t{self.rest}", self.values))  # noqa: S608
