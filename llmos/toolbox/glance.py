@@ -30,12 +30,15 @@ _SEPARATORS = ",;\t|"
 def named(say: str, entries: Iterable[str]) -> list[str]:
     """The first few tables and configurations whose names the sentence has, whole or without their ending.
 
-    Where it has none, the only one of a kind that it speaks of: "the csv", "the settings".
+    Where it has none, the only one that it has a word of ("the parents" of `2025_parents.csv`), or the only
+    one of a kind that it speaks of: "the csv", "the settings".
     """
     words, there = say.casefold(), [name for name in entries if _has_head(name)]
     whole = [name for name in there if name.casefold() in words]
     if found := whole or [name for name in there if _said(name.casefold(), words)]:
         return found[:MOST_FILES]
+    if len(partly := [name for name in there if _partly_said(name.casefold(), words)]) == 1:
+        return partly
     kinds = [[name for name in there if name.casefold().endswith(endings)] for endings in _spoken_of(words)]
     return list(dict.fromkeys(kind[0] for kind in kinds if len(kind) == 1))[:MOST_FILES]
 
@@ -58,6 +61,14 @@ def _said(name: str, words: str) -> bool:
     """Without its ending, with blanks for what joins its words or not, and in the singular."""
     stem = PurePath(name.strip(".")).stem.removesuffix("s")
     return any(_stands_in(one.strip(), words) for one in (stem, re.sub(r"[_-]+", " ", stem)))
+
+
+def _partly_said(name: str, words: str) -> bool:
+    """By one of the longer words that make its name, or by two characters of a Chinese one."""
+    stem = PurePath(name.strip(".")).stem
+    chinese = re.findall(r"(?=([\u4e00-\u9fff]{2}))", stem)
+    parts = [part.removesuffix("s") for part in re.findall(r"[^\W\d_\u4e00-\u9fff]{4,}", stem)]
+    return any(part in words for part in chinese) or any(_stands_in(part, words) for part in parts)
 
 
 def _stands_in(stem: str, words: str) -> bool:

@@ -28,6 +28,20 @@ def test_the_only_one_of_a_kind_is_named_by_its_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("say", "entries", "names"),
+    [
+        ("the phones of the parents", ["2025_parents.csv", "pupils.csv"], ["2025_parents.csv"]),
+        ("the parents' phones", ["2025_parents.csv", "2024_parents.csv"], []),  # which?
+        ("销售11月总共卖了多少", ["销售_11月.csv", "员工.csv"], ["销售_11月.csv"]),
+        ("期末考了多少分", ["期末成绩.csv", "名单.csv"], ["期末成绩.csv"]),
+        ("what is in the car", ["car_2025.csv"], []),  # too short to tell
+    ],
+)
+def test_a_table_is_named_by_a_word_of_its_name(say: str, entries: list[str], names: list[str]) -> None:
+    assert glance.named(say, entries) == names
+
+
+@pytest.mark.parametrize(
     ("say", "names"),
     [
         ("what did we earn according to the orders", ["orders.csv"]),
