@@ -7,7 +7,6 @@ is decompressed by zstd and read twice as a stream: first to check it. Existing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +14,8 @@ from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
-from llmos.toolbox.listing import left_out, split_glob
+from llmos.toolbox.listing import escaped, left_out, split_glob
+from llmos.toolbox.trash import found_below
 
 _TAR = {
     ".tar": (), ".tar.gz": ("-z",), ".tgz": ("-z",), ".tar.bz2": ("-j",), ".tbz2": ("-j",),
@@ -110,16 +110,18 @@ def _argvs(steps: tuple[Step, ...]) -> list[tuple[str, ...]]:
 
 
 def _create(args: Args, context: Context) -> Draft:
-    if args["path"] is None:
-        raise UsageError("file.archive: argument `path`: it is missing", "Say what goes into the archive.")
     path = args["path"]
+    if path is None:
+        raise UsageError("file.archive: argument `path`: it is missing", "Say what goes into the archive.")
+    if args.get("only"):
+        raise UsageError("file.archive: `only` is for what is unpacked", "Say what goes in by `path`.")
     if is_glob(split_glob(path)[0]):
         raise UsageError(
             f"file.archive: {path}: only the last part may be a pattern", "Name the folder in full."
         )
     free = Run(argv=("test", "!", "-e", context.word(args["archive"])))
     told = Run(argv=("ls", "-d", "--", context.word(args["archive"])))  # a name of ours is not in the call
-    steps = (*_any(path, context), free, _packing(args, path, context), told)
+    steps = (*_any(args, context), free, _packing(args, path, context), told)
     effects = Effects(
         reads=(context.absolute(path),),
         writes=(context.absolute(args["archive"]),),
@@ -129,14 +131,14 @@ def _create(args: Args, context: Context) -> Draft:
 
 
 def _packing(args: Args, path: str, context: Context) -> Step:
-    archive, spared = args["archive"], left_out(args)
+    archive = args["archive"]
     lower, word = archive.lower(), context.word(archive)
     if lower.endswith(".zip"):
-        return pipeline(_zip(word, path, spared, context), timeout_s=_TIMEOUT_S)
+        return pipeline(_zip(word, args, context), timeout_s=_TIMEOUT_S)
     for ending, flags in _TAR.items():
         if lower.endswith(ending):
-            return pipeline(_tar(flags, word, path, spared, context), timeout_s=_TIMEOUT_S)
-    if lower.endswith(_ONE_FILE):
+            return pipeline(_tar(flags, word, args, context), timeout_s=_TIMEOUT_S)
+    if lower.endswith(_ONE_FILE) and not args.get("except"):
         return _one_file(archive, path, context)
     raise UsageError(
         f"file.archive: {archive} is no archive that is known by its name",
@@ -157,49 +159,75 @@ def _one_file(archive: str, path: str, context: Context) -> Step:
     return inner.run("archive", given, timeout_s=_TIMEOUT_S)
 
 
-def _any(path: str, context: Context) -> tuple[Step, ...]:
-    """For a pattern, a step that prints the first match and fails when there is none."""
-    folder, pattern = split_glob(path)
+def _any(args: Args, context: Context) -> tuple[Step, ...]:
+    """Steps that fail where an exception is nothing there, then one that prints the first of what goes in and
+    fails where that is nothing; none for a plain path.
+    """
+    names = args.get("except") or ()
+    if not names and not split_glob(args["path"])[1]:
+        return ()
+    start = _start(args["path"], context)
+    look = ("find", "-H", start, "-mindepth", "1")
     first = ("grep", "-z", "-m", "1", "")
-    return (pipeline(((*expand(folder, pattern, context), "-print0"), first)),) if pattern else ()
+    going = pipeline(((*_going_in(args, context), "-print0"), first))
+    return (*found_below(look, left_out(args, start), names), going)
 
 
-def _tar(
-    flags: tuple[str, ...], archive: str, path: str, spared: Sequence[str], context: Context
-) -> tuple[tuple[str, ...], ...]:
+def _start(path: str, context: Context) -> str:
     folder, pattern = split_glob(path)
+    return context.word(folder if pattern else path)
+
+
+def _going_in(args: Args, context: Context) -> tuple[str, ...]:
+    """find(1)'s words, but for what is done with it: what a pattern takes in, as a whole; or, where something
+    is excepted, each entry below the folder or the pattern that is not.
+    """
+    folder, pattern = split_glob(args["path"])
+    if not args.get("except"):
+        return expand(folder, pattern, context)
+    start = _start(args["path"], context)
+    words: list[str] = ["find", "-H", start, "-mindepth", "1"]
+    if pattern:
+        hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")
+        top = ("-not", "-path", f"{escaped(start.rstrip('/'))}/*/*")
+        words += ["(", *top, "-not", "(", "-name", pattern, *hidden, ")", ")", "-prune", "-o"]
+    for test in left_out(args, start):
+        words += [*test, "-prune", "-o"]
+    return tuple(words)
+
+
+def _tar(flags: tuple[str, ...], archive: str, args: Args, context: Context) -> tuple[tuple[str, ...], ...]:
+    pattern, word = split_glob(args["path"])[1], context.word(args["path"])
     # --force-local: a name with a colon is a file, not a host. -S: holes stay holes.
-    but = ("--ignore-case", *(f"--exclude={name}" for name in spared)) if spared else ()
-    words = ("tar", "--force-local", "-cS", *flags, *but, "-f", archive)
+    words = ("tar", "--force-local", "-cS", *flags, "-f", archive)
+    listed = ("--null", "-T", "-")
+    if args.get("except"):
+        itself = () if pattern else (word,)
+        return (*_going_in(args, context), "-print0"), (*words, "--no-recursion", *itself, *listed)
     if pattern:
-        return (*expand(folder, pattern, context), "-print0"), (*words, "--null", "-T", "-")
-    return ((*words, "--", context.word(path)),)
+        return (*_going_in(args, context), "-print0"), (*words, *listed)
+    return ((*words, "--", word),)
 
 
-def _zip(archive: str, path: str, spared: Sequence[str], context: Context) -> tuple[tuple[str, ...], ...]:
-    folder, pattern = split_glob(path)
-    # zip's patterns are of whole paths in their case, and a star takes in slashes.
-    forms = (
-        form for name in map(_any_case, spared) for form in (name, f"*/{name}", f"{name}/*", f"*/{name}/*")
-    )
-    but = ("-x", *forms, "@") if spared else ()
+def _zip(archive: str, args: Args, context: Context) -> tuple[tuple[str, ...], ...]:
+    pattern, word = split_glob(args["path"])[1], context.word(args["path"])
+    if args.get("except"):
+        itself = () if pattern else (word,)
+        return ((*_going_in(args, context), "-exec", "zip", "-qy", archive, *itself, "{}", "+"),)
     if pattern:
-        return (
-            (*expand(folder, pattern, context, spared), "-exec", "zip", "-qry", *but, archive, "{}", "+"),
-        )
-    return (("zip", "-qry", *but, archive, context.word(path)),)
-
-
-def _any_case(pattern: str) -> str:
-    cases = (f"[{one.lower()}{one.upper()}]" if one.isascii() and one.isalpha() else one for one in pattern)
-    return "".join(cases)
+        return ((*_going_in(args, context), "-exec", "zip", "-qry", archive, "{}", "+"),)
+    return (("zip", "-qry", archive, word),)
 
 
 def read_archive(outcome: Outcome, args: Args) -> Outcome:
     if args["action"] != "create":
         return outcome
     if outcome.exit_code == 1 and not outcome.stderr:
-        none = split_glob(args["path"])[1] and not outcome.stdout
+        none = (split_glob(args["path"])[1] or args.get("except")) and not outcome.stdout
+        if none and args.get("except"):
+            told = ", ".join(args["except"])
+            note = f"Nothing is left of {args['path']} to go in, or what is to stay is not there: {told}.\n"
+            return outcome.model_copy(update={"stderr": note})
         exists = f"{args['archive'] or 'An archive of it'} exists already; it was left alone.\n"
         note = f"Nothing matches {args['path']}.\n" if none else exists
         return outcome.model_copy(update={"stdout": "", "stderr": note})

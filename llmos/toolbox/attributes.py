@@ -24,8 +24,8 @@ from llmos.errors import CallFailed, UsageError
 from llmos.messages import Caller, Change, Changed, Effects, JsonObject, Observe, Outcome, Run
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
-from llmos.toolbox.listing import left_out, split_glob
-from llmos.toolbox.trash import none_spared, there, within
+from llmos.toolbox.listing import split_glob
+from llmos.toolbox.trash import none_spared, spared, there, within
 from llmos.toolbox.values import shown, table
 
 _MAX_SHOWN = 200
@@ -34,6 +34,8 @@ _MODE = re.compile(r"[0-7]{3,4}|[ugoa]*[-+=][rwxX]*(,[ugoa]*[-+=]([rwxX]*|[ugo])
 
 
 def plan_permissions(args: Args, context: Context) -> Draft:
+    if args.get("except") and args["mode"] is None:
+        raise UsageError("file.permissions: `except` is for a mode that is set", "Leave it out.")
     args = {**args, "path": within(args)}
     folder, pattern = split_glob(args["path"])
     if is_glob(folder):
@@ -141,10 +143,11 @@ def _set_mode(args: Args, folder: str, pattern: str, context: Context) -> Draft:
     words = ("chmod", "-c", *(("-R",) if args["recursive"] else ()), "--", mode)
     argv: tuple[str, ...] = (*words, context.word(folder))
     if pattern:
-        found = expand(folder, pattern, context, left_out(args))
+        found = expand(folder, pattern, context, spared("file.permissions", args))
         argv = (*found, "-not", "-type", "l", "-exec", *words, "{}", "+")
     effects = Effects(writes=(context.absolute(args["path"]),), programs=programs(argv))
-    return Draft((*there(folder, left_out(args), context), Run(argv=argv)), effects, whole=True)
+    steps = (*there(folder, spared("file.permissions", args), context), Run(argv=argv))
+    return Draft(steps, effects, whole=True)
 
 
 def _refuse_mode(mode: str) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
-from llmos.toolbox.listing import left_out, need, split_glob
-from llmos.toolbox.trash import none_spared, refuse_whole, there, within
+from llmos.toolbox.listing import escaped, need, split_glob
+from llmos.toolbox.trash import none_spared, refuse_whole, spared, there, within
 
 _KEPT = re.compile(
     r"(?:mv|cp): (?:overwrite|replace) (.+?)(?:, overriding[^?]*)?\? ?(?=mv: |cp: |$)", re.DOTALL
@@ -89,7 +89,7 @@ def read_write(outcome: Outcome, args: Args) -> Outcome:
 
 
 def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
-    source, target, spared = within(args), args["to"], left_out(args)
+    source, target, but = within(args), _target(args, context), spared(tool, args)
     if tool == "file.move":
         refuse_whole(tool, source, context)
     careful = "-f" if args["overwrite"] else "-i"
@@ -100,14 +100,33 @@ def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) ->
     words = (*argv, careful, "-v", *where)
     if pattern:
         # The target may lie among what the pattern takes in: `*` but one file into a new folder here.
-        but = ("-not", "-samefile", context.word(target))
-        run = Run(argv=(*expand(folder, pattern, context, spared), *but, "-exec", *words, "--", "{}", "+"))
+        itself = _first_below(folder, target, context)
+        run = Run(argv=(*expand(folder, pattern, context, but), *itself, "-exec", *words, "--", "{}", "+"))
     else:
         run = Run(argv=(*words, "--", context.word(source), *(() if into else (context.word(target),))))
     if tool == "file.copy" and not pattern:
         _refuse_into_itself(context.absolute(source), context.absolute(target), args)
-    steps = (*there(folder, spared, context), *makes, run)
+    steps = (*there(folder, but, context), *makes, run)
     return Draft(steps, _transfer_effects(tool, (*makes, run), context, source, target), whole=True)
+
+
+def _target(args: Args, context: Context) -> str:
+    """Where it goes. A folder without some of what is in it goes to where it would go as a whole."""
+    source, target = str(args["path"]), str(args["to"])
+    if not args.get("except") or is_glob(source):
+        return target
+    name = PurePosixPath(context.absolute(source)).name
+    into = target.endswith("/") or context.is_folder(context.absolute(target))
+    return f"{target.rstrip('/')}/{name}/" if into else target
+
+
+def _first_below(folder: str, target: str, context: Context) -> tuple[str, ...]:
+    """find(1)'s words that leave out what the target is in, where that is in the folder itself."""
+    here, there = PurePosixPath(context.absolute(folder)), PurePosixPath(context.absolute(target))
+    if here not in there.parents:
+        return ()
+    first = there.relative_to(here).parts[0]
+    return ("-not", "-name", escaped(first))
 
 
 def _refuse_into_itself(here: str, there: str, args: Args) -> None:

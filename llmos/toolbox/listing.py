@@ -7,10 +7,12 @@ GNU find, sort, head and du are assumed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, pipeline, programs
 from llmos.toolbox.values import human_size, shown, table
@@ -37,10 +39,31 @@ def split_glob(path: str) -> tuple[str, str]:
     return str(whole.parent), whole.name.replace("\\", r"\\").replace("[", r"\[")
 
 
-def left_out(args: Args) -> tuple[str, ...]:
-    """The patterns (for `find -name`) of what an `except` leaves out: the last parts of what it names."""
-    names = (PurePosixPath(name).name for name in args.get("except") or ())
-    return tuple(name.replace("\\", r"\\").replace("[", r"\[") for name in names if name)
+def excepted(args: Args) -> list[PurePosixPath]:
+    """What an `except` leaves out. Raises UsageError for what names nothing: it would leave out nothing."""
+    found = [PurePosixPath(name) for name in args.get("except") or ()]
+    if any(path.name in ("", "..") for path in found):
+        raise UsageError(
+            "argument `except`: expected names or patterns", "Name what is to stay, such as a.txt."
+        )
+    return found
+
+
+def left_out(args: Args, start: str) -> tuple[tuple[str, ...], ...]:
+    """The tests of find(1), one for each exception, that are true of what it leaves out below `start`."""
+    return tuple(_test(escaped(start.rstrip("/")), escaped(str(path), but="*?")) for path in excepted(args))
+
+
+def _test(start: str, name: str) -> tuple[str, ...]:
+    forms = [f"{start}/{name}/*", f"{start}/*/{name}/*"]
+    forms += [f"{start}/{name}", f"{start}/*/{name}"] if "/" in name else []
+    words = [word for form in forms for word in ("-o", "-ipath", form)]
+    return ("(", *(words[1:] if "/" in name else ("-iname", name, *words)), ")")
+
+
+def escaped(name: str, but: str = "") -> str:
+    """What find(1) takes literally, all signs of a pattern `but` these."""
+    return re.sub(r"[\\*?\[]", lambda sign: sign[0] if sign[0] in but else f"\\{sign[0]}", name)
 
 
 def _found(
@@ -69,8 +92,8 @@ def plan_find(args: Args, context: Context) -> Draft:
     argv += _KINDS.get(args["type"], ())
     for name in filter(None, (pattern, args["name"])):
         argv += ["-iname", name]
-    for name in left_out(args):
-        argv += ["-not", "-iname", name]
+    for test in left_out(args, context.word(path)):
+        argv += ["-not", *test]
     argv += _age_and_size(args)
     if args["contains"] is None:
         return _found([[*argv, "-printf", _RECORD]], args["sort"], args["limit"], context, path)
@@ -200,8 +223,6 @@ def _excerpt(first: int | None, last: int | None) -> tuple[str, ...]:
 
 def need(value: str | None, tool: str, name: str) -> str:
     """An argument that may be left out only when data is piped in."""
-    from llmos.errors import UsageError
-
     if value is None or value == "-":
         raise UsageError(
             f"{tool}: argument `{name}`: it is missing, and no data was piped in", "Name a file."

@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, programs
 from llmos.toolbox.files import folders, parent
-from llmos.toolbox.listing import need, split_glob
+from llmos.toolbox.listing import need
 from llmos.toolbox.values import shown, table
 
 _TIMEOUT_S = 300
@@ -29,7 +30,7 @@ def _draft(tool: str, name: str, args: Args, context: Context, **more: str | Non
         "path": "-" if piped else context.word(path),
     }
     run: Run = inner.run(name, given, stdin_data=piped, timeout_s=_TIMEOUT_S)
-    reads = () if piped else (context.absolute(split_glob(path)[0]),)
+    reads = () if piped else (context.absolute(path),)
     return Draft((run,), Effects(reads=reads, programs=programs(run.argv)), inner.command(tool, args))
 
 
@@ -50,7 +51,9 @@ def plan_export(args: Args, context: Context) -> Draft:
 
 
 def plan_update(args: Args, context: Context) -> Draft:
-    path, target = need(args["path"], "text.update", "path"), args["to"]
+    path, target = args["path"], args["to"]
+    if path == "-":
+        raise UsageError("text.update: it changes a file, and not piped data", "Name the file.")
     more = {"to": context.word(target) if target else None, "to_name": target}
     asked = _draft("text.update", "update", args, context, **more)
     effects = asked.effects.model_copy(update={"writes": (context.absolute(target or path),)})

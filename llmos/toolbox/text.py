@@ -13,7 +13,7 @@ from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Pipelines, Run
 from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
 from llmos.toolbox.listing import FAILED, empty, left_out, need, split_glob
-from llmos.toolbox.trash import none_spared, there
+from llmos.toolbox.trash import found_below, none_spared
 from llmos.toolbox.values import shown, table
 
 _REPLACE_S = 600
@@ -182,7 +182,7 @@ def plan_replace(args: Args, context: Context) -> Draft:
     path, pattern = split_glob(args["path"])
     sed = ["sed", "--sandbox", "-i", *(["-E"] if args["regex"] else []), "-e", expression(args)]
     names = [x for name in (pattern, args["name"]) if name for x in ("-name", name)]
-    names += [x for name in left_out(args) for x in ("-not", "-iname", name)]
+    names += [word for test in left_out(args, context.word(path)) for word in ("-not", *test)]
     depth = context.depth(path, pattern) if pattern else ()
     argv = ["find", "-H", context.word(path), *depth, "-type", "f", *names]
     argv += ["-not", "-path", "*/.git/*", "-print0"]
@@ -191,7 +191,8 @@ def plan_replace(args: Args, context: Context) -> Draft:
     named = pipeline((argv, those), ok_codes=(0, _NONE), timeout_s=_REPLACE_S)
     changing = (argv, those, ("xargs", "-0", "-r", *sed, "--"))
     effects = Effects(writes=(context.absolute(path),), programs=programs(*changing))
-    asked = there(path, left_out(args), context, depth)
+    look = ("find", "-H", context.word(path), "-mindepth", "1", *depth)
+    asked = found_below(look, left_out(args, context.word(path)), args.get("except") or ())
     steps = (*asked, named, pipeline(changing, timeout_s=_REPLACE_S))
     return Draft(steps, effects, command=" | ".join(map(shlex.join, changing)), whole=True)
 

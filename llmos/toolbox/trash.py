@@ -16,7 +16,7 @@ from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
 from llmos.toolbox.inside import trash as inside
-from llmos.toolbox.listing import left_out, split_glob
+from llmos.toolbox.listing import escaped, excepted, split_glob
 
 _TIMEOUT_S = 600
 # More than this is deleted without the trash: there it would take as much room once more.
@@ -76,10 +76,11 @@ def _throw_away(tool: str, args: Args, how: dict[str, Any], context: Context) ->
     path = within(args).rstrip("/") or args["path"]
     refuse_whole(tool, path, context)
     folder, pattern = _parts(tool, path)
+    spared(tool, args)  # raises
     trash = trash_of(context)
     given = {
         "action": "trash", "trash": trash, "path": path, "folder": context.word(folder), "pattern": pattern,
-        "glob": is_glob(pattern), "except": [PurePosixPath(name).name for name in args.get("except") or ()],
+        "glob": is_glob(pattern), "except": [path.name for path in excepted(args)],
         "absolute": context.absolute(folder), **how,
     }  # fmt: skip
     run = inner.run("trash", given, timeout_s=_TIMEOUT_S)
@@ -96,7 +97,7 @@ def _parts(tool: str, path: str) -> tuple[str, str]:
 
 
 def _delete(args: Args, context: Context) -> Draft:
-    path, spared = within(args), left_out(args)
+    path, but = within(args), spared("file.delete", args)
     refuse_whole("file.delete", path, context)
     folder, pattern = split_glob(path)
     if is_glob(folder):
@@ -107,8 +108,8 @@ def _delete(args: Args, context: Context) -> Draft:
     argv: tuple[str, ...] = (*rm, context.word(path))
     if pattern:
         only = () if args["recursive"] else ("-not", "-type", "d")
-        argv = (*expand(folder, pattern, context, spared), *only, "-exec", *rm, "{}", "+")
-    steps = (*there(folder, spared, context), Run(argv=argv, timeout_s=_TIMEOUT_S))
+        argv = (*expand(folder, pattern, context, but), *only, "-exec", *rm, "{}", "+")
+    steps = (*there(folder, but, context), Run(argv=argv, timeout_s=_TIMEOUT_S))
     effects = Effects(deletes=(context.absolute(path),), programs=programs(argv))
     return Draft(steps, effects, whole=True)
 
@@ -119,20 +120,37 @@ def within(args: Args) -> str:
     return f"{path.rstrip('/')}/*" if args.get("except") and not is_glob(path) else path
 
 
-def there(
-    folder: str, spared: Sequence[str], context: Context, depth: Sequence[str] = ("-maxdepth", "1")
-) -> tuple[Step, ...]:
+def spared(tool: str, args: Args) -> tuple[str, ...]:
+    """The patterns (for `find -name`) of what stays of a folder. Raises UsageError for what is elsewhere."""
+    folder = PurePosixPath(within(args)).parent
+    found = excepted(args)
+    for path in found:
+        if path.parent not in (PurePosixPath(), folder):
+            raise UsageError(
+                f"{tool}: {path} does not lie directly in {folder}, and could not be left out",
+                "Except what is in that folder itself, or make a call for each folder.",
+            )
+    return tuple(escaped(path.name, but="*?") for path in found)
+
+
+def there(folder: str, names: Sequence[str], context: Context) -> tuple[Step, ...]:
     """Steps that fail where a name that is excepted is not in the folder, or nothing that fits the patterns
     is: what is misspelt would not be spared.
     """
-    look = ("find", "-H", context.word(folder), "-mindepth", "1", *depth)
-    first = ("grep", "-zq", "")
-    fit = [("(", *_any_of(each), ")") for each in inside.exceptions(spared)]
-    return tuple(pipeline(((*look, *one, "-print0"), first)) for one in fit)
+    look = ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1")
+    return found_below(look, [("-iname", name) for name in names], names)
 
 
-def _any_of(patterns: Sequence[str]) -> Sequence[str]:
-    return [word for pattern in patterns for word in ("-o", "-iname", pattern)][1:]
+def found_below(
+    look: Sequence[str], tests: Sequence[Sequence[str]], names: Sequence[str]
+) -> tuple[Step, ...]:
+    """As `there`, for tests of find(1) that stand for these names, and wherever find looks."""
+    by_name = dict(zip(names, tests, strict=True))
+    steps = []
+    for some in inside.exceptions(names):
+        fits = [word for name in some for word in ("-o", *by_name[name])][1:]
+        steps.append(pipeline(((*look, "(", *fits, ")", "-print0"), ("grep", "-zq", ""))))
+    return tuple(steps)
 
 
 def none_spared(outcome: Outcome, args: Args) -> str:

@@ -17,7 +17,7 @@ from llmos.errors import LlmosError
 from llmos.messages import Outcome
 from llmos.toolbox import tables
 from llmos.toolbox.context import Context
-from llmos.toolbox.inside import columns, query
+from llmos.toolbox.inside import columns, query, update
 from llmos.toolbox.inside.tables import number
 from llmos.toolbox.inside.told import Refused
 
@@ -351,6 +351,8 @@ def test_two_columns_make_one_number_and_values_are_counted_once(call: Call, her
     assert asked(select="price * qty", where="product = toaster") == "30"
     assert asked(sum="price - net-price") == "9"
     assert asked(sum="max(price + qty)") == "31"
+    assert asked(select="price / qty / 2", where="product = toaster") == "15"
+    assert asked(select="qty + price / 4", where="qty = 3") == "5.5"
     assert asked(sum="price / 4") == "12.5" and asked(select="price / qty", where="product = toaster") == "30"
     assert asked(sum="count(distinct product)") == "3" and asked(sum="count(distinct price)") == "2"
     assert asked(where="qty > 1", sum="count(distinct product)") == "2"
@@ -427,6 +429,23 @@ def test_a_pattern_takes_the_rows_of_several_files_together(call: Call, folder: 
     assert "nothing matches it" in call("text.query", path="sales/x*.csv").stderr
 
 
+def test_the_new_file_is_none_of_its_sources(call: Call, folder: Path) -> None:
+    (folder / "t").mkdir()
+    for name in ("a", "b"):
+        (folder / f"t/{name}.csv").write_text(f"name,km/h\n{name},3\n")
+    for _ in range(2):
+        assert call("text.export", path="t/*.csv", to="t/all.csv", overwrite=True).exit_code == 0
+        assert (folder / "t/all.csv").read_text() == "name,km/h\na,3\nb,3\n"
+    assert call("text.query", path="t/a.csv", select="km/h * 2").stdout == "6\n"
+    assert "no column 'm/s'" in call("text.query", path="t/a.csv", sum="m/s").stderr
+    for name, key in (("x", "users"), ("y", "items")):
+        (folder / f"t/{name}.json").write_text(json.dumps({key: [{"a": 1}]}))
+    assert "the same columns" in call("text.query", path="t/?.json", sum="a").stderr
+    for between in ('"', "\n"):
+        assert "separate" in call("text.export", path="t/a.csv", to="n.csv", separator=between).stderr
+    assert "separate" in call("text.export", path="t/a.csv", to="n.json", separator=";").stderr
+
+
 def test_a_table_that_would_lose_no_row_is_said_to(call: Call, folder: Path) -> None:
     (folder / "staff.csv").write_text("name,city\nDan Smith,Rome\nAnn,Ulm\n")
     told = {"path": "staff.csv", "to": "staff.csv", "overwrite": True}
@@ -470,6 +489,10 @@ STOCK = 'article;qty;price;note\r\n"A-1";4;12,50;"x;y"\r\nB-2;;3 EUR\r\nC-3;7;0,
         ({"set": "article = 3/4", "where": "qty = 7"}, {"C-3": "3/4"}),
         ({"set": "note = 'qty + 1'", "where": "qty = 7"}, {";old": ";qty + 1"}),
         ({"set": "note =", "where": "qty = 7"}, {";old": ";"}),
+        ({"set": "note = 'a, qty = 2'", "where": "qty = 7"}, {";old": ";a, qty = 2"}),
+        ({"set": "note = article", "where": "qty = 7"}, {";old": ";C-3"}),
+        ({"set": "note = price * 2", "where": "qty = 7"}, {";old": ";1,60"}),
+        ({"set": "price = price * 2 + 1", "where": "qty = 7"}, {"0,80": "2,60"}),
     ],
 )
 def test_cells_change_and_all_else_stays(
@@ -491,6 +514,13 @@ def test_cells_change_and_all_else_stays(
         ({"set": "size = 1"}, "no column 'size'"),
         ({"set": "qty"}, "column = value"),
         ({"set": "qty = 1", "to": "stock.csv"}, "exists already"),
+        ({"set": "qty = 1", "to": "new.json"}, "text.export converts"),
+        ({"set": "qty = 1", "to": "new/"}, "is a folder"),
+        ({"set": "price = price-2"}, "quotation marks"),
+        ({"set": "price = price * 10%"}, "quotation marks"),
+        ({"set": "price = (price + 2) * 3"}, "quotation marks"),
+        ({"set": " " * 5000}, "longer than"),
+        ({"set": "price = qty * \u0663"}, "quotation marks"),
     ],
 )
 def test_what_cannot_be_changed_leaves_the_file_alone(
@@ -510,3 +540,26 @@ def test_cells_keep_the_encoding(call: Call, folder: Path, encoding: str) -> Non
     assert (folder / "people.csv").read_text(encoding=encoding) == text.replace("Ulm", "Rome")
     (folder / "users.json").write_text('[{"a": 1}]')
     assert "text.set" in call("text.update", path="users.json", set="a = 2").stderr
+    outcome = call("text.update", path="people.csv", set="city = Köln", where="name = Ann")
+    assert bool(outcome.exit_code) == (encoding == "latin-1") == ("UTF-8" in outcome.stderr)
+    assert "name one file" in call("text.update", path="*.csv", set="city = Rome").stderr
+
+
+def test_a_cell_with_a_line_break_stays_one(call: Call, folder: Path) -> None:
+    (folder / "n.csv").write_bytes(b'a,price\r\n"x\r\ny",1\r\n"z\nw",5\r\n')
+    assert call("text.update", path="n.csv", set="price = price + 1").exit_code == 0
+    assert (folder / "n.csv").read_bytes() == b'a,price\r\n"x\r\ny",2\r\n"z\nw",6\r\n'
+
+
+@pytest.mark.parametrize(
+    ("value", "like", "text"),
+    [
+        (25, "12.50", "25.00"), (3.575, "3.25", "3.58"), (0.025, "0.1", "0.025"), (0.8505, "850.5", "0.8505"),
+        (4, "-$5", "$4"), (-7, "-$5.00", "-$7.00"), (2000, "1e3", "2000"),
+        (4006381333932, "1", "4006381333932"),
+        (6.5, "12,50 €", "6,50 €"), (0.001, "0.10", "0.001"), (0.1 + 0.2, "1", "0.3"), (44.0, "40", "44"),
+        (1234.5, "1,000.25", "1234.50"), (0, "3 EUR", "0 EUR"),
+    ],
+)  # fmt: skip
+def test_a_number_is_written_as_the_one_before(value: float, like: str, text: str) -> None:
+    assert update.written(value, like) == text

@@ -14,13 +14,14 @@ import gzip
 import lzma
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from llmos.toolbox.inside.formats import Entry, Open, explained, walk
 from llmos.toolbox.inside.ledger import Ledger
 from llmos.toolbox.inside.told import Refused, count, say, shown, size
+from llmos.toolbox.inside.trash import exceptions
 
 _MAX_LISTED = 1000
 _BLOCK = 1 << 20
@@ -46,7 +47,7 @@ def main(args: dict[str, Any]) -> int:
 def show(args: dict[str, Any]) -> None:
     """Size, time and name of each entry, and the totals."""
     number = num_bytes = 0
-    for entry, _ in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
+    for entry, _ in chosen(args):
         number, num_bytes = number + 1, num_bytes + entry.size
         if number <= _MAX_LISTED:
             say(_line(entry))
@@ -84,33 +85,33 @@ def chosen(args: dict[str, Any]) -> Iterator[tuple[Entry, Open]]:
     """The entries that are asked for: `only` these, and none of `except`. Raises Refused, at the end, for
     what the archive does not have.
     """
-    wanted = dict.fromkeys(args["only"] or (), False)
+    wanted, spared = args["only"] or (), args["except"] or ()
+    found: set[str] = set()
     names: list[str] = []
     for entry, read in walk(args["archive"], args["inner"], args["limit"], args["packed"]):
-        fitting = [pattern for pattern in wanted if _fits(entry.name, pattern)]
-        wanted.update(dict.fromkeys(fitting, True))
-        if wanted and not fitting:
-            names += [entry.name] if len(names) < _MAX_LISTED else []
-        elif not any(_fits(entry.name, pattern) for pattern in args["except"] or ()):
+        fitting = {pattern for pattern in {*wanted, *spared} if _fits(entry.name, pattern)}
+        found |= fitting
+        if not fitting.intersection(spared) and (fitting or not wanted):
             yield entry, read
-    for pattern in (pattern for pattern, found in wanted.items() if not found):
-        like = {PurePosixPath(name).name: name for name in reversed(names)}
-        close = difflib.get_close_matches(PurePosixPath(pattern).name, like, 1, cutoff=0.5)
-        guess = f" Did you mean {shown(like[close[0]])}?" if close else ""
-        raise Refused(f"there is no {shown(pattern)} in it, so nothing was unpacked.{guess}")
+        names += [entry.name] if len(names) < _MAX_LISTED else []
+    for patterns in (*([one] for one in wanted), *exceptions(spared)):
+        if not found.intersection(patterns):
+            raise Refused(_missing(patterns, names))
+
+
+def _missing(patterns: Sequence[str], names: Sequence[str]) -> str:
+    like = {PurePosixPath(name).name: name for name in reversed(names)}
+    close = difflib.get_close_matches(PurePosixPath(patterns[0]).name, like, 1, cutoff=0.5)
+    guess = f" Did you mean {shown(like[close[0]])}?" if close else ""
+    return f"there is no {' or '.join(map(shown, patterns))} in it, so nothing was done.{guess}"
 
 
 def _fits(name: str, pattern: str) -> bool:
     """Whether an entry, or a folder it is in, is called so: `docs/a.txt` by `a.txt`, `*.TXT`, `docs/a*`."""
     parts = PurePosixPath(name.lower()).parts
     wanted = PurePosixPath(pattern.lower().replace("[", "[[]")).parts
-    ends = range(len(wanted), len(parts) + 1)
-    starts = [end - len(wanted) for end in ends] if len(wanted) == 1 else [0]
-    return bool(wanted) and any(
-        len(parts) >= start + len(wanted)
-        and all(map(fnmatch.fnmatchcase, parts[start : start + len(wanted)], wanted))
-        for start in starts
-    )
+    runs = (parts[start : start + len(wanted)] for start in range(len(parts) - len(wanted) + 1))
+    return bool(wanted) and any(all(map(fnmatch.fnmatchcase, run, wanted)) for run in runs)
 
 
 class Unpacking:

@@ -57,6 +57,8 @@ def main(args: dict[str, Any]) -> int:
 
 def _check(target: Path, args: dict[str, Any]) -> None:
     name = shown(args["to_name"])
+    if args["between"] and target.suffix.lower() in _JSON:
+        raise Refused(f"{name}: there is nothing to separate in JSON; leave the separator out")
     if target.is_dir() or args["to_name"].endswith("/"):
         raise Refused(f"{name} is a folder; name the new file")
     if target.suffix.lower() in _OTHERS:
@@ -173,7 +175,10 @@ def _list_line(row: Sequence[Value]) -> bytes:
 def _separator(asked: str | None, ending: str, table: Table, *, itself: bool) -> str:
     """As in the source, unless the ending says otherwise: a TSV becomes a CSV, but not in its own place."""
     if asked:
-        return separator_named(asked)
+        named = separator_named(asked)
+        if named in '"\r\n':
+            raise Refused(f"{shown(named)!r} cannot separate columns; there are , ; tab and |")
+        return named
     kept = table.separator.strip(" ") or ","
     return "," if ending == ".csv" and kept == "\t" and not itself else _SEPARATORS.get(ending, kept)
 

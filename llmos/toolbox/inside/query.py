@@ -22,11 +22,12 @@ from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
 from llmos.toolbox.inside.told import Refused, count, shown
 
 _BATCH = 1000
-_MOST_CHARS = 4000  # of one part of a question
+MOST_CHARS = 4000  # of one part of a question
 _OWN = re.compile(r"c(\d+)")  # a column as it is
 _PLAIN = (".txt", ".log", ".md")  # a first line of these is no header
 _CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
-_ARITHMETIC = re.compile(r"(.+?)\s*([*+/]|(?<=\s)-(?=\s))\s*(.+)")
+_SIGN = re.compile(r"[*+/]|(?<=\s)-(?=\s)")
+_LITERAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mean": "avg", "min": "min",
               "max": "max", "count": "count"}  # fmt: skip
 
@@ -81,7 +82,7 @@ def answered(args: dict[str, Any]) -> Iterator[Answer]:
     """The answer to the question in `args`; the table has been read. Raises Refused, also for what is done
     with it."""
     try:
-        table = read(args["path"], args["separator"], _names(args))
+        table = read(args["path"], args["separator"], _names(args), args.get("to"))
         if len(table.header) == 1 and not args["separator"] and Path(args["path"]).suffix.lower() in _PLAIN:
             raise Refused("it has lines and no columns; its lines can be counted or searched")
         with sqlite3.connect("") as base:
@@ -102,8 +103,8 @@ def _names(args: dict[str, Any]) -> list[str]:
 
 def _dotted(text: str) -> str:
     """`.users[].name` and `$.users[*].name` are `users.name`."""
-    if len(text) > _MOST_CHARS:
-        raise Refused(f"the question is longer than {_MOST_CHARS} characters")
+    if len(text) > MOST_CHARS:
+        raise Refused(f"the question is longer than {MOST_CHARS} characters")
     return re.sub(r"(?<![\w)])[$]?\.(?=\w)", "", re.sub(r"\[\*?\]", "", text))
 
 
@@ -170,7 +171,7 @@ def _operands(text: str, table: Table) -> list[str]:
     if table.has(text):
         return [text]
     sides = None if _CALL.fullmatch(text) else _sides(text, table)
-    return [] if sides is None else [*_operands(sides[1], table), *_operands(sides[3], table)]
+    return [] if sides is None else [*_operands(sides[0], table), *_operands(sides[2], table)]
 
 
 def _storable(row: Row) -> list[Value]:
@@ -259,31 +260,49 @@ def _distinct(text: str) -> tuple[str, str]:
     return "" if rest == text else "distinct ", rest
 
 
-def _number(text: str, table: Table) -> tuple[str, str]:
+def _number(text: str, table: Table, *, real: bool = False) -> tuple[str, str]:
     """A column as a number, or what two of them make: `price * qty`, `income - costs`, `minutes / 60`."""
     if sides := _sides(text, table):
-        (left, one), (right, other) = (_number(side, table) for side in (sides[1], sides[3]))
-        # A half is no 0, and what is divided by 0 is nothing.
-        return f"{left} {sides[2]} {right}", f"{'1.0 * ' if sides[2] == '/' else ''}{one} {sides[2]} {other}"
-    if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text) and not table.has(text):
-        return text, text
+        real = real or sides[1] == "/"  # a half is no 0; what is divided by 0 is nothing
+        (left, one), (right, other) = (_number(side, table, real=real) for side in (sides[0], sides[2]))
+        return f"{left} {sides[1]} {right}", f"{one} {sides[1]} {other}"
+    if _LITERAL.fullmatch(text) and not table.has(text):
+        return text, f"{text}.0" if real and text.isdecimal() else text
     name, column = _column(text, table)
-    return name, f"num({column})"
+    return name, f"CAST(num({column}) AS REAL)" if real else f"num({column})"
 
 
 def arithmetic(text: str, table: Table) -> str:
     """The SQL of `price * 1.1`, in which at least one side is a column; empty for what is a text."""
-    sides = _sides(text, table)
-    if sides is None:
+    parts = _parts(text, table)
+    if len(parts) < 2 or not any(map(table.has, parts)):
         return ""
-    parts = (sides[1], sides[3])
-    numbers = all(table.has(part) or re.fullmatch(r"\d+(\.\d+)?", part) for part in parts)
-    return _number(text, table)[1] if numbers and any(map(table.has, parts)) else ""
+    return _number(text, table)[1] if all(_is_operand(part, table) for part in parts) else ""
 
 
-def _sides(text: str, table: Table) -> re.Match[str] | None:
-    """The sides of `price * qty` and the sign between them; a column may be called so itself."""
-    return None if table.has(text) else _ARITHMETIC.fullmatch(text)
+def _parts(text: str, table: Table) -> list[str]:
+    sides = _sides(text, table)
+    return [text] if sides is None else [*_parts(sides[0], table), *_parts(sides[2], table)]
+
+
+def _is_operand(text: str, table: Table) -> bool:
+    return table.has(text) or bool(_LITERAL.fullmatch(text))
+
+
+def _sides(text: str, table: Table) -> tuple[str, str, str] | None:
+    """The sides of `price * qty` and the sign between them; a column may be called so itself, or `km/h`."""
+    if table.has(text):
+        return None
+    other = None
+    for sign in _SIGN.finditer(text):
+        sides = (text[: sign.start()].strip(), sign[0], text[sign.end() :].strip())
+        if not sides[0] or not sides[2]:
+            continue
+        if _is_operand(sides[0], table):
+            return sides
+        # A name that is not there may have a slash of its own; what is said then is that it is not there.
+        other = other or (sides if sign[0] != "/" else None)
+    return other
 
 
 def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], *, grouped: bool) -> str:

@@ -29,7 +29,7 @@ Row = list[Value]
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
 # What can be nothing else: 12,5 and 0,125 and 1.234,56 - but 1,234 is a thousand and more.
 DECIMAL_COMMA = re.compile(r"[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+)")
-_BEFORE, _BEHIND = (
+BEFORE, BEHIND = (
     re.compile(r"([-+]?)[$€£¥] ?"),
     re.compile(r" ?([$€£¥%元]|EUR|USD|GBP|CHF|CNY)$", re.IGNORECASE),
 )
@@ -99,7 +99,7 @@ def number(value: Value) -> int | float | None:
     text = value.strip()
     if len(text) > _MOST_NUMBER_CHARS:
         return None
-    text = _BEHIND.sub("", _BEFORE.sub(r"\1", text, count=1) if _BEFORE.match(text) else text)
+    text = BEHIND.sub("", BEFORE.sub(r"\1", text, count=1) if BEFORE.match(text) else text)
     if DECIMAL_COMMA.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
     if not _NUMBER.fullmatch(text) or re.match(r"[-+]?0\d", text):
@@ -111,22 +111,25 @@ def number(value: Value) -> int | float | None:
 # --- opening -----------------------------------------------------------------------------------------
 
 
-def read(path: str, separator: str | None, names: Sequence[str]) -> Table:
+def read(path: str, separator: str | None, names: Sequence[str], without: str | None = None) -> Table:
     """The table in a file (`-`: standard input), or in all that a pattern such as `2024-*.csv` takes in, in
-    the order of their names. `names` are what is asked for: they say which list of a document is meant.
+    the order of their names, `without` one. `names` are what is asked for: they say which list of a document
+    is meant.
     """
     file = _kept(sys.stdin.buffer) if path == "-" else Path(path)
     if set("*?") & set(file.name) and not file.exists():
-        return _together({each.name: _one(each, separator, names) for each in _matching(file)})
+        return _together({each.name: _one(each, separator, names) for each in _matching(file, without)})
     return _one(file, separator, names)
 
 
-def _matching(pattern: Path) -> list[Path]:
+def _matching(pattern: Path, without: str | None) -> list[Path]:
     fits = re.compile(fnmatch.translate(pattern.name.replace("[", "[[]")))
     entries = sorted(pattern.parent.iterdir())
     hidden = pattern.name.startswith(".")
     files = [one for one in entries if fits.match(one.name) and (hidden or not one.name.startswith("."))]
-    if not (files := [one for one in files if one.is_file()]):
+    left_out = Path(without) if without and Path(without).exists() else None
+    files = [one for one in files if one.is_file() and not (left_out and one.samefile(left_out))]
+    if not files:
         raise Refused("nothing matches it")
     return files
 
@@ -135,7 +138,9 @@ def _together(tables: dict[str, Table]) -> Table:
     """The rows of several files of one kind as those of one; an object may lack what another one has."""
     (named, first), *others = tables.items()
     for name, one in others:
-        if one.is_json != first.is_json or not (one.is_json or one.titles == first.titles):
+        if (one.is_json, one.place) != (first.is_json, first.place) or not (
+            one.is_json or one.titles == first.titles
+        ):
             raise Refused(f"{shown(named)} and {shown(name)} do not have the same columns; name one of them")
     if first.is_json:
         return _of_objects(
@@ -176,8 +181,7 @@ def separator_named(given: str | None, ending: str = "") -> str:
     return named
 
 
-def opened(file: Path) -> io.TextIOWrapper:
-    """As text, bytes that are none as surrogates, line ends as they are."""
+def _text(file: Path) -> io.TextIOWrapper:
     with file.open("rb") as raw:
         wide = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
     encoding = "utf-16" if wide else "utf-8-sig"
@@ -189,12 +193,12 @@ def opened(file: Path) -> io.TextIOWrapper:
 
 def _csv(file: Path, separator: str | None) -> Table:
     csv.field_size_limit(1 << 24)
-    with opened(file) as text:
+    with _text(file) as text:
         line = text.readline(1 << 20)
     chosen = _chosen(line, separator or ",")
 
     def rows() -> Iterator[Row]:
-        with opened(file) as text:
+        with _text(file) as text:
             try:
                 parts = (
                     (line.split() for line in text) if chosen == " " else csv.reader(text, delimiter=chosen)
@@ -239,7 +243,7 @@ def _unique(header: list[str]) -> list[str]:
 def _json(file: Path, names: Sequence[str]) -> Table:
     if _is_json_lines(file):
         return _json_lines(file)
-    with opened(file) as text:
+    with _text(file) as text:
         try:
             document = json.load(text)
         except RecursionError:
@@ -251,7 +255,7 @@ def _json(file: Path, names: Sequence[str]) -> Table:
 
 def _is_json_lines(file: Path) -> bool:
     """Whether a first line is an object of its own, and others follow."""
-    with opened(file) as text:
+    with _text(file) as text:
         first, second = text.readline(1 << 24), text.readline(1 << 10)
     try:
         return isinstance(json.loads(first), dict) and bool(second.strip())
@@ -261,7 +265,7 @@ def _is_json_lines(file: Path) -> bool:
 
 def _json_lines(file: Path) -> Table:
     def objects() -> Iterator[Any]:
-        with opened(file) as text:
+        with _text(file) as text:
             for count, line in enumerate(text, 1):
                 if line.strip():
                     try:
