@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from llmos.toolbox.inside import settings
-from llmos.toolbox.inside.tables import number
+from llmos.toolbox.inside.numbers import number
 from llmos.toolbox.inside.told import Refused
 
 HEAD_BYTES = 1 << 15

@@ -18,7 +18,7 @@ from llmos.messages import Outcome
 from llmos.toolbox import tables
 from llmos.toolbox.context import Context
 from llmos.toolbox.inside import columns, query, update
-from llmos.toolbox.inside.tables import number
+from llmos.toolbox.inside.numbers import number
 from llmos.toolbox.inside.told import Refused
 
 from .conftest import Call

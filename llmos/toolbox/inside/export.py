@@ -18,8 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from llmos.toolbox.inside.documents import flat
+from llmos.toolbox.inside.numbers import Value
 from llmos.toolbox.inside.query import Answer, answered
-from llmos.toolbox.inside.tables import Table, Value, flat, separator_named
+from llmos.toolbox.inside.tables import Table, separator_named
 from llmos.toolbox.inside.told import Refused, count, say, shown
 
 _JSON = (".json", ".jsonl", ".ndjson")

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from llmos.toolbox.inside import where
-from llmos.toolbox.inside.tables import Row, Table, Value, number, read, tell
+from llmos.toolbox.inside.computed import CALL, column_of, computed, operands_of, sides_of
+from llmos.toolbox.inside.numbers import Value, number
+from llmos.toolbox.inside.tables import Row, Table, read, tell
 from llmos.toolbox.inside.told import Refused, count, shown
 
 _BATCH = 1000
 MOST_CHARS = 4000  # of one part of a question
 _OWN = re.compile(r"c(\d+)")  # a column as it is
 _PLAIN = (".txt", ".log", ".md")  # a first line of these is no header
-_CALL = re.compile(r"(\w+)\s*\(\s*(.*?)\s*\)")
-_SIGN = re.compile(r"[*+/]|(?<=\s)-(?=\s)")
-_LITERAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mean": "avg", "min": "min",
               "max": "max", "count": "count"}  # fmt: skip
 
@@ -111,14 +110,14 @@ def _dotted(text: str) -> str:
 def _answer(table: Table, args: dict[str, Any], base: sqlite3.Connection) -> Answer:
     asked = {key: " ".join(_dotted(args[key] or "").split()) for key in ("select", "group", "sum", "sort")}
     condition = where.parse(_dotted(args["where"]), table) if args["where"] else where.Condition()
-    groups = [_column(name, table) for name in _split(asked["group"])]
+    groups = [column_of(name, table) for name in _split(asked["group"])]
     distinct, columns = _columns(asked, table, groups)
     rest = f" WHERE {condition.sql}" if condition.sql else ""
     rest += f" GROUP BY {', '.join(sql for _, sql in groups)}" if groups else ""
     rest += _order(asked, table, columns, grouped=bool(groups))
     _fill(base, table)
     for text in _split(asked["sum"]):
-        for name in _operands(text, table):
+        for name in operands_of(text, table):
             _check_numbers(base, name, table, condition)
     _tell_other_case(base, table, condition)
     return Answer(table, columns, distinct, rest, tuple(condition.values), base)
@@ -154,7 +153,7 @@ def _folded(value: Value) -> Value:
 
 def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition: where.Condition) -> None:
     """Raises Refused for a column that is to be added up and has none; says how many values are left out."""
-    title, column = _column(name, table)
+    title, column = column_of(name, table)
     only = f" AND ({condition.sql})" if condition.sql else ""
     sql = f"SELECT count(*), count(num({column})), min({column}) FROM t WHERE {column} <> ''{only}"  # noqa: S608
     filled, numbers, one = base.execute(sql, condition.values).fetchone()
@@ -164,14 +163,6 @@ def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition:
         sys.stderr.write(
             f"{shown(title)}: {filled - numbers} of {filled} values are no numbers and left out\n"
         )
-
-
-def _operands(text: str, table: Table) -> list[str]:
-    """The columns that a sum adds up, or makes one number of; none where a function stands."""
-    if table.has(text):
-        return [text]
-    sides = None if _CALL.fullmatch(text) else _sides(text, table)
-    return [] if sides is None else [*_operands(sides[0], table), *_operands(sides[2], table)]
 
 
 def _storable(row: Row) -> list[Value]:
@@ -194,11 +185,6 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip()]
 
 
-def _column(name: str, table: Table) -> tuple[str, str]:
-    index = table.index(name)
-    return table.header[index], f"c{index}"
-
-
 def _columns(
     asked: dict[str, str], table: Table, groups: list[tuple[str, str]]
 ) -> tuple[str, list[tuple[str, str]]]:
@@ -218,31 +204,31 @@ def _selected(part: str, table: Table) -> list[tuple[str, str]]:
     if part == "*":
         return [(name, f"c{index}") for index, name in enumerate(table.header)]
     if table.has(part):
-        return [_column(part, table)]
-    if part.lower() == "count" or _CALL.fullmatch(part):
+        return [column_of(part, table)]
+    if part.lower() == "count" or CALL.fullmatch(part):
         return [_summed(part, table)]
-    if _sides(part, table):
-        return [_number(part, table)]
+    if sides_of(part, table):
+        return [computed(part, table)]
     below = [(name, f"c{index}") for index, name in enumerate(table.header) if name.startswith(f"{part}.")]
-    return below or [_column(part, table)]
+    return below or [column_of(part, table)]
 
 
 def _summed(part: str, table: Table) -> tuple[str, str]:
     """`amount` or `price * qty` is added up; there are avg(x), min, max, count and count(distinct x) too."""
-    call = _CALL.fullmatch("count()" if part.lower() == "count" else part)
+    call = CALL.fullmatch("count()" if part.lower() == "count" else part)
     if call is None or table.has(part):
-        name, sql = _number(part, table)
+        name, sql = computed(part, table)
         return f"sum({name})", f"sum({sql})"
     function = _FUNCTIONS.get(call[1].lower())
     if function is None:
         raise Refused(f"there is no function {shown(call[1])!r}; there are sum, avg, min, max and count")
     if function == "count":
         return _counted(call[2], table)
-    name, sql = _number(call[2], table)
+    name, sql = computed(call[2], table)
     made = f"{function}({sql})"
     if function in ("min", "max") and table.has(call[2]):
         # The first and the last date or name, where there are no numbers.
-        made = f"coalesce({made}, {function}(nullif({_column(call[2], table)[1]}, '')))"
+        made = f"coalesce({made}, {function}(nullif({column_of(call[2], table)[1]}, '')))"
     return f"{function}({name})", made
 
 
@@ -250,7 +236,7 @@ def _counted(what: str, table: Table) -> tuple[str, str]:
     if what in ("", "*"):
         return "count", "count(*)"
     distinct, name = _distinct(what)
-    name, column = _column(name, table)
+    name, column = column_of(name, table)
     return f"count({distinct}{name})", f"count({distinct}nullif({column}, ''))"
 
 
@@ -258,51 +244,6 @@ def _distinct(text: str) -> tuple[str, str]:
     """`distinct city`: the word in SQL, if it stands there, and the rest."""
     rest = re.sub(r"^distinct\s+", "", text, flags=re.IGNORECASE)
     return "" if rest == text else "distinct ", rest
-
-
-def _number(text: str, table: Table, *, real: bool = False) -> tuple[str, str]:
-    """A column as a number, or what two of them make: `price * qty`, `income - costs`, `minutes / 60`."""
-    if sides := _sides(text, table):
-        real = real or sides[1] == "/"  # a half is no 0; what is divided by 0 is nothing
-        (left, one), (right, other) = (_number(side, table, real=real) for side in (sides[0], sides[2]))
-        return f"{left} {sides[1]} {right}", f"{one} {sides[1]} {other}"
-    if _LITERAL.fullmatch(text) and not table.has(text):
-        return text, f"{text}.0" if real and text.isdecimal() else text
-    name, column = _column(text, table)
-    return name, f"CAST(num({column}) AS REAL)" if real else f"num({column})"
-
-
-def arithmetic(text: str, table: Table) -> str:
-    """The SQL of `price * 1.1`, in which at least one side is a column; empty for what is a text."""
-    parts = _parts(text, table)
-    if len(parts) < 2 or not any(map(table.has, parts)):
-        return ""
-    return _number(text, table)[1] if all(_is_operand(part, table) for part in parts) else ""
-
-
-def _parts(text: str, table: Table) -> list[str]:
-    sides = _sides(text, table)
-    return [text] if sides is None else [*_parts(sides[0], table), *_parts(sides[2], table)]
-
-
-def _is_operand(text: str, table: Table) -> bool:
-    return table.has(text) or bool(_LITERAL.fullmatch(text))
-
-
-def _sides(text: str, table: Table) -> tuple[str, str, str] | None:
-    """The sides of `price * qty` and the sign between them; a column may be called so itself, or `km/h`."""
-    if table.has(text):
-        return None
-    other = None
-    for sign in _SIGN.finditer(text):
-        sides = (text[: sign.start()].strip(), sign[0], text[sign.end() :].strip())
-        if not sides[0] or not sides[2]:
-            continue
-        if _is_operand(sides[0], table):
-            return sides
-        # A name that is not there may have a slash of its own; what is said then is that it is not there.
-        other = other or (sides if sign[0] != "/" else None)
-    return other
 
 
 def _order(asked: dict[str, str], table: Table, columns: list[tuple[str, str]], *, grouped: bool) -> str:
@@ -325,4 +266,4 @@ def _key(name: str) -> str:
 
 
 def _sortable(name: str, table: Table) -> str:
-    return (_number if _sides(name, table) else _column)(name, table)[1]
+    return (computed if sides_of(name, table) else column_of)(name, table)[1]

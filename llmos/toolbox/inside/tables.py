@@ -22,18 +22,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from llmos.toolbox.inside.documents import flat, place
+from llmos.toolbox.inside.numbers import Value
 from llmos.toolbox.inside.told import Refused, say, shown
 
-Value = str | int | float | None
 Row = list[Value]
-_NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d{1,3})?")
-# What can be nothing else: 12,5 and 0,125 and 1.234,56 - but 1,234 is a thousand and more.
-DECIMAL_COMMA = re.compile(r"[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+)")
-BEFORE, BEHIND = (
-    re.compile(r"([-+]?)[$€£¥] ?"),
-    re.compile(r" ?([$€£¥%元]|EUR|USD|GBP|CHF|CNY)$", re.IGNORECASE),
-)
-_MOST_NUMBER_CHARS = 40
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "blank": " ", "pipe": "|"}
 _MAX_SHOWN_CHARS = 500
@@ -87,25 +80,6 @@ def _singular(name: str) -> str:
     """Roughly; only for comparing."""
     name = name.lower()
     return f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
-
-
-def number(value: Value) -> int | float | None:
-    """The number that is written there: `12`, `-3.50`, `1,234.5`, `1.234,5`, `$7`, `7 EUR`, `7%`.
-
-    A leading zero makes it a text.
-    """
-    if isinstance(value, int | float) or value is None:
-        return value
-    text = value.strip()
-    if len(text) > _MOST_NUMBER_CHARS:
-        return None
-    text = BEHIND.sub("", BEFORE.sub(r"\1", text, count=1) if BEFORE.match(text) else text)
-    if DECIMAL_COMMA.fullmatch(text):
-        text = text.replace(".", "").replace(",", ".")
-    if not _NUMBER.fullmatch(text) or re.match(r"[-+]?0\d", text):
-        return None
-    plain = text.replace(",", "")
-    return int(plain) if re.fullmatch(r"[-+]?\d{1,18}", plain) else float(plain)
 
 
 # --- opening -----------------------------------------------------------------------------------------
@@ -277,56 +251,13 @@ def _json_lines(file: Path) -> Table:
 
 
 def _document(document: Any, names: Sequence[str]) -> Table:
-    place = _place(document, [name.split(".") for name in names])
+    where = place(document, [name.split(".") for name in names])
     found: Any = document
-    for part in place:
+    for part in where:
         found = found[part]
     if isinstance(found, list):
-        return _of_objects(lambda: found, ".".join(place))
+        return _of_objects(lambda: found, ".".join(where))
     return _of_objects(lambda: [found])
-
-
-def _place(document: Any, asked: Sequence[list[str]]) -> list[str]:
-    """Where in the document the rows are: the list that a name leads through, or the only list of objects."""
-    for parts in asked:
-        found = document
-        for depth, part in enumerate(parts):
-            found = found.get(part) if isinstance(found, dict) else None
-            if isinstance(found, list) and depth + 1 < len(parts):
-                return parts[: depth + 1]
-            if isinstance(found, list) and any(isinstance(item, dict) for item in found):
-                return parts[: depth + 1]
-    if isinstance(document, dict):
-        lists = [key for key, value in document.items() if isinstance(value, list) and value]
-        lists = [key for key in lists if all(isinstance(item, dict) for item in document[key])]
-        named = {parts[0] for parts in asked}
-        if len(lists) == 1 and not named & set(document):
-            return lists
-    return []
-
-
-def flat(value: Any, prefix: str = "", depth: int = 0) -> dict[str, Value]:
-    """Nested objects as one: `{"a": {"b": 1}}` is `a.b`. Lists become one value, joined by commas."""
-    if not isinstance(value, dict) or depth > 50:
-        return {prefix or "value": _plain(value)}
-    found: dict[str, Value] = {}
-    for key, item in value.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(item, dict) and item:
-            found |= flat(item, name, depth + 1)
-        else:
-            found[name] = _plain(item)
-    return found
-
-
-def _plain(value: Any) -> Value:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or isinstance(value, int | float | str):
-        return value
-    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
-        return ", ".join(str(_plain(item)) for item in value)
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _of_objects(objects: Callable[[], Iterable[Any]], prefix: str = "") -> Table:

@@ -14,18 +14,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import IO, Any
 
-from llmos.toolbox.inside.query import MOST_CHARS, Answer, answered, arithmetic
-from llmos.toolbox.inside.tables import BEFORE, BEHIND, DECIMAL_COMMA, Table, Value, number
+from llmos.toolbox.inside.computed import arithmetic
+from llmos.toolbox.inside.numbers import Value, number, written
+from llmos.toolbox.inside.query import MOST_CHARS, Answer, answered
+from llmos.toolbox.inside.tables import Table
 from llmos.toolbox.inside.told import Refused, count, say, shown
 
 _NEXT = re.compile(r",(?=[^,=]+=)")  # a comma that another assignment follows
 _QUOTES = "\"'"
 _SIGNS = re.compile(r"[-+*/%()]")
-_MONEY = 2  # decimals from which on a result is rounded to as many as there were
 _NOTHING = {"select": None, "group": None, "sum": None, "sort": None, "separator": None, "limit": None}
 
 New = Mapping[int, Mapping[int, str]]  # of a row's number, from 1, and a column's place: its new text
@@ -144,27 +144,6 @@ def _text(one: Assigned, row: int, value: Value, old: str, like: str) -> str:
     if value is None:
         raise Refused(f"row {row} has no number there, but {shown(old or like)!r}")
     return written(value, old if number(old) is not None else like)
-
-
-def written(value: Value, like: str) -> str:
-    """A number as another one is written: with its decimals, comma and currency: 5 as `$12.50` is `$5.00`.
-
-    More decimals than that are rounded where there are two or more of them, as with money; and never to 0.
-    """
-    before, behind = BEFORE.match(like), BEHIND.search(like)
-    bare = BEHIND.sub("", BEFORE.sub(r"\1", like, count=1) if before else like).strip()
-    comma = bool(DECIMAL_COMMA.fullmatch(bare))
-    _, mark, decimals = bare.rpartition("," if comma else ".")
-    exact = Decimal(value) if isinstance(value, int) else Decimal(f"{float(value or 0):.15g}")
-    if mark and decimals.isdecimal():
-        rounded = exact.quantize(Decimal(1).scaleb(-len(decimals)), ROUND_HALF_UP)
-        exact = rounded if rounded == exact or (len(decimals) >= _MONEY and rounded) else exact
-    plain = f"{abs(exact):f}"
-    if "." in plain and not (mark and len(plain.rpartition(".")[2]) == len(decimals)):
-        plain = plain.rstrip("0").rstrip(".")
-    sign = "-" if exact < 0 else ""
-    around = like[before.end(1) : before.end()] if before else ""
-    return f"{sign}{around}{plain.replace('.', ',') if comma else plain}{behind[0] if behind else ''}"
 
 
 # --- writing -----------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from llmos.toolbox.inside.tables import Table, Value, number
+from llmos.toolbox.inside.numbers import Value, number
+from llmos.toolbox.inside.tables import Table
 from llmos.toolbox.inside.told import Refused, shown
 
 _TOKEN = re.compile(
