@@ -39,7 +39,7 @@ def doubt(text: str, call: ToolCall) -> str:
     """What in a person's words speaks against a call that changes something; empty where nothing does."""
     if hints.only_looks(text):
         return ONLY_LOOKS
-    spared = _SPARED.search(text)
+    spared = None if call.args.get("except") else _SPARED.search(text)
     if spared and spared["name"].casefold() not in str(call.args).casefold():
         return f"you named an exception ({spared['name']}), and this call knows of none"
     return ""

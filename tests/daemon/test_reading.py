@@ -212,3 +212,8 @@ def test_a_yes_given_beforehand_is_none_to_what_the_model_is_very_unsure_of(
     result, _ = ask(client, "remove the guide perhaps", folder)
     assert result["status"] == "needs_input"
     assert (folder / "guide.md").exists()
+
+
+def test_an_exception_may_be_called_otherwise_in_the_call() -> None:
+    call = ToolCall(tool="file.delete", args={"path": "*.pdf", "except": ["invoice_*.pdf"]})
+    assert not doubt("delete all pdfs except the invoices", call)
