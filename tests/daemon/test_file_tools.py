@@ -152,6 +152,32 @@ def test_a_table_made_out_of_another_is_taken_back(call: Call, folder: Path) -> 
     call("text.export", status="denied", path="s.csv", to="/etc/s.csv")
 
 
+def test_cells_that_were_changed_are_taken_back(call: Call, folder: Path) -> None:
+    table = "city,amount\nParis,3\nRome,4\n"
+    (folder / "s.csv").write_text(table)
+    raised = call("text.update", path="s.csv", set="amount = amount * 2", where="city = Rome")
+    assert (folder / "s.csv").read_text() == "city,amount\nParis,3\nRome,8\n"
+    call.undo(raised["undo_id"])
+    assert (folder / "s.csv").read_text() == table
+    call("text.update", status="denied", path="/etc/s.csv", set="amount = 1")
+
+
+def test_what_is_excepted_stays_and_the_others_come_back(call: Call, folder: Path) -> None:
+    for name in ("a.log", "b.log", "keep.log"):
+        (folder / name).write_text(name)
+    gone = call("file.delete", path="*.log", **{"except": ["keep.log"]})
+    assert os.listdir(folder) == ["keep.log"]
+    call.undo(gone["undo_id"])
+    assert len(os.listdir(folder)) == 3
+    call("file.delete", status="failed", path="*.log", **{"except": ["kep.log"]})
+    moved = call("file.move", path="*", to="old/2025/", **{"except": ["a.log"]})
+    assert sorted(os.listdir(folder)) == ["a.log", "old"]
+    call.undo(moved["undo_id"])
+    call("file.archive", action="create", archive="x.zip", path=".", **{"except": ["a.*"]})
+    call("file.archive", action="extract", archive="x.zip", to="out", only=["b.log"])
+    assert os.listdir(folder / "out") == ["b.log"]
+
+
 def test_names_with_newlines_and_missing_files_are_told_plainly(call: Call, folder: Path) -> None:
     (folder / "new\nline").write_text("hello\x0bagain\nhello\n")
     assert call("text.search", pattern="hello", path=".")["stdout"].splitlines()[-1] == "new\\nline:2: hello"
