@@ -186,9 +186,14 @@ def entries(cwd: str, caller: Caller) -> tuple[str, ...]:
 
 
 def heads(text: str, cwd: str, names: tuple[str, ...], caller: Caller) -> tuple[str, ...]:
-    """Columns and keys of those of these files that the text speaks of, as the caller may read them."""
+    """Columns and keys of those of these files that the text speaks of, and what is in the folders, as the
+    caller may read them.
+    """
     files = [(name, Path(cwd, name)) for name in glance.named(text, names)]
-    return tuple(filter(None, (glance.head(name, _beginning(file, caller)) for name, file in files)))
+    found = [glance.head(name, _beginning(file, caller)) for name, file in files]
+    inside = ((name, entries(str(Path(cwd, name)), caller)) for name in glance.folders(text, names))
+    below = [glance.contents(name, there) for name, there in inside if there]
+    return tuple(filter(None, (*found, *below[: glance.MOST_FILES])))
 
 
 def _beginning(file: Path, caller: Caller) -> bytes:

@@ -21,6 +21,8 @@ HEAD_BYTES = 1 << 15
 MOST_FILES = 2
 _MOST_NAMES, _MOST_CHARS = 14, 28
 _MOST_LINE_CHARS = 200  # of a configuration; longer ones are no settings, and expressions take long over them
+_MOST_CONTENTS, _MOST_CONTENTS_CHARS = 10, 160  # of a folder
+_PATH = re.compile(r"[\w.+@%=~/-]+/[\w.+@%=-]+")
 _SHORTEST = 3  # letters of a name without its ending that is looked for in a sentence
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SETTINGS = (".ini", ".conf", ".cfg", ".yaml", ".yml", ".toml", ".env", ".properties")
@@ -82,6 +84,33 @@ def _stands_in(stem: str, words: str) -> bool:
 def line(name: str, names: Sequence[str], *, table: bool) -> str:
     """How a model reads it."""
     return f"{'Columns' if table else 'Settings'} of {name}: {', '.join(names)}"
+
+
+def folders(say: str, entries: Iterable[str]) -> list[str]:
+    """The first few of these names that the sentence has as a word, and paths in it; which are folders
+    is for the caller to see.
+    """
+    words = say.casefold()
+    found = [name for name in entries if len(name) > 1 and _is_word(name.casefold(), words)]
+    paths = (path.strip("/.") for path in _PATH.findall(say) if path[0] not in "/~" and ".." not in path)
+    below = [path for path in paths if "/" in path]
+    return list(dict.fromkeys([*below, *found]))
+
+
+def _is_word(name: str, words: str) -> bool:
+    if name not in words or re.search(r"[\u4e00-\u9fff]", name):
+        return name in words
+    return re.search(rf"(?<![^\W\u4e00-\u9fff]){re.escape(name)}(?![^\W\u4e00-\u9fff])", words) is not None
+
+
+def contents(folder: str, names: Sequence[str]) -> str:
+    """The line for a folder with these names in it, the first of them; empty where there is none."""
+    shown: list[str] = []
+    for name in names[:_MOST_CONTENTS]:
+        if sum(map(len, shown)) + len(name) <= _MOST_CONTENTS_CHARS:
+            plain = re.fullmatch(r"[\w.+@%=-]+", name)
+            shown.append(name if plain else json.dumps(name, ensure_ascii=False))
+    return f"Files in {folder}: {', '.join(shown)}" if shown else ""
 
 
 def head(name: str, data: bytes) -> str:

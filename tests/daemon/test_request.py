@@ -159,3 +159,18 @@ def test_a_typed_calls_text_is_not_a_sentence_and_not_judged_as_one(tmp_path: Pa
     job = request.check(ask, ME, 5, (ToolCall(tool="file.list"),))
     assert job.calls[0].tool == "file.list"
     assert job.write_roots == (str(tmp_path / "sub"),)
+
+
+def test_what_is_in_a_folder_that_is_named_is_told_as_the_caller_may_see_it(tmp_path: Path) -> None:
+    for name in ("Trip/a.jpg", "Trip/b c.png", "notes"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "shut").mkdir(mode=0o700)
+    (tmp_path / "shut/secret").touch()
+    tmp_path.chmod(0o755)
+    names = ("Trip", "notes", "shut")
+    (line,) = request.heads("the pictures in Trip", str(tmp_path), names, ME)
+    assert line.startswith("Files in Trip: ") and "a.jpg" in line and '"b c.png"' in line
+    assert request.heads("look into notes", str(tmp_path), names, ME) == ()  # a file
+    if os.geteuid() == 0:
+        assert request.heads("look into shut", str(tmp_path), names, Caller(uid=61000, gid=61000)) == ()

@@ -122,3 +122,23 @@ def test_of_a_wide_table_the_first_columns_are_told() -> None:
         glance.head("w.csv", ",".join(["x", *names]).encode())
         == f"Columns of w.csv: x, {', '.join(names[:13])}"
     )
+
+
+@pytest.mark.parametrize(
+    ("say", "names"),
+    [
+        ("the pictures in Trip start with IMG_", ["Trip"]),
+        ("what is in Trip/2024?", ["Trip/2024", "Trip"]),
+        ("tripping over the trips", []),
+        ("照片里有什么", ["照片"]),
+        ("look into /etc/ssh and ~/Trip/x and ../Trip", ["Trip"]),
+    ],
+)
+def test_folders_are_named_as_words_and_paths(say: str, names: list[str]) -> None:
+    assert glance.folders(say, ["Trip", "照片", "a"]) == names
+
+
+def test_what_is_in_a_folder_is_a_short_line() -> None:
+    assert glance.contents("Trip", ["a b.jpg", "c.png"]) == 'Files in Trip: "a b.jpg", c.png'
+    assert glance.contents("Trip", []) == ""
+    assert len(glance.contents("Trip", ["x" * 150, "y" * 20, *map(str, range(100))])) < 250

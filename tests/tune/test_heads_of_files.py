@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmos.tune import prepare
-from llmos.tune.data import heads, phrases
+from llmos.tune.data import folders, heads, phrases
 
 
 def row(say: str, tool: str, **args: Any) -> dict[str, Any]:
@@ -88,3 +88,30 @@ def test_heads_that_a_pair_gives_stand_as_they_are() -> None:
     assert made == {"heads": ["Columns of o.csv: buyer, eur"]}
     asked = row("who spent most, orders.csv", "text.query", path="orders.csv", sort="-eur", limit=1) | made
     assert heads.with_heads(asked, random.Random(1)) is asked
+
+
+def folder_row(say: str, tool: str, **args: object) -> dict[str, object]:
+    entries = ["Trip", "notes.txt", "new"]
+    return {"kind": "call", "say": say, "entries": entries, "calls": [{"tool": tool, "args": args}]}
+
+
+def lines(made: dict[str, object]) -> list[str]:
+    """Of many draws, those in which something was told."""
+    found = (folders.with_folders(made, random.Random(seed)) for seed in range(20))
+    return [line for one in found for line in one.get("heads", ())]
+
+
+def test_rows_are_told_what_is_in_the_folders_that_they_name() -> None:
+    told = lines(
+        folder_row("rename the jpgs in Trip", "file.rename", path="Trip/*.jpg", find="a", replace="b")
+    )
+    assert told and all(re.match(r"Files in Trip: .*\.jpg", line) for line in told)
+    told = lines(
+        folder_row(
+            "delete all in Trip but keep.txt", "file.delete", path="Trip/*", **{"except": ["keep.txt"]}
+        )
+    )
+    assert told and all("keep.txt" in line for line in told)
+    assert lines(folder_row("find png in Trip", "shell.run", command="find Trip -iname '*.png'"))
+    assert not lines(folder_row("make new", "file.mkdir", path="new"))
+    assert not lines(folder_row("show notes.txt and Trip", "file.read", path="notes.txt"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmos.engine.grammar import render_call
-from llmos.tune.data import augment, bash, heads, public, rivals, scene, several
+from llmos.tune.data import augment, bash, folders, heads, public, rivals, scene, several
 from llmos.tune.data.check import Checker, parses
 from llmos.tune.data.names import Filler
 from llmos.tune.data.overlap import Held, normal
@@ -69,7 +69,8 @@ class Maker:
     def with_heads(self, row: dict[str, Any]) -> dict[str, Any]:
         """With the heads of the files it names, where its calls can still be written so."""
         made = heads.with_heads(row, self.rng)
-        return row if made is not row and self.checker.problem(made["calls"]) else made
+        kept = row if made is not row and self.checker.problem(made["calls"]) else made
+        return folders.with_folders(kept, self.rng)
 
     def call_row(
         self,
