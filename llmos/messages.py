@@ -417,9 +417,8 @@ class Think(Message):
     cwd: str = "/"
     entries: tuple[str, ...] = ()  # some names in cwd, so that the model can copy them
     data_head: str | None = None  # the first lines of piped data, as data
-    heads: tuple[
-        str, ...
-    ] = ()  # columns and keys of files that the text names (toolbox.glance), as data; never sent away
+    # columns and keys of files, names in folders, that the text names (toolbox.glance); never sent away
+    heads: tuple[str, ...] = ()
     passages: tuple[str, ...] = ()
     locale: str = ""
     examples: tuple[Worked, ...] = ()  # of the person who asks, nearest first; they leave no machine
