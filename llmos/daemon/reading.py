@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 
-from llmos.daemon.carrying import Ended, Item
+from llmos.daemon.carrying import SURE_ENOUGH, Ended, Item
 from llmos.daemon.clock import Clock
 from llmos.daemon.routing import Routing
 from llmos.errors import CallFailed, NotUnderstood, UsageError
@@ -43,6 +43,13 @@ def may_be_misread(thought: Thought | None, failure: Failure, items: Sequence[It
 
 def asks(ended: Failure) -> bool:
     return isinstance(ended, Ended) and ended.status == "needs_input"
+
+
+def left_for_others(failure: Failure, confidence: float) -> float:
+    """How likely it is that the first reading was wrong. One that failed was; one that was only held back,
+    because nobody was sure enough of it, may have been right.
+    """
+    return 1 - confidence if asks(failure) and confidence < SURE_ENOUGH else 1.0
 
 
 def left_nothing(item: Item) -> bool:

@@ -173,7 +173,7 @@ class Session(Stepwise):
 
     async def _read_otherwise(self, failure: reading.Failure) -> str | None:
         """Carry out the next best reading that works; where none does, the first one's failure stands."""
-        first = self._items
+        first, left = self._items, reading.left_for_others(failure, self._confidence)
         may_change = not first or reading.asks(failure) or not _only_looks(first)
         async for thought in reading.others(
             await self._words("ask"), self._routing, self._clock, self._cancelled
@@ -186,7 +186,7 @@ class Session(Stepwise):
                 if not may_change and not _only_looks(self._items):
                     continue  # what was read as a look does not become a change
                 self._thought = stepping.open_ended(thought, self.job.text)
-                self._confidence = thought.confidence
+                self._confidence = left * thought.confidence
                 if not reading.asks(failure):
                     self._send("notice", text=f"That failed, so it is read otherwise. ({failure})")
                 return await self._carry_out()

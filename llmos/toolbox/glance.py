@@ -35,7 +35,7 @@ def named(say: str, entries: Iterable[str]) -> list[str]:
     Where it has none, the only one that it has a word of ("the parents" of `2025_parents.csv`), or the only
     one of a kind that it speaks of: "the csv", "the settings".
     """
-    words, there = say.casefold(), [name for name in entries if _has_head(name)]
+    words, there = say.casefold(), [name for name in [*_paths_in(say), *entries] if _has_head(name)]
     whole = [name for name in there if name.casefold() in words]
     if found := whole or [name for name in there if _said(name.casefold(), words)]:
         return found[:MOST_FILES]
@@ -92,9 +92,13 @@ def folders(say: str, entries: Iterable[str]) -> list[str]:
     """
     words = say.casefold()
     found = [name for name in entries if len(name) > 1 and _is_word(name.casefold(), words)]
+    return list(dict.fromkeys([*_paths_in(say), *found]))
+
+
+def _paths_in(say: str) -> list[str]:
+    """What may be paths below the folder one is in."""
     paths = (path.strip("/.") for path in _PATH.findall(say) if path[0] not in "/~" and ".." not in path)
-    below = [path for path in paths if "/" in path]
-    return list(dict.fromkeys([*below, *found]))
+    return [path for path in dict.fromkeys(paths) if "/" in path]
 
 
 def _is_word(name: str, words: str) -> bool:

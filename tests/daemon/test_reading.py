@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from llmos.daemon.carrying import Ended
 from llmos.daemon.plausible import doubt, misfit
+from llmos.daemon.reading import left_for_others
 from llmos.messages import ToolCall
 
 from .support import Client, Daemon
@@ -217,3 +219,9 @@ def test_a_yes_given_beforehand_is_none_to_what_the_model_is_very_unsure_of(
 def test_an_exception_may_be_called_otherwise_in_the_call() -> None:
     call = ToolCall(tool="file.delete", args={"path": "*.pdf", "except": ["invoice_*.pdf"]})
     assert not doubt("delete all pdfs except the invoices", call)
+
+
+def test_what_was_only_held_back_may_have_been_right() -> None:
+    held, failed = Ended("needs_input", "not sure"), Ended("failed", "no such file")
+    assert left_for_others(held, 0.3) == 0.7
+    assert left_for_others(held, 0.9) == left_for_others(failed, 0.3) == 1.0  # its form spoke against it

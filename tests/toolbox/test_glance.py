@@ -35,6 +35,8 @@ def test_the_only_one_of_a_kind_is_named_by_its_kind() -> None:
         ("销售11月总共卖了多少", ["销售_11月.csv", "员工.csv"], ["销售_11月.csv"]),
         ("期末考了多少分", ["期末成绩.csv", "名单.csv"], ["期末成绩.csv"]),
         ("what is in the car", ["car_2025.csv"], []),  # too short to tell
+        ("add up the fees in club/fees.csv", ["notes.txt"], ["club/fees.csv"]),
+        ("the port in ./etc/app.ini.", ["app.ini"], ["etc/app.ini", "app.ini"]),
     ],
 )
 def test_a_table_is_named_by_a_word_of_its_name(say: str, entries: list[str], names: list[str]) -> None:
