@@ -202,7 +202,8 @@ def _tar(flags: tuple[str, ...], archive: str, args: Args, context: Context) -> 
     words = ("tar", "--force-local", "-cS", *flags, "-f", archive)
     listed = ("--null", "-T", "-")
     if args.get("except"):
-        itself = () if pattern else (word,)
+        # Not the folder one is in: the archive is made there, and tar complains of what changes meanwhile.
+        itself = () if pattern or PurePosixPath(args["path"]) == PurePosixPath() else (word,)
         return (*_going_in(args, context), "-print0"), (*words, "--no-recursion", *itself, *listed)
     if pattern:
         return (*_going_in(args, context), "-print0"), (*words, *listed)

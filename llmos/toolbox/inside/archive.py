@@ -85,7 +85,7 @@ def chosen(args: dict[str, Any]) -> Iterator[tuple[Entry, Open]]:
     """The entries that are asked for: `only` these, and none of `except`. Raises Refused, at the end, for
     what the archive does not have.
     """
-    wanted, spared = args["only"] or (), args["except"] or ()
+    wanted, spared = args.get("only") or (), args.get("except") or ()
     found: set[str] = set()
     names: list[str] = []
     for entry, read in walk(args["archive"], args["inner"], args["limit"], args["packed"]):

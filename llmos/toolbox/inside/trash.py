@@ -53,7 +53,7 @@ def main(args: dict[str, Any]) -> int:
 def throw_away(args: dict[str, Any]) -> None:
     folder, trash = Path(args["folder"]), Path(args["trash"])
     names = _names(folder, args["pattern"], folders=args["recursive"]) if args["glob"] else [args["pattern"]]
-    names = _without(names, folder, args["except"])
+    names = _without(names, folder, args.get("except") or [])
     if not names:
         raise Refused(f"Nothing matches {shown(args['path'])}.")
     places = [folder / name for name in names]
