@@ -192,8 +192,8 @@ def heads(text: str, cwd: str, names: tuple[str, ...], caller: Caller) -> tuple[
     files = [(name, Path(cwd, name)) for name in glance.named(text, names)]
     found = [glance.head(name, _beginning(file, caller)) for name, file in files]
     inside = ((name, entries(str(Path(cwd, name)), caller)) for name in glance.folders(text, names))
-    below = [glance.contents(name, there) for name, there in inside if there]
-    return tuple(filter(None, (*found, *below[: glance.MOST_FILES])))
+    below = (glance.contents(name, there) for name, there in inside if there)
+    return tuple(filter(None, (*found, *islice(below, glance.MOST_FILES))))
 
 
 def _beginning(file: Path, caller: Caller) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
-from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
+from llmos.toolbox.context import Args, Context, Draft, Pair, expand, fitting, is_glob, pipeline, programs
 from llmos.toolbox.listing import escaped, left_out, split_glob
 from llmos.toolbox.trash import found_below
 
@@ -188,9 +188,8 @@ def _going_in(args: Args, context: Context) -> tuple[str, ...]:
     start = _start(args["path"], context)
     words: list[str] = ["find", "-H", start, "-mindepth", "1"]
     if pattern:
-        hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")
         top = ("-not", "-path", f"{escaped(start.rstrip('/'))}/*/*")
-        words += ["(", *top, "-not", "(", "-name", pattern, *hidden, ")", ")", "-prune", "-o"]
+        words += ["(", *top, "-not", "(", *fitting(pattern), ")", ")", "-prune", "-o"]
     for test in left_out(args, start):
         words += [*test, "-prune", "-o"]
     return tuple(words)

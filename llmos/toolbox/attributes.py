@@ -142,12 +142,12 @@ def _set_mode(args: Args, folder: str, pattern: str, context: Context) -> Draft:
         _refuse_mode(mode)
     words = ("chmod", "-c", *(("-R",) if args["recursive"] else ()), "--", mode)
     argv: tuple[str, ...] = (*words, context.word(folder))
+    but = spared("file.permissions", args)
     if pattern:
-        found = expand(folder, pattern, context, spared("file.permissions", args))
+        found = expand(folder, pattern, context, but)
         argv = (*found, "-not", "-type", "l", "-exec", *words, "{}", "+")
     effects = Effects(writes=(context.absolute(args["path"]),), programs=programs(argv))
-    steps = (*there(folder, spared("file.permissions", args), context), Run(argv=argv))
-    return Draft(steps, effects, whole=True)
+    return Draft((*there(folder, but, context), Run(argv=argv)), effects, whole=True)
 
 
 def _refuse_mode(mode: str) -> None:

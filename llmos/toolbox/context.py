@@ -226,10 +226,14 @@ def expand(folder: str, pattern: str, context: Context, spared: Sequence[str] = 
 
     `spared` are patterns of names that are left out, whatever their case: in doubt a file stays.
     """
-    hidden = () if pattern.startswith(".") else ("-not", "-name", ".*")
     but = (word for name in spared for word in ("-not", "-iname", name))
     where = ("find", "-H", context.word(folder), "-mindepth", "1", "-maxdepth", "1")
-    return (*where, "-name", pattern, *hidden, *but)
+    return (*where, *fitting(pattern), *but)
+
+
+def fitting(pattern: str) -> tuple[str, ...]:
+    """The tests of find(1) for what a shell expands a pattern to."""
+    return ("-name", pattern, *(() if pattern.startswith(".") else ("-not", "-name", ".*")))
 
 
 def is_glob(path: str) -> bool:

@@ -16,6 +16,7 @@ from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
 from llmos.toolbox.inside import trash as inside
+from llmos.toolbox.inside.patterns import exceptions
 from llmos.toolbox.listing import escaped, excepted, split_glob
 
 _TIMEOUT_S = 600
@@ -147,7 +148,7 @@ def found_below(
     """As `there`, for tests of find(1) that stand for these names, and wherever find looks."""
     by_name = dict(zip(names, tests, strict=True))
     steps = []
-    for some in inside.exceptions(names):
+    for some in exceptions(names):
         fits = [word for name in some for word in ("-o", *by_name[name])][1:]
         steps.append(pipeline(((*look, "(", *fits, ")", "-print0"), ("grep", "-zq", ""))))
     return tuple(steps)

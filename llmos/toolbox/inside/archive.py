@@ -20,8 +20,8 @@ from typing import IO, Any
 
 from llmos.toolbox.inside.formats import Entry, Open, explained, walk
 from llmos.toolbox.inside.ledger import Ledger
+from llmos.toolbox.inside.patterns import exceptions
 from llmos.toolbox.inside.told import Refused, count, say, shown, size
-from llmos.toolbox.inside.trash import exceptions
 
 _MAX_LISTED = 1000
 _BLOCK = 1 << 20

@@ -6,13 +6,13 @@ one (a -> b, b -> c) go by a temporary name.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from llmos.toolbox.inside.patterns import expanded
 from llmos.toolbox.inside.told import Refused, count, say, shown, some
 
 _MAX_SHOWN = 1000
@@ -38,10 +38,8 @@ def main(args: dict[str, Any]) -> int:
 
 def matching(folder: Path, pattern: str) -> list[str]:
     """As a shell expands it: hidden names only for a pattern that begins with a dot."""
-    fits = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
-    hidden = pattern.startswith(".")
     found = (entry.name for entry in folder.iterdir())
-    return sorted(name for name in found if fits.match(name) and (hidden or not name.startswith(".")))
+    return expanded(found, pattern)
 
 
 def new_names(names: list[str], args: dict[str, Any]) -> dict[str, str]:

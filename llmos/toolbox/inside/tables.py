@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import csv
 import difflib
-import fnmatch
 import io
 import json
-import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from typing import Any
 
 from llmos.toolbox.inside.documents import flat, place
 from llmos.toolbox.inside.numbers import Value
+from llmos.toolbox.inside.patterns import expanded
 from llmos.toolbox.inside.told import Refused, say, shown
 
 Row = list[Value]
@@ -97,10 +96,8 @@ def read(path: str, separator: str | None, names: Sequence[str], without: str | 
 
 
 def _matching(pattern: Path, without: str | None) -> list[Path]:
-    fits = re.compile(fnmatch.translate(pattern.name.replace("[", "[[]")))
-    entries = sorted(pattern.parent.iterdir())
-    hidden = pattern.name.startswith(".")
-    files = [one for one in entries if fits.match(one.name) and (hidden or not one.name.startswith("."))]
+    names = (one.name for one in pattern.parent.iterdir())
+    files = [pattern.parent / name for name in expanded(names, pattern.name)]
     left_out = Path(without) if without and Path(without).exists() else None
     files = [one for one in files if one.is_file() and not (left_out and one.samefile(left_out))]
     if not files:

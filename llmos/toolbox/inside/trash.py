@@ -8,17 +8,17 @@ Specification: https://specifications.freedesktop.org/trash-spec/latest/
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from llmos.toolbox.inside.patterns import compiled, exceptions, expanded
 from llmos.toolbox.inside.told import Refused, count, say, shown, size, some
 
 _MAX_SHOWN = 20
@@ -75,33 +75,19 @@ def throw_away(args: dict[str, Any]) -> None:
 
 def _names(folder: Path, pattern: str, *, folders: bool) -> list[str]:
     """What a pattern matches, as a shell expands it."""
-    fits = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
-    hidden = pattern.startswith(".")
     found = (entry.name for entry in os.scandir(folder) if folders or not entry.is_dir(follow_symlinks=False))
-    return sorted(name for name in found if fits.match(name) and (hidden or not name.startswith(".")))
-
-
-def exceptions(spared: Sequence[str]) -> list[Sequence[str]]:
-    """Of each of these something must be in the folder: each name by itself; any one pattern if all are."""
-    names = [name for name in spared if not set("*?") & set(name)]
-    return [[name] for name in names] or ([spared] if spared else [])
+    return expanded(found, pattern)
 
 
 def _without(names: list[str], folder: Path, spared: list[str]) -> list[str]:
     """The names but those of `spared`. An exception that is nothing in the folder is misspelt: refused."""
     there = [entry.name for entry in folder.iterdir()] if spared else []
     for patterns in exceptions(spared):
-        if not any(map(_fitting(patterns), there)):
+        if not any(map(compiled(patterns, re.IGNORECASE).match, there)):
             told = " or ".join(map(shown, patterns))
             raise Refused(f"nothing in {shown(str(folder))} is called {told}, so nothing was done")
-    stays = _fitting(spared)
-    return [name for name in names if not stays(name)] if spared else names
-
-
-def _fitting(patterns: Sequence[str]) -> Callable[[str], object]:
-    """What is true of a name that one of the patterns takes in, whatever its case."""
-    forms = (fnmatch.translate(pattern.replace("[", "[[]")) for pattern in patterns)
-    return re.compile("|".join(forms), re.IGNORECASE).match
+    stays = compiled(spared, re.IGNORECASE)
+    return [name for name in names if not stays.match(name)] if spared else names
 
 
 def _check(place: Path, *, recursive: bool) -> None:

@@ -1,0 +1,24 @@
+"""Names and patterns: what a pattern takes in, and what is excepted. `[` is itself: names have it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+
+
+def compiled(patterns: Sequence[str], flags: int = 0) -> re.Pattern[str]:
+    """What is true of a whole name that one of the patterns takes in."""
+    return re.compile("|".join(fnmatch.translate(one.replace("[", "[[]")) for one in patterns), flags)
+
+
+def expanded(names: Iterable[str], pattern: str) -> list[str]:
+    """As a shell expands it: in order, hidden names only for a pattern that begins with a dot."""
+    fits, hidden = compiled([pattern]), pattern.startswith(".")
+    return sorted(name for name in names if fits.match(name) and (hidden or not name.startswith(".")))
+
+
+def exceptions(spared: Sequence[str]) -> list[Sequence[str]]:
+    """Of each of these something must be there: each name by itself; any one pattern if all are."""
+    names = [name for name in spared if not set("*?") & set(name)]
+    return [[name] for name in names] or ([spared] if spared else [])
