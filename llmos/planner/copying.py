@@ -53,7 +53,7 @@ class Copies:
 
     def mended(self, calls: Sequence[ToolCall], specs: Mapping[str, ToolSpec]) -> tuple[ToolCall, ...]:
         """The same calls, with each wrongly copied argument replaced."""
-        values = [value for call in calls for value in _strings(call.args.values())]
+        values = [value for call in calls for value in strings(call.args.values())]
         left = [word for word in self._words if not any(word.casefold() in v.casefold() for v in values)]
         return tuple(self._mended(call, specs[call.tool], left) for call in calls)
 
@@ -130,7 +130,8 @@ class Copies:
         return _ratio(value, word) >= (_ALIKE_WITH_ENDING if _ending(value, word) else _ALIKE)
 
 
-def _strings(values: Iterable[object]) -> Iterator[str]:
+def strings(values: Iterable[object]) -> Iterator[str]:
+    """The texts among a call's arguments, those in lists too."""
     for value in values:
         yield from [value] if isinstance(value, str) else map(str, value) if isinstance(value, list) else ()
 

@@ -11,24 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llmos.planner.copying import strings
 from llmos.toolbox import glance
 from llmos.tune.data.names import words
 
 _LEFT_OUT = 0.25  # of the rows: a request is understood without, too
 _OTHERS = (
-    *(
-        "README",
-        "old",
-        "misc",
-        "todo.odt",
-        "budget.ods",
-        "song.flac",
-        "disk.iso",
-        "backup",
-        "LICENSE",
-        "drafts",
-    ),
-    *("draft.tex", "model.stl", "archive.7z", "index.db", "notes.rtf", "sketch.svgz"),
+    *("README", "old", "misc", "todo.odt", "budget.ods", "song.flac", "disk.iso", "backup"),
+    *("LICENSE", "drafts", "draft.tex", "model.stl", "archive.7z", "index.db", "notes.rtf", "sketch.svgz"),
 )
 _PLAIN = ("{}.txt", "{}.md", "{}_2024.txt", "{} 1.txt", "{}.pdf", "{}.odt", "{}-old.txt", "{}.log")
 _ENDINGS = (".txt", ".jpg", ".pdf", ".csv", ".log")
@@ -55,7 +45,7 @@ def _is_folder(name: str, calls: Sequence[Mapping[str, Any]]) -> bool:
         return False
     inside = re.compile(rf"(?:^|[\s'\"]){re.escape(name)}/")
     through = re.compile(rf"(?:^|\s)(?:find|ls|du|cd|tree|tar|zip)\b[^|;]*\s'?{re.escape(name)}'?(?:\s|$)")
-    texts = [text for call in calls for text in _texts(call)]
+    texts = [text for call in calls for text in strings(call["args"].values())]
     return any(inside.search(text) or through.search(text) for text in texts) or any(
         call["args"].get("path") == name and _looks_through(call) for call in calls
     )
@@ -65,11 +55,6 @@ def _looks_through(call: Mapping[str, Any]) -> bool:
     args = call["args"]
     folders = call["tool"] in ("file.list", "file.find", "file.tree", "file.usage", "file.duplicates")
     return folders or bool(args.get("name") or args.get("recursive") or args.get("except"))
-
-
-def _texts(call: Mapping[str, Any]) -> Iterator[str]:
-    for value in call["args"].values():
-        yield from [value] if isinstance(value, str) else value if isinstance(value, list) else ()
 
 
 def _line(folder: str, calls: Sequence[Mapping[str, Any]], rng: random.Random) -> str:
