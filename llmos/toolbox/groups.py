@@ -35,8 +35,16 @@ _SWEEP_S = 1.0
 _INHERITED = ("cpu.max", "cpu.weight", "memory.max", "memory.high", "memory.swap.max", "pids.max", "io.max",
               "cpuset.cpus", "cpuset.mems")  # fmt: skip
 _NO_LIMITS = (("cpu.cfs_quota_us", "-1"), ("memory.limit_in_bytes", "-1"), ("pids.max", "max"))
+_PF_EXITING = 0x4  # include/linux/sched.h; field 9 of proc_pid_stat(5)
 _lock = threading.Lock()
 _sweeping = threading.Event()
+
+
+class Ended(CallFailed):
+    """There is no such process any more."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"process {pid} has ended", "List the processes again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +55,14 @@ class Tree:
     point: str
 
     def folder(self, pid: int, controller: str) -> Path:
-        """The group a process is in. Raises CallFailed when it is gone, or lies outside what we see."""
+        """The group a process is in. Raises Ended when it is gone, CallFailed when it is out of sight."""
         try:
             own = dict(own_groups(Path(f"/proc/{pid}/cgroup").read_text()))
+            flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
         except OSError as error:
-            raise CallFailed(f"process {pid} has ended", "List the processes again.") from error
+            raise Ended(pid) from error
+        if flags & _PF_EXITING:  # version 1 shows it in the root group then
+            raise Ended(pid)
         path = own.get(controller if self.version == 1 else "", "/..")
         if path.startswith("/.."):
             raise CallFailed(f"process {pid} is in a control group that is not seen from here", "See: doctor")
@@ -180,8 +191,13 @@ def _within(tree: Tree, settings: list[Setting], members: Members, applied: Appl
 
 
 def _common(tree: Tree, controller: str, pids: Sequence[int]) -> Path:
-    """The one group that all are in. Raises CallFailed where they are in several."""
-    folders = {tree.folder(pid, controller): pid for pid in reversed(pids)}
+    """The one group that all are in who have not ended. Raises CallFailed where they are in several."""
+    folders: dict[Path, int] = {}
+    for pid in pids:
+        with contextlib.suppress(Ended):
+            folders.setdefault(tree.folder(pid, controller), pid)
+    if not folders:
+        raise Ended(pids[0])
     if len(folders) > 1:
         some = "; ".join(
             f"{pid} in {str(folder).removeprefix(tree.point) or '/'}" for folder, pid in folders.items()

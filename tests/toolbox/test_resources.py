@@ -20,6 +20,8 @@ from llmos.messages import Caller, Change, Changed, ToolCall
 from llmos.toolbox import groups, resources
 from llmos.toolbox.catalog import Catalog
 from llmos.toolbox.context import Context
+from llmos.toolbox.limits import Limits
+from llmos.toolbox.scheduling import started_ticks
 
 ME = Caller(uid=os.geteuid(), gid=os.getegid())
 NOBODY = Caller(uid=65534, gid=65534)
@@ -447,3 +449,22 @@ def test_a_failure_half_way_leaves_no_group_behind(do: Do) -> None:
             do(Change(changer="resource.limit", args=args, shows="both"))
         assert not left(process)
         assert groups.limits_of(left(other)).model_dump(exclude_none=True) == {"cpu": 30}
+
+
+@grouped
+@pytest.mark.root
+def test_one_that_has_just_ended_is_in_no_group(do: Do) -> None:
+    """Until somebody waits for it, version 1 shows it in the root group."""
+    with running(*BUSY) as (process, _), subprocess.Popen(["true"]) as ended:
+        do("resource.limit", target=str(process.pid), cpu=30)
+        dead = psutil.Process(ended.pid)
+        while dead.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        group = left(process)[0]
+        ours = groups.Members(
+            groups.maker(group), process.pid, started_ticks(process.pid), lambda: [dead.pid, process.pid]
+        )
+        groups.limit(Limits(cpu=20), ours)
+        assert left(process) == [group] and groups.limits_of([group]).model_dump(exclude_none=True) == {
+            "cpu": 20
+        }
