@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _FRAME: TypeAdapter[Think | Teach | Adapt | Stop] = TypeAdapter(ToPlanner)
 
+_REST_S = 1.0  # without a frame; to give memory back takes some milliseconds, to have it again one
+
 
 class Worker:
     """Frames in, frames out; owns the loop and which request is being thought about."""
@@ -102,8 +104,7 @@ class Worker:
         for layer in missing:
             log.warning("the planner goes on without a layer of its confinement: %s", layer)
         heap.settle()
-        heap.trim()
-        heap.give_back_code()
+        _give_back()
         load_ms = 1000 * (time.perf_counter() - started)
         self._send(
             Ready(model=engine.name, load_ms=load_ms, resident_bytes=_resident_bytes(), unconfined=missing)
@@ -149,7 +150,7 @@ class Worker:
     # --- turns ---
 
     def _turn(self) -> None:
-        item, self._first = self._first or self._inbox.get(), None
+        item, self._first = self._first or self._next(), None
         if isinstance(item, Teach):
             wait(self._thinking)
             self._loop.teach(item.tools)
@@ -160,6 +161,15 @@ class Worker:
             return
         self._thinking = {one for one in self._thinking if not one.done()}
         self._thinking.add(self._thinkers.submit(self._think, *item))
+
+    def _next(self) -> tuple[Think, threading.Event] | Teach | Adapt:
+        """What comes next; memory that only the last thoughts needed is given back before a longer wait."""
+        try:
+            return self._inbox.get(timeout=_REST_S)
+        except queue.Empty:
+            wait(self._thinking)
+            _give_back()
+            return self._inbox.get()
 
     def _adapt(self, item: Adapt) -> None:
         """Beside the same weights where that can be; else this process makes room for one that loads it."""
@@ -191,6 +201,11 @@ class Worker:
     def _send(self, message: Message) -> None:
         with self._sending:
             self._wire.send(message.model_dump(mode="json"))
+
+
+def _give_back() -> None:
+    heap.trim()
+    heap.give_back_code()
 
 
 def _import() -> None:

@@ -26,6 +26,7 @@ from tests.bench.daemon import ask, greeted, running, wait_for_parts
 from tests.bench.report import Value, report
 
 PAUSE_S = 0.05  # between two questions for `status`
+REST_S = 3.0  # the planner gives back after one second what only thinking needed
 
 
 def client(sock: socket.socket, folder: str, says: list[str]) -> float:
@@ -91,11 +92,17 @@ def main() -> None:
         one = together([socks[0], sock], folder, says[1:], alone, pid)
         many = together([*socks, sock], folder, says[1 + alone :], options.each, pid)
         memory = psutil.Process(pid).memory_info()
+        time.sleep(REST_S)
+        at_rest = psutil.Process(pid).memory_info().rss
     times = {
         f"{name}_times_one": float(many[name] or 0) / float(one[name] or 1)
         for name in ("calls_per_s", "cpu_ms_a_call")
     }
-    resident = {"planner_resident_mb": memory.rss / 1e6, "planner_own_mb": (memory.rss - memory.shared) / 1e6}
+    resident = {
+        "planner_resident_mb": memory.rss / 1e6,
+        "planner_own_mb": (memory.rss - memory.shared) / 1e6,
+        "planner_at_rest_mb": at_rest / 1e6,
+    }
     report("together", [one, many], times | resident)
 
 

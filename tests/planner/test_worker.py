@@ -9,10 +9,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -85,6 +87,12 @@ class Peer:
         return self.process.returncode, errors.decode()
 
 
+def code_resident(pid: int) -> int:
+    """Bytes of libraries' code."""
+    maps = psutil.Process(pid).memory_maps(grouped=False)
+    return sum(one.rss for one in maps if ".so" in one.path and "x" in one.perms)
+
+
 @pytest.fixture(scope="module")
 def worker(tiny_model: Path) -> Iterator[Peer]:
     peer = Peer(str(tiny_model))
@@ -127,6 +135,19 @@ def test_a_sentence_becomes_a_typed_call(worker: Peer, ready: Ready) -> None:
     assert {call.tool for call in thought.calls} <= {"file.read", "answer"}
     assert 0 < thought.confidence <= 1
     assert thought.timing.prompt_tokens > thought.timing.generated_tokens > 0
+
+
+@pytest.mark.weights
+def test_at_rest_it_gives_back_what_only_thinking_needed(worker: Peer, ready: Ready) -> None:
+    worker.send(Think(id="rest", text="show b.txt"))
+    assert isinstance(worker.answer(), Thought)
+    thinking = code_resident(worker.process.pid)
+    deadline = time.monotonic() + 20
+    while code_resident(worker.process.pid) > thinking / 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    worker.send(Think(id="rested", text="show b.txt"))
+    assert isinstance(worker.answer(), Thought)
 
 
 @pytest.mark.weights
