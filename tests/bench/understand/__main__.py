@@ -37,7 +37,7 @@ from tests.bench.understand.workspace import build, snapshot
 
 CASES_FILES = tuple(
     Path(__file__).with_name(f"{name}.toml")
-    for name in ("cases", "everyday", "later", "fresh", "independent", "frequent", "strangers")
+    for name in ("cases", "everyday", "later", "fresh", "independent", "frequent", "strangers", "newcomers")
 )
 START_DEADLINE_S = 30.0
 ASK_DEADLINE_S = 300.0
