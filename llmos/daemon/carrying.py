@@ -153,10 +153,11 @@ class Carrying:
     async def _ask_back(self, index: int) -> None:
         """A yes given before the call was known is no answer to a doubt about it, if it changes something."""
         item = self._items[index]
-        if not (doubt := self._doubt(item)):
+        if not self._doubt(item):
             return
         await self._rehearse(index)
-        if item.rehearsal is None or item.rehearsal.changes:
+        doubt = self._doubt(item)
+        if doubt and (item.rehearsal is None or item.rehearsal.changes):
             what = item.judged.plan.command
             await self._refuse(item, "needs_input", f"Nothing was done, because {doubt}: {what}")
 
@@ -166,7 +167,8 @@ class Carrying:
             return ""
         from llmos.daemon import plausible  # reads the heads
 
-        if found := plausible.doubt(self.job.text, item.judged.plan.call):
+        touched = item.rehearsal.touched if item.rehearsal else None
+        if found := plausible.doubt(self.job.text, item.judged.plan.call, touched):
             return found
         return UNSURE if self._confidence < SURE_ENOUGH else ""
 

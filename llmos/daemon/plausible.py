@@ -6,6 +6,7 @@ Nothing is allowed because of this. What is found here is read otherwise, asked 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import PurePath
 
 from llmos import hints
@@ -35,11 +36,16 @@ def misfit(call: ToolCall) -> str:
     return f"it would put {replace!r} in the place of the name {find!r}, and not set its value"
 
 
-def doubt(text: str, call: ToolCall) -> str:
-    """What in a person's words speaks against a call that changes something; empty where nothing does."""
+def doubt(text: str, call: ToolCall, touched: Collection[str] | None = None) -> str:
+    """What in a person's words speaks against a call that changes something; empty where nothing does.
+
+    `touched`: the paths that it changed when it was tried, where it was.
+    """
     if hints.only_looks(text):
         return ONLY_LOOKS
     spared = None if call.args.get("except") else _SPARED.search(text)
-    if spared and spared["name"].casefold() not in str(call.args).casefold():
-        return f"you named an exception ({spared['name']}), and this call knows of none"
-    return ""
+    if spared is None or (name := spared["name"].casefold()) in str(call.args).casefold():
+        return ""
+    if touched is not None and not any(name in path.casefold() for path in touched):
+        return ""
+    return f"you named an exception ({spared['name']}), and this call knows of none"

@@ -58,6 +58,14 @@ class Rehearsal:
     def changes(self) -> bool:
         return bool(self.rehearsed.found)
 
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The paths that it wrote or took away."""
+        from llmos.guard import summary
+
+        writes, deletes = summary.paths_of(self.rehearsed.stage.roots, self.rehearsed.found)
+        return (*writes, *deletes)
+
     def discard(self) -> None:
         """Blocks for as long as removing what was written takes."""
         self.rehearsed.stage.discard()

@@ -37,6 +37,11 @@ Known = list[tuple[list[int], bool]]
 _BUCKETS = {"secret": 1 << 13, "change": 1 << 14}
 _NAMES = ("bob", "alice", "web-01", "Nextcloud", "db2", "node7.lan", "postgres", "Carol")
 _FILES = ("id_ed25519.pub", "server.key", "notes2024.txt", "Report_Q3-final.PDF", "a1.b2.log")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_WRITES = re.compile(
+    r"\b(?:rm|mv|cp|mkdir|touch|truncate|ln|chmod|gzip|sed -i|sort -o|sort -u -o|git add|git commit) "
+    r"|-delete\b|(?<!\d)>"
+)
 _FALSE_ALARMS = 0.0005  # of the words of training that are no secret
 
 
@@ -116,12 +121,14 @@ def look_alikes(rng: random.Random, count: int) -> list[str]:
 
 
 def change_examples(rows: Sequence[dict[str, Any]]) -> Known:
-    """Rows about the product's own tools; free shell text says nothing of itself."""
+    """Rows about the product's own tools; of free shell text, what surely writes."""
     tools = catalog.load(tool_dirs()[:1]).tools
     known: Known = []
     for row in rows:
         names = [call["tool"] for call in row["calls"]]
-        if all(name in tools and name not in ("shell.run", "ask", "answer") for name in names):
+        if any(_WRITES.search(_QUOTED.sub("''", call["args"].get("command", ""))) for call in row["calls"]):
+            known.append((hints.of_sentence(row["say"]), True))
+        elif all(name in tools and name not in ("shell.run", "ask", "answer") for name in names):
             known.append(
                 (hints.of_sentence(row["say"]), any(not tools[name].manifest.read_only for name in names))
             )

@@ -51,6 +51,8 @@ SCRIPT: dict[str, Any] = {
         others=([{"tool": "file.delete", "args": {"path": "*.yaml"}}],),
     ),
     "delete all but not the guide.md": unsure({"tool": "file.delete", "args": {"path": "*"}}, sure=0.99),
+    "delete all, but not the house.png": unsure(shell("rm -r photos"), sure=0.99),
+    "move all but not the house.png to new": unsure(shell("mkdir new && mv photos/tree.png new/"), sure=0.99),
     "give it to nobody-here": unsure(
         {"tool": "file.permissions", "args": {"path": "guide.md", "owner": "nobody-here"}},
         others=([{"tool": "file.permissions", "args": {"path": "guide.md", "mode": "600"}}],),
@@ -75,6 +77,15 @@ def folder(tmp_path: Path) -> Path:
     place.mkdir()
     (place / "guide.md").write_text("turn it on\nFAIL\n")
     (place / "app.yaml").write_text("debug: true\n")
+    return place
+
+
+@pytest.fixture
+def photos(folder: Path) -> Path:
+    place = folder / "photos"
+    place.mkdir()
+    for name in ("house.png", "tree.png"):
+        (place / name).touch()
     return place
 
 
@@ -148,6 +159,18 @@ def test_an_exception_that_the_call_does_not_know_of_is_asked_back(client: Clien
     assert result["status"] == "needs_input"
     assert "guide.md" in result["answer"]
     assert (folder / "guide.md").exists()
+
+
+def test_a_folder_that_holds_the_exception_is_not_taken_away(client: Client, photos: Path) -> None:
+    result, _ = ask(client, "delete all, but not the house.png", photos.parent)
+    assert result["status"] == "needs_input" and "house.png" in result["answer"]
+    assert (photos / "house.png").exists()
+
+
+def test_an_exception_that_was_not_touched_is_no_doubt(client: Client, photos: Path) -> None:
+    result, _ = ask(client, "move all but not the house.png to new", photos.parent)
+    assert result["status"] == "done", result
+    assert (photos / "house.png").exists() and (photos.parent / "new" / "tree.png").exists()
 
 
 @pytest.mark.parametrize(
