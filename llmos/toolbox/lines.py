@@ -1,13 +1,17 @@
-"""The end of a file and what is added to it, and how two files differ."""
+"""The end of a file and what is added to it, how two files differ, and lines that are chosen and sorted."""
 
 from __future__ import annotations
 
+from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
+from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, programs
+from llmos.toolbox.files import folders, parent
 from llmos.toolbox.listing import read_text, split_glob
 from llmos.toolbox.values import human_duration
 
 _MAX_LINES = 2000  # of a difference
+_TIMEOUT_S = 300
 _STOPPED = 124  # timeout(1): it was still running
 
 # --- tail --------------------------------------------------------------------------------------
@@ -64,4 +68,42 @@ def read_compare(outcome: Outcome, args: Args) -> Outcome:
     return outcome.model_copy(update={"stdout": "".join(lines[:_MAX_LINES]) + more, "exit_code": 0})
 
 
-PAIRS = {"lines.tail": Pair(plan_tail, read_tail), "lines.compare": Pair(plan_compare, read_compare)}
+# --- lines -------------------------------------------------------------------------------------
+
+
+def plan_lines(args: Args, context: Context) -> Draft:
+    path, target = args["path"], args["to"]
+    piped = path is None or path == "-"
+    if piped and not context.has_data:
+        raise UsageError("text.lines: argument `path`: it is missing, and no data was piped in", "Give it.")
+    if args["in_place"] and (target or piped or args["count"]):
+        raise UsageError(
+            "text.lines: `in_place` writes the lines back to the file they come from",
+            "Name the file." if piped else "Leave out `to` and `count`, or `in_place`.",
+        )
+    others = [name for name in (args["also_in"], args["not_in"]) if name]
+    words = {name: context.word(args[name]) for name in ("also_in", "not_in", "to") if args[name]}
+    given = {
+        **args,
+        **words,
+        "path": "-" if piped else context.word(path),
+        "name": path or "-",
+        "to_name": target,
+    }
+    run = inner.run("lines", given, stdin_data=piped, timeout_s=_TIMEOUT_S)
+    reads = tuple(context.absolute(name) for name in ([] if piped else [path]) + others)
+    written = path if args["in_place"] else target
+    writes = (context.absolute(written),) if written else ()
+    before = folders(parent(target), context) if target else ()
+    used = programs(*(step.argv for step in (*before, run)))
+    effects = Effects(reads=reads, writes=writes, programs=used)
+    return Draft(
+        (*before, run), effects, inner.command("text.lines", args), whole=True, read_only=not written
+    )
+
+
+PAIRS = {
+    "lines.tail": Pair(plan_tail, read_tail),
+    "lines.compare": Pair(plan_compare, read_compare),
+    "lines.lines": Pair(plan_lines),
+}

@@ -28,6 +28,8 @@ def _program(name: str) -> Program:
             from llmos.toolbox.inside.export import main
         case "update":
             from llmos.toolbox.inside.update import main
+        case "lines":
+            from llmos.toolbox.inside.lines import main
         case "settings":
             from llmos.toolbox.inside.settings import main
         case "trash":

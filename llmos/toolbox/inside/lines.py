@@ -1,0 +1,162 @@
+"""Lines of text files: filtered, compared with another list, counted, sorted, shown or written.
+
+A line is compared without what is blank at its end, and written as it stood. Bytes that are no UTF-8 stay
+as they are. All is made before a file is opened for writing, so what goes wrong leaves it alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from llmos.toolbox.inside.patterns import expanded
+from llmos.toolbox.inside.told import Refused, count, say, shown
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_MARK = "\ufeff"
+
+
+def main(args: dict[str, Any]) -> int:
+    source = Path(args["path"])
+    target = source if args["in_place"] else Path(args["to"]) if args["to"] else None
+    files = _files(source, args["name"])
+    _check(source, target, files, args)
+    texts = [_text(file) for file in files]
+    lines = [line for text in texts for line in text.removeprefix(_MARK).splitlines()]
+    found = _chosen(lines, args)
+    if args["count"]:
+        found = [str(len(found))]
+    if target is None:
+        say("\n".join(found) if found else "No line fits.")
+        return 0
+    if args["in_place"] and (args["with"] or args["without"]) and found == lines:
+        raise Refused(f"every line of {shown(args['name'])} fits, so nothing was changed")
+    _write(target, found, texts[0])
+    name = shown(args["to_name"] or args["name"])
+    before = f", {len(lines):,} before" if args["in_place"] else ""
+    say(f"{name} has {count(len(found), 'line')} now{before}")
+    return 0
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+def _files(source: Path, name: str) -> list[Path]:
+    """The file, or those that a pattern takes in. Raises Refused where there is none."""
+    if str(source) == "-" or source.exists() or not set("*?") & set(source.name):
+        return [source]
+    there = (entry.name for entry in source.parent.iterdir() if entry.is_file())
+    if found := expanded(there, source.name):
+        return [source.parent / one for one in found]
+    raise Refused(f"nothing matches {shown(name)}")
+
+
+def _check(source: Path, target: Path | None, files: list[Path], args: dict[str, Any]) -> None:
+    if args["in_place"]:
+        if files != [source]:
+            raise Refused(f"{shown(args['name'])} is a pattern; name the one file to be written")
+        return
+    if target is None:
+        return
+    name = shown(args["to_name"])
+    if args["to_name"].endswith("/") or target.is_dir():
+        raise Refused(f"{name} is a folder; name the new file")
+    if target.exists() and not args["overwrite"]:
+        raise Refused(f"{name} exists already; nothing was written (overwrite=true replaces it)")
+
+
+def _text(file: Path) -> str:
+    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    if b"\0" in raw:
+        raise Refused(f"{shown(str(file))} is no text")
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _write(target: Path, lines: list[str], like: str) -> None:
+    """With the line ends, and the byte order mark, of the text it comes from."""
+    end = "\r\n" if "\r\n" in like else "\n"
+    mark = _MARK if like.startswith(_MARK) else ""
+    whole = mark + "".join(f"{line}{end}" for line in lines)
+    target.write_bytes(whole.encode("utf-8", "surrogateescape"))
+
+
+# --- lines -------------------------------------------------------------------------------------------
+
+
+def _chosen(lines: list[str], args: dict[str, Any]) -> list[str]:
+    for name, wanted in (("with", True), ("without", False)):
+        if args[name]:
+            has = _search(args[name], args)
+            lines = [line for line in lines if has(line) is wanted]
+    same = _same(args)
+    for name, wanted in (("also_in", True), ("not_in", False)):
+        if args[name]:
+            others = {same(line) for line in _text(Path(args[name])).removeprefix(_MARK).splitlines()}
+            lines = [line for line in lines if (same(line) in others) is wanted]
+    if args["drop_blank"]:
+        lines = [line for line in lines if line.strip()]
+    lines = _ordered(_cased(_often(lines, same, args), args["case"]), args["sort"])
+    lines = lines[: args["first"]] if args["first"] else lines
+    return lines[-args["last"] :] if args["last"] else lines
+
+
+def _search(text: str, args: dict[str, Any]) -> Callable[[str], bool]:
+    """Whether a line has the text. Capitals count where the text has some, or it is said so."""
+    ignoring = args["ignore_case"]
+    if ignoring is None:
+        ignoring = not args["regex"] and text == text.casefold()
+    try:
+        pattern = re.compile(text if args["regex"] else re.escape(text), re.IGNORECASE if ignoring else 0)
+    except re.error as error:
+        raise Refused(f"{shown(text)} is no regular expression: {error}") from None
+    return lambda line: pattern.search(line) is not None
+
+
+def _same(args: dict[str, Any]) -> Callable[[str], str]:
+    """What two lines that are the same have in common."""
+    return (lambda line: line.rstrip().casefold()) if args["ignore_case"] else str.rstrip
+
+
+def _often(lines: list[str], same: Callable[[str], str], args: dict[str, Any]) -> list[str]:
+    if args["occurs"] == "any":
+        as_list = (args["also_in"] or args["not_in"]) and not args["in_place"]
+        return _once(lines, same) if args["unique"] or as_list else lines
+    times = Counter(map(same, lines))
+    if args["occurs"] == "once":
+        return [line for line in lines if times[same(line)] == 1]
+    return _once((line for line in lines if times[same(line)] > 1), same)
+
+
+def _once(lines: Iterable[str], same: Callable[[str], str]) -> list[str]:
+    first: dict[str, str] = {}
+    for line in lines:
+        first.setdefault(same(line), line)
+    return list(first.values())
+
+
+def _cased(lines: list[str], case: str) -> list[str]:
+    return [line.upper() if case == "upper" else line.lower() if case == "lower" else line for line in lines]
+
+
+def _ordered(lines: list[str], sort: str) -> list[str]:
+    match sort:
+        case "a-z" | "z-a":
+            return sorted(lines, key=lambda line: (line.casefold(), line), reverse=sort == "z-a")
+        case "0-9":
+            return sorted(lines, key=lambda line: _first_number(line, math.inf))
+        case "9-0":
+            return sorted(lines, key=lambda line: -_first_number(line, -math.inf))
+        case "reverse":
+            return lines[::-1]
+    return lines
+
+
+def _first_number(line: str, none: float) -> float:
+    """Lines without a number come last."""
+    found = _NUMBER.search(line)
+    return float(found[0]) if found else none
