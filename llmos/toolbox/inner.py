@@ -39,7 +39,9 @@ def command(tool: str, args: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value).removesuffix(".0")
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _main() -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox import inner
@@ -12,6 +14,7 @@ from llmos.toolbox.values import human_duration
 
 _MAX_LINES = 2000  # of a difference
 _TIMEOUT_S = 300
+_UNSAID = {"occurs": "any", "case": "keep", "sort": "none"}
 _STOPPED = 124  # timeout(1): it was still running
 
 # --- tail --------------------------------------------------------------------------------------
@@ -97,9 +100,14 @@ def plan_lines(args: Args, context: Context) -> Draft:
     before = folders(parent(target), context) if target else ()
     used = programs(*(step.argv for step in (*before, run)))
     effects = Effects(reads=reads, writes=writes, programs=used)
-    return Draft(
-        (*before, run), effects, inner.command("text.lines", args), whole=True, read_only=not written
-    )
+    return Draft((*before, run), effects, _command(args), whole=True, read_only=not written)
+
+
+def _command(args: Args) -> str:
+    """What a person is shown: what was said, to the letter, and nothing that goes without saying."""
+    said = {key: value for key, value in args.items() if value != _UNSAID.get(key)}
+    kept = (f"{key}={value}" for key, value in said.items() if value is not False or key == "ignore_case")
+    return shlex.join(["text.lines", *kept])
 
 
 PAIRS = {

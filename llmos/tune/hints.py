@@ -129,10 +129,19 @@ def change_examples(rows: Sequence[dict[str, Any]]) -> Known:
         if any(_WRITES.search(_QUOTED.sub("''", call["args"].get("command", ""))) for call in row["calls"]):
             known.append((hints.of_sentence(row["say"]), True))
         elif all(name in tools and name not in ("shell.run", "ask", "answer") for name in names):
-            known.append(
-                (hints.of_sentence(row["say"]), any(not tools[name].manifest.read_only for name in names))
+            changes = any(
+                not tools[call["tool"]].manifest.read_only and not _only_looks(call) for call in row["calls"]
             )
+            known.append((hints.of_sentence(row["say"]), changes))
     return known
+
+
+def _only_looks(call: dict[str, Any]) -> bool:
+    """Of tools that change something with some of their arguments."""
+    writes = {"text.lines": {"in_place", "to"}, "file.permissions": {"mode", "owner", "group"}}
+    if call["tool"] in writes:
+        return not writes[call["tool"]] & call["args"].keys()
+    return call["tool"] == "file.archive" and call["args"].get("action") == "list"
 
 
 # --- learning ----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ EXPECTED = """
 shell.run advise goal.add goal.remove goal.list
 file.list file.find file.read file.write file.move file.copy file.delete file.archive
 file.permissions file.link file.checksum file.duplicates file.rename file.mkdir file.trash file.restore
-text.tail text.columns text.query text.export text.update text.compare text.set
+text.lines text.tail text.columns text.query text.export text.update text.compare text.set
 file.tree
 file.usage text.search text.count text.replace process.list process.find process.stop process.start
 system.info system.memory system.disk system.load system.ports answer ask

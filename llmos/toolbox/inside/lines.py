@@ -17,7 +17,8 @@ from typing import Any
 from llmos.toolbox.inside.patterns import expanded
 from llmos.toolbox.inside.told import Refused, count, say, shown
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+# 1,234 is a thousand and more, as everywhere; the line in file-10 is no minus.
+_NUMBER = re.compile(r"(?:(?<!\w)-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _MARK = "\ufeff"
 
 
@@ -26,16 +27,16 @@ def main(args: dict[str, Any]) -> int:
     target = source if args["in_place"] else Path(args["to"]) if args["to"] else None
     files = _files(source, args["name"])
     _check(source, target, files, args)
-    texts = [_text(file) for file in files]
-    lines = [line for text in texts for line in text.removeprefix(_MARK).splitlines()]
+    texts = [_piped()] if args["path"] == "-" else [_text(file) for file in files]
+    lines = [line for text in texts for line in _lines(text)]
     found = _chosen(lines, args)
     if args["count"]:
         found = [str(len(found))]
     if target is None:
-        say("\n".join(found) if found else "No line fits.")
+        say("\n".join(found) if found else "No line fits." if lines else "There are no lines.")
         return 0
-    if args["in_place"] and (args["with"] or args["without"]) and found == lines:
-        raise Refused(f"every line of {shown(args['name'])} fits, so nothing was changed")
+    if args["in_place"] and (why := _slip(lines, found, args)):
+        raise Refused(f"{why}, so nothing was changed")
     _write(target, found, texts[0])
     name = shown(args["to_name"] or args["name"])
     before = f", {len(lines):,} before" if args["in_place"] else ""
@@ -43,12 +44,22 @@ def main(args: dict[str, Any]) -> int:
     return 0
 
 
+def _slip(lines: list[str], found: list[str], args: dict[str, Any]) -> str:
+    """Why this is hardly meant: what is looked for is nowhere, or everywhere."""
+    name = shown(args["name"])
+    if (args["with"] or args["without"]) and found == lines:
+        missing = f"no line of {name} has {shown(args['without'] or args['with'])}"
+        return f"every line of {name} fits" if args["with"] and lines else missing
+    picks = args["with"] or args["also_in"] or args["occurs"] != "any"
+    return f"no line of {name} fits" if picks and lines and not found else ""
+
+
 # --- files -------------------------------------------------------------------------------------------
 
 
 def _files(source: Path, name: str) -> list[Path]:
     """The file, or those that a pattern takes in. Raises Refused where there is none."""
-    if str(source) == "-" or source.exists() or not set("*?") & set(source.name):
+    if name == "-" or source.exists() or not set("*?") & set(source.name):
         return [source]
     there = (entry.name for entry in source.parent.iterdir() if entry.is_file())
     if found := expanded(there, source.name):
@@ -71,15 +82,28 @@ def _check(source: Path, target: Path | None, files: list[Path], args: dict[str,
 
 
 def _text(file: Path) -> str:
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    return _decoded(file.read_bytes(), str(file))
+
+
+def _piped() -> str:
+    return _decoded(sys.stdin.buffer.read(), "the piped data")
+
+
+def _decoded(raw: bytes, name: str) -> str:
     if b"\0" in raw:
-        raise Refused(f"{shown(str(file))} is no text")
+        raise Refused(f"{shown(name)} is no text")
     return raw.decode("utf-8", "surrogateescape")
 
 
+def _lines(text: str) -> list[str]:
+    """Not by str.splitlines, which takes form feeds and others for line ends, too."""
+    *lines, rest = text.removeprefix(_MARK).split("\n")
+    return [line.removesuffix("\r") for line in lines] + ([rest] if rest else [])
+
+
 def _write(target: Path, lines: list[str], like: str) -> None:
-    """With the line ends, and the byte order mark, of the text it comes from."""
-    end = "\r\n" if "\r\n" in like else "\n"
+    """With the line ends that most lines have, and the byte order mark, of the text it comes from."""
+    end = "\r\n" if like.count("\r\n") * 2 > like.count("\n") else "\n"
     mark = _MARK if like.startswith(_MARK) else ""
     whole = mark + "".join(f"{line}{end}" for line in lines)
     target.write_bytes(whole.encode("utf-8", "surrogateescape"))
@@ -96,11 +120,11 @@ def _chosen(lines: list[str], args: dict[str, Any]) -> list[str]:
     same = _same(args)
     for name, wanted in (("also_in", True), ("not_in", False)):
         if args[name]:
-            others = {same(line) for line in _text(Path(args[name])).removeprefix(_MARK).splitlines()}
+            others = {same(line) for line in _lines(_text(Path(args[name])))}
             lines = [line for line in lines if (same(line) in others) is wanted]
     if args["drop_blank"]:
         lines = [line for line in lines if line.strip()]
-    lines = _ordered(_cased(_often(lines, same, args), args["case"]), args["sort"])
+    lines = _ordered(_often(_cased(lines, args["case"]), same, args), args["sort"])
     lines = lines[: args["first"]] if args["first"] else lines
     return lines[-args["last"] :] if args["last"] else lines
 
@@ -109,10 +133,10 @@ def _search(text: str, args: dict[str, Any]) -> Callable[[str], bool]:
     """Whether a line has the text. Capitals count where the text has some, or it is said so."""
     ignoring = args["ignore_case"]
     if ignoring is None:
-        ignoring = not args["regex"] and text == text.casefold()
+        ignoring = not args["regex"] and text == text.lower()
     try:
         pattern = re.compile(text if args["regex"] else re.escape(text), re.IGNORECASE if ignoring else 0)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise Refused(f"{shown(text)} is no regular expression: {error}") from None
     return lambda line: pattern.search(line) is not None
 
@@ -159,4 +183,4 @@ def _ordered(lines: list[str], sort: str) -> list[str]:
 def _first_number(line: str, none: float) -> float:
     """Lines without a number come last."""
     found = _NUMBER.search(line)
-    return float(found[0]) if found else none
+    return float(found[0].replace(",", "")) if found else none
