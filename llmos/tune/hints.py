@@ -141,7 +141,7 @@ def _only_looks(call: dict[str, Any]) -> bool:
     writes = {"text.lines": {"in_place", "to"}, "file.permissions": {"mode", "owner", "group"}}
     if call["tool"] in writes:
         return not writes[call["tool"]] & call["args"].keys()
-    return call["tool"] == "file.archive" and call["args"].get("action") == "list"
+    return bool(call["tool"] == "file.archive" and call["args"].get("action") == "list")
 
 
 # --- learning ----------------------------------------------------------------------------------------
