@@ -164,12 +164,14 @@ class Worker:
 
     def _next(self) -> tuple[Think, threading.Event] | Teach | Adapt:
         """What comes next; memory that only the last thoughts needed is given back before a longer wait."""
-        try:
-            return self._inbox.get(timeout=_REST_S)
-        except queue.Empty:
-            wait(self._thinking)
-            _give_back()
-            return self._inbox.get()
+        while True:
+            try:
+                return self._inbox.get(timeout=_REST_S)
+            except queue.Empty:
+                if all(one.done() for one in self._thinking):
+                    break
+        _give_back()
+        return self._inbox.get()
 
     def _adapt(self, item: Adapt) -> None:
         """Beside the same weights where that can be; else this process makes room for one that loads it."""

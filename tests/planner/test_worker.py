@@ -6,11 +6,14 @@ import hashlib
 import itertools
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from llmos.messages import (
     Thought,
     ToolSpec,
 )
+from llmos.planner.worker import Worker
 from llmos.wire import FrameSocket
 
 FRAME: TypeAdapter[Ready | Delta | Thought | Failed] = TypeAdapter(FromPlanner)
@@ -148,6 +152,19 @@ def test_at_rest_it_gives_back_what_only_thinking_needed(worker: Peer, ready: Re
         time.sleep(0.1)
     worker.send(Think(id="rested", text="show b.txt"))
     assert isinstance(worker.answer(), Thought)
+
+
+def test_a_long_thought_keeps_no_later_request_waiting() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(FrameSocket(ours))
+        worker._thinking = {Future()}  # never done
+        took: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=lambda: took.put(worker._next()), daemon=True).start()
+        time.sleep(1.5)  # longer than what is taken for rest
+        given = (Think(id="short", text="show b.txt"), threading.Event())
+        worker._inbox.put(given)
+        assert took.get(timeout=20) == given
 
 
 @pytest.mark.weights
