@@ -388,8 +388,7 @@ class Carrying:
                 f"{conflict.path} was changed by somebody else meanwhile", "Nothing was changed. Try again."
             ) from conflict
         self._output(index, "stderr", f"llmos: {conflict.path} was changed meanwhile; trying again\n")
-        if item.approved and self.job.consent == "interactive":
-            item.approved = False  # what was approved is not what would be done now
+        item.approved = False  # what was approved, or found harmless, is not what would be done now
         await self._consent(index)
 
     async def _judge_again(self, index: int) -> None:

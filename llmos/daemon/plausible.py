@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from llmos import hints
 from llmos.messages import ToolCall
@@ -21,6 +21,19 @@ _SPARED = re.compile(
     r"(?i)(?:\bexcept(?:ing)?(?: for)?|\b(?:but|do) not(?: touch)?|\b(?:other than|apart from)|除了?)"
     r"\s*(?:the |file |folder )*[\"'`]?(?P<name>[\w.*?/-]*\w)"
 )
+
+
+def _is_left(name: str, touched: Collection[str]) -> bool:
+    """Whether that is a file beside what was changed, and was not. Patterns and other words ("the invoices")
+    do not tell which files they mean.
+    """
+    if (
+        "." not in name
+        or set("*?") & set(name)
+        or any(name.casefold() in path.casefold() for path in touched)
+    ):
+        return False
+    return any((folder / name).is_file() for folder in {Path(path).parent for path in touched})
 
 
 def misfit(call: ToolCall) -> str:
@@ -44,8 +57,8 @@ def doubt(text: str, call: ToolCall, touched: Collection[str] | None = None) -> 
     if hints.only_looks(text):
         return ONLY_LOOKS
     spared = None if call.args.get("except") else _SPARED.search(text)
-    if spared is None or (name := spared["name"].casefold()) in str(call.args).casefold():
+    if spared is None or spared["name"].casefold() in str(call.args).casefold():
         return ""
-    if touched is not None and not any(name in path.casefold() for path in touched):
+    if touched is not None and _is_left(spared["name"], touched):
         return ""
     return f"you named an exception ({spared['name']}), and this call knows of none"

@@ -39,8 +39,8 @@ _NAMES = ("bob", "alice", "web-01", "Nextcloud", "db2", "node7.lan", "postgres",
 _FILES = ("id_ed25519.pub", "server.key", "notes2024.txt", "Report_Q3-final.PDF", "a1.b2.log")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _WRITES = re.compile(
-    r"\b(?:rm|mv|cp|mkdir|touch|truncate|ln|chmod|gzip|sed -i|sort -o|sort -u -o|git add|git commit) "
-    r"|-delete\b|(?<!\d)>"
+    r"(?:^|[|;&] ?)(?:rm|mv|cp|mkdir|touch|truncate|ln|chmod|gzip|sed -i|sort (?:-u )?-o|git (?:add|commit)) "
+    r"| -delete\b|(?<![\d&])>(?!&| ?/dev/null)"
 )
 _FALSE_ALARMS = 0.0005  # of the words of training that are no secret
 
@@ -141,7 +141,7 @@ def _only_looks(call: dict[str, Any]) -> bool:
     writes = {"text.lines": {"in_place", "to"}, "file.permissions": {"mode", "owner", "group"}}
     if call["tool"] in writes:
         return not writes[call["tool"]] & call["args"].keys()
-    return bool(call["tool"] == "file.archive" and call["args"].get("action") == "list")
+    return bool(call["args"].get("preview") or call["args"].get("action") == "list")
 
 
 # --- learning ----------------------------------------------------------------------------------------

@@ -187,6 +187,15 @@ def test_exceptions_are_heard(text: str, command: str, doubtful: bool) -> None:
     assert bool(doubt(text, ToolCall.model_validate(shell(command)))) is doubtful
 
 
+@pytest.mark.parametrize("spared", ["*.png", "the pictures", "invoices", "hosue.png", "tree.png"])
+def test_an_exception_that_may_be_touched_stays_a_doubt(photos: Path, spared: str) -> None:
+    """Not said by name, misspelt, or changed indeed."""
+    touched = [str(photos / "tree.png")]
+    call = ToolCall.model_validate(shell("rm photos/t*"))
+    assert doubt(f"delete everything except {spared}", call, touched)
+    assert not doubt("delete everything except house.png", call, touched)
+
+
 def test_a_proposal_that_cannot_be_carried_out_is_read_otherwise(client: Client, folder: Path) -> None:
     result, _ = ask(client, "give it to nobody-here", folder)
     assert result["status"] == "done", result

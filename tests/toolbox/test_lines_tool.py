@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -176,7 +177,9 @@ def test_it_is_written_back(call: Call, folder: Path, before: bytes, args: JsonO
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        ({"with": "a"}, "every line of f.txt fits"),
+        ({"with": "a"}, "every line of f.txt has a"),
+        ({"without": "milc", "sort": "z-a"}, "no line of f.txt has milc"),
+        ({"not_in": "f.txt"}, "compared with itself"),
         ({"without": "milc"}, "no line of f.txt has milc"),
         # A slip of the keyboard must not empty the file.
         ({"with": "bananna"}, "no line of f.txt fits"),
@@ -204,7 +207,11 @@ def test_files_that_are_no_text_or_not_there_are_told(call: Call, folder: Path) 
     assert call("text.lines", path="nul.bin").stderr == "nul.bin is no text\n"
     assert "No such file" in call("text.lines", path="gone.txt").stderr
     assert "No such file" in call("text.lines", path="gone/*.txt", sort="a-z").stderr
-    assert "Is a directory" in call("text.lines", path=".").stderr
+    assert ". is a folder" in call("text.lines", path=".").stderr
+    os.mkfifo(folder / "pipe.txt")
+    assert "no regular file" in call("text.lines", path="pipe.txt").stderr
+    (folder / "wide.txt").write_text("a\n", encoding="utf-16")
+    assert "iconv -f utf-16" in call("text.lines", path="wide.txt").stderr
     assert call("text.lines", path="empty.txt", sort="a-z").stdout == "There are no lines.\n"
     assert call("text.lines", path="empty.txt", count=True).stdout == "0\n"
     nothing = call("text.lines", path="empty.txt", in_place=True, **{"with": "a"})
@@ -256,6 +263,31 @@ def test_the_command_says_what_was_told_to_the_letter(tools: Catalog, here: Cont
 def test_only_one_file_is_written_back(tools: Catalog, here: Context, more: JsonObject) -> None:
     with pytest.raises(UsageError, match="in_place"):
         planned(tools, here, has_data=True, **{"path": "a.txt", "in_place": True, **more})
+
+
+def test_the_file_itself_as_the_new_one_is_the_same_as_in_place(call: Call, folder: Path) -> None:
+    (folder / "m.txt").write_text("b\na\n")
+    slip = call("text.lines", path="m.txt", to="m.txt", overwrite=True, **{"with": "typo"})
+    assert slip.exit_code == 1 and (folder / "m.txt").read_text() == "b\na\n"
+    assert call("text.lines", path="m.txt", to="m.txt", overwrite=True, sort="a-z").exit_code == 0
+    assert (folder / "m.txt").read_text() == "a\nb\n"
+
+
+def test_a_pattern_does_not_take_in_what_is_written(call: Call, folder: Path) -> None:
+    (folder / "p1.lst").write_text("a\n")
+    (folder / "p2.lst").write_text("b\n")
+    for _ in range(2):
+        call("text.lines", path="*.lst", to="pall.lst", overwrite=True)
+        assert (folder / "pall.lst").read_text() == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"), [("^[[:space:]]*$", "x1 ä\n"), ("[[:alpha:]]", " \n"), ("[^[:alnum:]_]", "")]
+)
+def test_classes_of_grep_are_known(call: Call, folder: Path, pattern: str, left: str) -> None:
+    (folder / "c.txt").write_text("x1 ä\n \n")
+    call("text.lines", path="c.txt", without=pattern, regex=True, to="c2.txt")
+    assert (folder / "c2.txt").read_text() == left
 
 
 _LINE = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n\ufeff"), max_size=3)

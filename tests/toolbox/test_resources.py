@@ -458,7 +458,9 @@ def test_one_that_has_just_ended_is_in_no_group(do: Do) -> None:
     with running(*BUSY) as (process, _), subprocess.Popen(["true"]) as ended:
         do("resource.limit", target=str(process.pid), cpu=30)
         dead = psutil.Process(ended.pid)
+        deadline = time.monotonic() + 20
         while dead.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         group = left(process)[0]
         ours = groups.Members(

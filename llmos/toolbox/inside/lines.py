@@ -1,7 +1,7 @@
 """Lines of text files: filtered, compared with another list, counted, sorted, shown or written.
 
-A line is compared without what is blank at its end, and written as it stood. Bytes that are no UTF-8 stay
-as they are. All is made before a file is opened for writing, so what goes wrong leaves it alone.
+A line is compared without what is blank at its end, and written as it stood. Bytes that are no UTF-8 are
+written as they are. All is made before a file is opened for writing, so what goes wrong leaves it alone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from llmos.toolbox.inside.told import Refused, count, say, shown
 # 1,234 is a thousand and more, as everywhere; the line in file-10 is no minus.
 _NUMBER = re.compile(r"(?:(?<!\w)-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _MARK = "\ufeff"
+# Inside brackets, as grep has them: what people and models know from there.
+_LETTERS = "a-zA-Z\u00c0-\u024f"
+_CLASSES = {"digit": "0-9", "space": r"\s", "blank": r" \t", "alpha": _LETTERS, "alnum": f"0-9{_LETTERS}",
+            "upper": "A-Z", "lower": "a-z", "punct": r"!-/:-@\[-`{-~"}  # fmt: skip
 
 
 def main(args: dict[str, Any]) -> int:
     source = Path(args["path"])
     target = source if args["in_place"] else Path(args["to"]) if args["to"] else None
-    files = _files(source, args["name"])
+    files = _files(source, target, args)
+    args = args | {"in_place": args["in_place"] or _itself(source, target)}
     _check(source, target, files, args)
     texts = [_piped()] if args["path"] == "-" else [_text(file) for file in files]
     lines = [line for text in texts for line in _lines(text)]
@@ -35,8 +40,6 @@ def main(args: dict[str, Any]) -> int:
     if target is None:
         say("\n".join(found) if found else "No line fits." if lines else "There are no lines.")
         return 0
-    if args["in_place"] and (why := _slip(lines, found, args)):
-        raise Refused(f"{why}, so nothing was changed")
     _write(target, found, texts[0])
     name = shown(args["to_name"] or args["name"])
     before = f", {len(lines):,} before" if args["in_place"] else ""
@@ -44,39 +47,44 @@ def main(args: dict[str, Any]) -> int:
     return 0
 
 
-def _slip(lines: list[str], found: list[str], args: dict[str, Any]) -> str:
-    """Why this is hardly meant: what is looked for is nowhere, or everywhere."""
-    name = shown(args["name"])
-    if (args["with"] or args["without"]) and found == lines:
-        missing = f"no line of {name} has {shown(args['without'] or args['with'])}"
-        return f"every line of {name} fits" if args["with"] and lines else missing
-    picks = args["with"] or args["also_in"] or args["occurs"] != "any"
-    return f"no line of {name} fits" if picks and lines and not found else ""
-
-
 # --- files -------------------------------------------------------------------------------------------
 
 
-def _files(source: Path, name: str) -> list[Path]:
-    """The file, or those that a pattern takes in. Raises Refused where there is none."""
-    if name == "-" or source.exists() or not set("*?") & set(source.name):
+def _files(source: Path, target: Path | None, args: dict[str, Any]) -> list[Path]:
+    """The file, or those that a pattern takes in but for the one to be written. Raises Refused for none."""
+    name = args["name"]
+    if name == "-":
+        return [source]
+    if source.exists() or not set("*?") & set(source.name):
+        if source.exists() and not source.is_file():
+            raise Refused(f"{shown(name)} is {'a folder' if source.is_dir() else 'no regular file'}")
         return [source]
     there = (entry.name for entry in source.parent.iterdir() if entry.is_file())
-    if found := expanded(there, source.name):
-        return [source.parent / one for one in found]
-    raise Refused(f"nothing matches {shown(name)}")
+    found = [source.parent / one for one in expanded(there, source.name)]
+    if not args["in_place"]:
+        found = [one for one in found if not _itself(one, target)]
+    if not found:
+        raise Refused(f"nothing matches {shown(name)}")
+    return found
+
+
+def _itself(source: Path, target: Path | None) -> bool:
+    return target is not None and source.exists() and target.exists() and source.samefile(target)
 
 
 def _check(source: Path, target: Path | None, files: list[Path], args: dict[str, Any]) -> None:
     if args["in_place"]:
         if files != [source]:
             raise Refused(f"{shown(args['name'])} is a pattern; name the one file to be written")
-        return
-    if target is None:
+        if any(args[key] and _itself(source, Path(args[key])) for key in ("also_in", "not_in")):
+            raise Refused(f"{shown(args['name'])} is compared with itself, so nothing was changed")
+    if target is None or (args["in_place"] and not args["to"]):
         return
     name = shown(args["to_name"])
     if args["to_name"].endswith("/") or target.is_dir():
         raise Refused(f"{name} is a folder; name the new file")
+    if target.exists() and not target.is_file():
+        raise Refused(f"{name} is no regular file")
     if target.exists() and not args["overwrite"]:
         raise Refused(f"{name} exists already; nothing was written (overwrite=true replaces it)")
 
@@ -90,6 +98,8 @@ def _piped() -> str:
 
 
 def _decoded(raw: bytes, name: str) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Refused(f"{shown(name)} is in UTF-16; convert it first, such as with iconv -f utf-16 -t utf-8")
     if b"\0" in raw:
         raise Refused(f"{shown(name)} is no text")
     return raw.decode("utf-8", "surrogateescape")
@@ -113,10 +123,14 @@ def _write(target: Path, lines: list[str], like: str) -> None:
 
 
 def _chosen(lines: list[str], args: dict[str, Any]) -> list[str]:
+    """In the order of the arguments. Raises Refused where a file would be changed by a slip of the pen."""
     for name, wanted in (("with", True), ("without", False)):
         if args[name]:
-            has = _search(args[name], args)
+            has, before = _search(args[name], args), lines
             lines = [line for line in lines if has(line) is wanted]
+            if args["in_place"] and lines == before:
+                every = "every" if wanted and lines else "no"
+                raise Refused(_unchanged(f"{every} line of {shown(args['name'])} has {shown(args[name])}"))
     same = _same(args)
     for name, wanted in (("also_in", True), ("not_in", False)):
         if args[name]:
@@ -124,9 +138,16 @@ def _chosen(lines: list[str], args: dict[str, Any]) -> list[str]:
             lines = [line for line in lines if (same(line) in others) is wanted]
     if args["drop_blank"]:
         lines = [line for line in lines if line.strip()]
-    lines = _ordered(_often(_cased(lines, args["case"]), same, args), args["sort"])
+    lines = _often(_cased(lines, args["case"]), same, args)
+    if args["in_place"] and not lines and (args["with"] or args["also_in"] or args["occurs"] != "any"):
+        raise Refused(_unchanged(f"no line of {shown(args['name'])} fits"))
+    lines = _ordered(lines, args["sort"])
     lines = lines[: args["first"]] if args["first"] else lines
     return lines[-args["last"] :] if args["last"] else lines
+
+
+def _unchanged(why: str) -> str:
+    return f"{why}, so nothing was changed"
 
 
 def _search(text: str, args: dict[str, Any]) -> Callable[[str], bool]:
@@ -134,6 +155,8 @@ def _search(text: str, args: dict[str, Any]) -> Callable[[str], bool]:
     ignoring = args["ignore_case"]
     if ignoring is None:
         ignoring = not args["regex"] and text == text.lower()
+    for name, signs in _CLASSES.items() if args["regex"] else ():
+        text = text.replace(f"[:{name}:]", signs)
     try:
         pattern = re.compile(text if args["regex"] else re.escape(text), re.IGNORECASE if ignoring else 0)
     except (re.error, OverflowError, RecursionError) as error:
