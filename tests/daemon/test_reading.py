@@ -253,6 +253,29 @@ def test_an_exception_may_be_called_otherwise_in_the_call() -> None:
     assert not doubt("delete all pdfs except the invoices", call)
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "spared", "round_the_wrong_way"),
+    [
+        ("bin what ends in ~ in letters, those are leftovers of the editor", "letters/*", ["*~"], True),
+        ("the .bak and .tmp are rubbish, clear that out but lose no drawing", "plans/*", ["*.bak"], True),
+        ("clear out the .bak, everything else in there is precious", "old", ["*.bak"], True),
+        ("delete the .bak", "*", ["*.bak"], True),
+        ("把.bak都删了", "*", ["*.bak"], True),
+        ("delete all logs but app.log", "*.log", ["app.log"], False),
+        ("delete the logs except app.log and leave everything else alone", "*.log", ["app.log"], False),
+        ("only the raws are precious, get rid of the others", "*", ["*.raw"], False),
+        ("keep the lyrics and the cover, everything else can go in the bin", "*", ["cover.jpg"], False),
+        ("除了 main.py 都删掉", "*", ["main.py"], False),
+        ("delete all tarballs except the newest", "*.tar.gz", ["app-1.3.tar.gz"], False),
+    ],
+)
+def test_what_is_to_go_is_not_what_stays(
+    text: str, path: str, spared: list[str], round_the_wrong_way: bool
+) -> None:
+    call = ToolCall(tool="file.delete", args={"path": path, "except": spared})
+    assert bool(doubt(text, call)) is round_the_wrong_way
+
+
 def test_what_was_only_held_back_may_have_been_right() -> None:
     held, failed = Ended("needs_input", "not sure"), Ended("failed", "no such file")
     assert left_for_others(held, 0.3) == 0.7
