@@ -24,12 +24,12 @@ _SPARED = re.compile(
 
 # "Clear out the .bak and .tmp, everything else is precious": whether what is named stays or goes.
 _STAYS = re.compile(
-    r"(?i)\b(?:exc\w+|exept|but|bar|barring|save|other than|otherwise|apart|aside|besides?|without|instead|unless"
-    r"|kee?p\w*|kept|leav\w+|left|stay\w*|remain\w*|spar\w+|off|untouched|alone|surviv\w+|preserv\w+|precious|important"
-    r"|need\w*|want\w*|still|not|isnt|arent|dont|doesnt|cannot|never|no|only|just|rest|remainder|else|others?|whatever"
-    r"|anything|everything|all|holds?|minus|before|bleib\w*|behalt\w*|au(?:ß|ss)er|nicht|ohne|nur|bis auf|la(?:ß|ss)\w*"
-    r"|sauf|pas|gard\w+|sans|seul\w*|reste\w*|excepto|salvo|menos|solo|qued\w*|dej\w*)\b"
-    r"|n[’']t\b|[除留别不外剩保只莫甭]|其[余他它]"
+    r"(?i)\b(?:exc\w+|exept|but|bar|barring|save|other than|otherwise|apart|aside|besides?|without|instead"
+    r"|unless|kee?p\w*|kept|leav\w+|left|stay\w*|remain\w*|spar\w+|off|untouched|alone|surviv\w+|preserv\w+"
+    r"|precious|important|need\w*|want\w*|still|not|isnt|arent|dont|doesnt|cannot|never|no|only|just|rest"
+    r"|remainder|else|others?|whatever|anything|everything|all|holds?|minus|before|bleib\w*|behalt\w*"
+    r"|au(?:ß|ss)er|nicht|ohne|nur|bis auf|la(?:ß|ss)\w*|sauf|pas|gard\w+|sans|seul\w*|reste\w*|excepto|salvo"
+    r"|menos|solo|qued\w*|dej\w*)\b|n[’']t\b|[除留别不外剩保只莫甭]|其[余他它]"
 )
 _OTHERS_STAY = re.compile(
     r"(?i)\b(?:everything|anything|all) else\b[^,.;]{0,40}"
