@@ -218,11 +218,13 @@ def wants_change(text: str) -> float:
     return 1 / (1 + math.exp(-heads()["change"].score(of_sentence(text))))
 
 
-def only_looks(text: str) -> bool:
-    """Whether it surely asks for nothing to be changed: by the head, and by no word that says otherwise."""
+def only_looks(text: str, below: float = SURELY_LOOKS) -> bool:
+    """Whether it surely asks for nothing to be changed: by the head, whose log-odds are `below` that, and by
+    no word that says otherwise.
+    """
     if _CHANGES.search(text):
         return False
-    return heads()["change"].score(of_sentence(text)) < SURELY_LOOKS
+    return heads()["change"].score(of_sentence(text)) < below
 
 
 def of_sentence(text: str) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from llmos import hints
 from llmos.messages import ToolCall
 
+EVEN_ODDS = 0.0
 ONLY_LOOKS = "your words sound as if something is only to be looked at, and this call changes something"
 
 _SETTINGS = frozenset({".yaml", ".yml", ".json", ".toml", ".ini", ".conf", ".cfg", ".env", ".properties"})
@@ -81,7 +82,9 @@ def doubt(text: str, call: ToolCall, touched: Collection[str] | None = None) -> 
 
     `touched`: the paths that it changed when it was tried, where it was.
     """
-    if hints.only_looks(text):
+    # The same call without that word only shows: it is too easily said in passing.
+    in_passing = call.tool == "text.lines" and call.args.get("in_place")
+    if hints.only_looks(text, EVEN_ODDS if in_passing else hints.SURELY_LOOKS):
         return ONLY_LOOKS
     if call.tool in ("file.delete", "file.trash") and _turned_round(text, call):
         return "your words sound as if what it would leave is what is to go"

@@ -276,6 +276,12 @@ def test_what_is_to_go_is_not_what_stays(
     assert bool(doubt(text, call)) is round_the_wrong_way
 
 
+def test_what_is_to_be_shown_is_not_written_back() -> None:
+    call = ToolCall(tool="text.lines", args={"path": "test.out", "with": "FAIL", "in_place": True})
+    assert doubt("show me the line after each FAIL in test.out", call)
+    assert not doubt("only the lines with FAIL shall be left in test.out", call)
+
+
 def test_what_was_only_held_back_may_have_been_right() -> None:
     held, failed = Ended("needs_input", "not sure"), Ended("failed", "no such file")
     assert left_for_others(held, 0.3) == 0.7
