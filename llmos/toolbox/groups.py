@@ -43,8 +43,9 @@ _sweeping = threading.Event()
 class Ended(CallFailed):
     """There is no such process any more."""
 
-    def __init__(self, pid: int) -> None:
-        super().__init__(f"process {pid} has ended", "List the processes again.")
+
+def _ended(pid: int) -> Ended:
+    return Ended(f"process {pid} has ended", "List the processes again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ class Tree:
             own = dict(own_groups(Path(f"/proc/{pid}/cgroup").read_text()))
             flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
         except OSError as error:
-            raise Ended(pid) from error
+            raise _ended(pid) from error
         if flags & _PF_EXITING:  # version 1 shows it in the root group then
-            raise Ended(pid)
+            raise _ended(pid)
         path = own.get(controller if self.version == 1 else "", "/..")
         if path.startswith("/.."):
             raise CallFailed(f"process {pid} is in a control group that is not seen from here", "See: doctor")
@@ -197,7 +198,7 @@ def _common(tree: Tree, controller: str, pids: Sequence[int]) -> Path:
         with contextlib.suppress(Ended):
             folders.setdefault(tree.folder(pid, controller), pid)
     if not folders:
-        raise Ended(pids[0])
+        raise _ended(pids[0])
     if len(folders) > 1:
         some = "; ".join(
             f"{pid} in {str(folder).removeprefix(tree.point) or '/'}" for folder, pid in folders.items()
