@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from llmos.toolbox.inside.documents import flat
 from llmos.toolbox.inside.numbers import Value
+from llmos.toolbox.inside.patterns import is_same
 from llmos.toolbox.inside.query import Answer, answered
 from llmos.toolbox.inside.tables import Table, separator_named
 from llmos.toolbox.inside.told import Refused, count, say, shown
@@ -41,7 +42,7 @@ def main(args: dict[str, Any]) -> int:
     ending = target.suffix.lower()
     with answered(args) as answer, tempfile.TemporaryFile() as made:
         source = Path(args["path"])
-        itself = args["path"] != "-" and source.exists() and target.exists() and target.samefile(source)
+        itself = args["path"] != "-" and is_same(source, target)
         if itself and answer.table.place:
             raise Refused(f"only {shown(answer.table.place)} would be left of it; name a new file")
         if ending in _JSON:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from llmos.toolbox.inside.patterns import expanded
+from llmos.toolbox.inside.patterns import is_same, taken_in
 from llmos.toolbox.inside.told import Refused, count, say, shown
 
 # 1,234 is a thousand and more, as everywhere; the line in file-10 is no minus.
@@ -30,7 +30,7 @@ def main(args: dict[str, Any]) -> int:
     source = Path(args["path"])
     target = source if args["in_place"] else Path(args["to"]) if args["to"] else None
     files = _files(source, target, args)
-    args = args | {"in_place": args["in_place"] or _itself(source, target)}
+    args = args | {"in_place": args["in_place"] or is_same(source, target)}
     _check(source, target, files, args)
     texts = [_piped()] if args["path"] == "-" else [_text(file) for file in files]
     lines = [line for text in texts for line in _lines(text)]
@@ -59,24 +59,17 @@ def _files(source: Path, target: Path | None, args: dict[str, Any]) -> list[Path
         if source.exists() and not source.is_file():
             raise Refused(f"{shown(name)} is {'a folder' if source.is_dir() else 'no regular file'}")
         return [source]
-    there = (entry.name for entry in source.parent.iterdir() if entry.is_file())
-    found = [source.parent / one for one in expanded(there, source.name)]
-    if not args["in_place"]:
-        found = [one for one in found if not _itself(one, target)]
+    found = taken_in(source, target)
     if not found:
         raise Refused(f"nothing matches {shown(name)}")
     return found
-
-
-def _itself(source: Path, target: Path | None) -> bool:
-    return target is not None and source.exists() and target.exists() and source.samefile(target)
 
 
 def _check(source: Path, target: Path | None, files: list[Path], args: dict[str, Any]) -> None:
     if args["in_place"]:
         if files != [source]:
             raise Refused(f"{shown(args['name'])} is a pattern; name the one file to be written")
-        if any(args[key] and _itself(source, Path(args[key])) for key in ("also_in", "not_in")):
+        if any(args[key] and is_same(source, Path(args[key])) for key in ("also_in", "not_in")):
             raise Refused(f"{shown(args['name'])} is compared with itself, so nothing was changed")
     if target is None or (args["in_place"] and not args["to"]):
         return

@@ -22,7 +22,7 @@ from typing import Any
 
 from llmos.toolbox.inside.documents import flat, place
 from llmos.toolbox.inside.numbers import Value
-from llmos.toolbox.inside.patterns import expanded
+from llmos.toolbox.inside.patterns import taken_in
 from llmos.toolbox.inside.told import Refused, say, shown
 
 Row = list[Value]
@@ -96,10 +96,7 @@ def read(path: str, separator: str | None, names: Sequence[str], without: str | 
 
 
 def _matching(pattern: Path, without: str | None) -> list[Path]:
-    names = (one.name for one in pattern.parent.iterdir())
-    files = [pattern.parent / name for name in expanded(names, pattern.name)]
-    left_out = Path(without) if without and Path(without).exists() else None
-    files = [one for one in files if one.is_file() and not (left_out and one.samefile(left_out))]
+    files = taken_in(pattern, Path(without) if without else None)
     if not files:
         raise Refused("nothing matches it")
     return files
