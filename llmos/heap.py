@@ -21,6 +21,12 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def give_back() -> None:
+    """What is free of the heap, and code that is not needed now."""
+    trim()
+    give_back_code()
+
+
 _MADV_DONTNEED = 4  # mman.h
 
 

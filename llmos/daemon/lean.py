@@ -34,8 +34,7 @@ def give_back() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    heap.trim()
-    heap.give_back_code()
+    heap.give_back()
 
 
 _SLICE_NS = 200_000

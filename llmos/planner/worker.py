@@ -104,7 +104,7 @@ class Worker:
         for layer in missing:
             log.warning("the planner goes on without a layer of its confinement: %s", layer)
         heap.settle()
-        _give_back()
+        heap.give_back()
         load_ms = 1000 * (time.perf_counter() - started)
         self._send(
             Ready(model=engine.name, load_ms=load_ms, resident_bytes=_resident_bytes(), unconfined=missing)
@@ -170,7 +170,7 @@ class Worker:
             except queue.Empty:
                 if all(one.done() for one in self._thinking):
                     break
-        _give_back()
+        heap.give_back()
         return self._inbox.get()
 
     def _adapt(self, item: Adapt) -> None:
@@ -203,11 +203,6 @@ class Worker:
     def _send(self, message: Message) -> None:
         with self._sending:
             self._wire.send(message.model_dump(mode="json"))
-
-
-def _give_back() -> None:
-    heap.trim()
-    heap.give_back_code()
 
 
 def _import() -> None:
