@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
+from llmos.toolbox import inner, picking
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
 from llmos.toolbox.listing import escaped, need, split_glob
 from llmos.toolbox.trash import none_spared, refuse_whole, spared, there, within
@@ -89,6 +90,8 @@ def read_write(outcome: Outcome, args: Args) -> Outcome:
 
 
 def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
+    if picking.asked(tool, args):
+        return _transfer_picked(tool, argv, args, context)
     source, target, but = within(args), _target(args, context), spared(tool, args)
     if tool == "file.move":
         refuse_whole(tool, source, context)
@@ -108,6 +111,22 @@ def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) ->
         _refuse_into_itself(context.absolute(source), context.absolute(target), args)
     steps = (*there(folder, but, context), *makes, run)
     return Draft(steps, _transfer_effects(tool, (*makes, run), context, source, target), whole=True)
+
+
+def _transfer_picked(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
+    told, target = picking.given(tool, args, context), str(args["to"])
+    if told["pattern"] and tool == "file.move":
+        refuse_whole(tool, args["path"], context)
+    careful, place = "-f" if args["overwrite"] else "-i", context.word(target)
+    # The newest under a name of its own; more than one can only go into a folder.
+    named = (
+        args["limit"] == 1 and not target.endswith("/") and not context.is_folder(context.absolute(target))
+    )
+    where = ("-T", "--", "{}", place) if named else ("-t", place, "--")
+    words, makes = (*argv, careful, "-v", *where), parent(place) if named else place
+    step = picking.each(told, words, folders=True, makes=makes)
+    effects = _transfer_effects(tool, (Run(argv=words),), context, picking.changed(told), target)
+    return Draft((step,), effects, inner.command(tool, args), whole=True)
 
 
 def _target(args: Args, context: Context) -> str:
@@ -164,6 +183,8 @@ def plan_copy(args: Args, context: Context) -> Draft:
 
 def read_transfer(outcome: Outcome, args: Args) -> Outcome:
     """What was moved or copied; a target that was left alone is a failure that says so."""
+    if nothing := picking.none(outcome, args):
+        return nothing
     if note := none_spared(outcome, args):
         return outcome.model_copy(update={"stderr": note})
     if kept := _KEPT.findall(outcome.stderr):

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run, Step
-from llmos.toolbox import inner
+from llmos.toolbox import inner, picking
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
 from llmos.toolbox.inside import trash as inside
 from llmos.toolbox.inside.patterns import exceptions
@@ -74,19 +74,29 @@ def _is_trash(path: str, context: Context) -> bool:
 
 
 def _throw_away(tool: str, args: Args, how: dict[str, Any], context: Context) -> Draft:
+    trash = trash_of(context)
+    told = _picked(tool, args, context) if picking.asked(tool, args) else _named(tool, args, context)
+    run = inner.run("trash", {"action": "trash", "trash": trash, **told, **how}, timeout_s=_TIMEOUT_S)
+    effects = Effects(deletes=(picking.changed(told),), writes=(trash,), programs=programs(run.argv))
+    return Draft((run,), effects, inner.command(tool, args), whole=True, opens=(trash,))
+
+
+def _named(tool: str, args: Args, context: Context) -> dict[str, Any]:
     path = within(args).rstrip("/") or args["path"]
     refuse_whole(tool, path, context)
     folder, pattern = _parts(tool, path)
     spared(tool, args)  # raises
-    trash = trash_of(context)
-    given = {
-        "action": "trash", "trash": trash, "path": path, "folder": context.word(folder), "pattern": pattern,
-        "glob": is_glob(pattern), "except": [path.name for path in excepted(args)],
-        "absolute": context.absolute(folder), **how,
+    return {
+        "path": path, "folder": context.word(folder), "pattern": pattern, "glob": is_glob(pattern),
+        "except": [path.name for path in excepted(args)], "absolute": context.absolute(folder), "asked": {},
     }  # fmt: skip
-    run = inner.run("trash", given, timeout_s=_TIMEOUT_S)
-    effects = Effects(deletes=(context.absolute(path),), writes=(trash,), programs=programs(run.argv))
-    return Draft((run,), effects, inner.command(tool, args), whole=True, opens=(trash,))
+
+
+def _picked(tool: str, args: Args, context: Context) -> dict[str, Any]:
+    told = picking.given(tool, args, context)
+    if told["pattern"]:  # of a folder the files below are meant, and never itself
+        refuse_whole(tool, args["path"], context)
+    return told
 
 
 def _parts(tool: str, path: str) -> tuple[str, str]:
@@ -98,6 +108,8 @@ def _parts(tool: str, path: str) -> tuple[str, str]:
 
 
 def _delete(args: Args, context: Context) -> Draft:
+    if picking.asked("file.delete", args):
+        return _delete_picked(args, context)
     path, but = within(args), spared("file.delete", args)
     refuse_whole("file.delete", path, context)
     folder, pattern = split_glob(path)
@@ -105,7 +117,7 @@ def _delete(args: Args, context: Context) -> Draft:
         raise UsageError(
             f"file.delete: {path}: only the last part may be a pattern", "Name the folder in full."
         )
-    rm = ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
+    rm = _rm(args)
     argv: tuple[str, ...] = (*rm, context.word(path))
     if pattern:
         only = () if args["recursive"] else ("-not", "-type", "d")
@@ -113,6 +125,17 @@ def _delete(args: Args, context: Context) -> Draft:
     steps = (*there(folder, but, context), Run(argv=argv, timeout_s=_TIMEOUT_S))
     effects = Effects(deletes=(context.absolute(path),), programs=programs(argv))
     return Draft(steps, effects, whole=True)
+
+
+def _rm(args: Args) -> tuple[str, ...]:
+    return ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
+
+
+def _delete_picked(args: Args, context: Context) -> Draft:
+    told = _picked("file.delete", args, context)
+    step = picking.each(told, _rm(args), folders=args["recursive"])
+    effects = Effects(deletes=(picking.changed(told),), programs=programs(_rm(args), ("xargs",)))
+    return Draft((step,), effects, inner.command("file.delete", args), whole=True)
 
 
 def within(args: Args) -> str:
@@ -161,7 +184,13 @@ def none_spared(outcome: Outcome, args: Args) -> str:
     return f"What is to stay is not there ({', '.join(args['except'])}), so nothing was done.\n"
 
 
+def read_trash(outcome: Outcome, args: Args) -> Outcome:
+    return picking.none(outcome, args) or outcome
+
+
 def read_delete(outcome: Outcome, args: Args) -> Outcome:
+    if nothing := picking.none(outcome, args):
+        return nothing
     if note := none_spared(outcome, args):
         return outcome.model_copy(update={"stderr": note})
     if outcome.exit_code == 0 and not outcome.stdout:
@@ -187,7 +216,7 @@ def plan_restore(args: Args, context: Context) -> Draft:
 
 
 PAIRS = {
-    "trash.trash": Pair(plan_trash),
+    "trash.trash": Pair(plan_trash, read_trash),
     "trash.restore": Pair(plan_restore),
     "files.delete": Pair(plan_delete, read_delete),
 }

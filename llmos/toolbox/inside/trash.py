@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from llmos.toolbox.inside.patterns import compiled, exceptions, expanded
+from llmos.toolbox.inside.picked import picked
 from llmos.toolbox.inside.told import Refused, count, say, shown, size, some
 
 _MAX_SHOWN = 20
@@ -52,10 +53,12 @@ def main(args: dict[str, Any]) -> int:
 
 def throw_away(args: dict[str, Any]) -> None:
     folder, trash = Path(args["folder"]), Path(args["trash"])
-    names = _names(folder, args["pattern"], folders=args["recursive"]) if args["glob"] else [args["pattern"]]
-    names = _without(names, folder, args.get("except") or [])
-    if not names:
-        raise Refused(f"Nothing matches {shown(args['path'])}.")
+    if args["asked"]:
+        names = picked(folder, args, folders=args["recursive"])
+        if not names:
+            return  # a clean-up that is due every night is no failure where nothing is old enough
+    else:
+        names = _named(folder, args)
     places = [folder / name for name in names]
     for place in places:
         _check(place, recursive=args["recursive"])
@@ -69,8 +72,15 @@ def throw_away(args: dict[str, Any]) -> None:
         return
     (trash / "files").mkdir(parents=True, exist_ok=True)
     (trash / "info").mkdir(parents=True, exist_ok=True)
-    _move_all(places, trash, args["absolute"])
+    _move_all(folder, names, trash, args["absolute"])
     _tell("moved to the trash:", names)
+
+
+def _named(folder: Path, args: dict[str, Any]) -> list[str]:
+    names = _names(folder, args["pattern"], folders=args["recursive"]) if args["glob"] else [args["pattern"]]
+    if names := _without(names, folder, args["except"]):
+        return names
+    raise Refused(f"Nothing matches {shown(args['path'])}.")
 
 
 def _names(folder: Path, pattern: str, *, folders: bool) -> list[str]:
@@ -135,11 +145,12 @@ def _delete(places: list[Path]) -> None:
             place.unlink()
 
 
-def _move_all(places: list[Path], trash: Path, absolute: str) -> None:
+def _move_all(folder: Path, names: list[str], trash: Path, absolute: str) -> None:
     done: list[tuple[Path, Path, Path]] = []
     try:
-        for place in places:
-            info = _describe(trash / "info", place.name, f"{absolute.rstrip('/')}/{place.name}")
+        for name in names:
+            place = folder / name
+            info = _describe(trash / "info", place.name, f"{absolute.rstrip('/')}/{name}")
             content = trash / "files" / info.name.removesuffix(".trashinfo")
             done.append((place, content, info))
             shutil.move(place, content)
@@ -150,8 +161,8 @@ def _move_all(places: list[Path], trash: Path, absolute: str) -> None:
             info.unlink(missing_ok=True)
         if isinstance(error, shutil.Error):
             raise Refused(
-                f"{shown(str(places[0]))} holds what the trash does not take (a pipe, or a file that may not "
-                "be read): for_good=true deletes it without the trash"
+                f"{shown(str(folder / names[0]))} holds what the trash does not take (a pipe, or a file that "
+                "may not be read): for_good=true deletes it without the trash"
             ) from None
         raise
 
