@@ -286,3 +286,30 @@ def test_what_was_only_held_back_may_have_been_right() -> None:
     held, failed = Ended("needs_input", "not sure"), Ended("failed", "no such file")
     assert left_for_others(held, 0.3) == 0.7
     assert left_for_others(held, 0.9) == left_for_others(failed, 0.3) == 1.0  # its form spoke against it
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "doubtful"),
+    [
+        ("delete the logs older than 30 days", {"path": "logs/*.log"}, True),
+        ("delete the logs older than 30 days", {"path": "logs", "recursive": True}, True),
+        ("delete the logs older than 30 days", {"path": "logs", "older_than": "30d"}, False),
+        ("videos over 500 MB can go", {"path": "*.mp4"}, True),
+        ("keep the two newest dumps, delete the rest", {"path": "dump-*.sql"}, True),
+        ("keep the two newest dumps, delete the rest", {"path": "dump-*.sql", "keep_newest": 2}, False),
+        ("delete all dumps but the newest", {"path": "dump-*.sql", "except": ["dump-9.sql"]}, False),
+        ("what was not touched for a year goes", {"path": "*"}, True),
+        ("删掉超过三十天的日志", {"path": "logs/*.log"}, True),
+        ("删掉 logs 里的日志", {"path": "logs/*.log"}, False),
+        ("delete the oldest draft", {"path": "draft-1.txt"}, False),
+        ("delete latest-*.log", {"path": "latest-*.log"}, False),
+    ],
+)
+def test_what_is_said_of_age_and_size_is_heard(text: str, args: dict[str, Any], doubtful: bool) -> None:
+    assert bool(doubt(text, ToolCall(tool="file.delete", args=args))) is doubtful
+
+
+def test_the_one_file_there_is_has_no_other_age() -> None:
+    call = ToolCall(tool="file.trash", args={"path": "*.iso"})
+    assert doubt("the oldest iso to the trash", call, ["/a.iso", "/b.iso"])
+    assert not doubt("the oldest iso to the trash", call, ["/a.iso"])
