@@ -72,6 +72,7 @@ FOR_GOOD = pytest.mark.parametrize("how", [{}, {"for_good": True}], ids=["trash"
         ({"path": "logs/*.log", "keep_newest": 2, "older_than": "100d"}, set()),
         ({"path": "logs/*.log", "sort": "oldest", "limit": 2}, {"old.log", "week.log"}),
         ({"path": "logs/*.log", "sort": "newest", "limit": 1}, {"new.log"}),
+        ({"path": "logs/*.txt", "sort": "smallest", "limit": 1}, {"old.txt"}),
         ({"path": "logs", "sort": "size", "limit": 2}, {"web/old.log", "week.log"}),
         ({"path": "logs/*", "sort": "size", "limit": 1, "recursive": True}, {"web/old.log", "web/new.log"}),
         ({"path": "logs/old.log", "older_than": "30d"}, {"old.log"}),

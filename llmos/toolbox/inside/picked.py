@@ -37,6 +37,7 @@ _ORDERS: dict[str, Callable[[Candidate], float]] = {
     "newest": lambda one: one.changed,
     "oldest": lambda one: -one.changed,
     "size": lambda one: one.size,
+    "smallest": lambda one: -one.size,
 }
 
 
