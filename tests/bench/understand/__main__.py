@@ -37,7 +37,17 @@ from tests.bench.understand.workspace import build, snapshot
 
 CASES_FILES = tuple(
     Path(__file__).with_name(f"{name}.toml")
-    for name in ("cases", "everyday", "later", "fresh", "independent", "frequent", "strangers", "newcomers")
+    for name in (
+        "cases",
+        "everyday",
+        "later",
+        "fresh",
+        "independent",
+        "frequent",
+        "strangers",
+        "newcomers",
+        "visitors",
+    )
 )
 START_DEADLINE_S = 30.0
 ASK_DEADLINE_S = 300.0
