@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePath
 
 from llmos import hints
+from llmos.daemon import measures
 from llmos.messages import ToolCall
 
 EVEN_ODDS = 0.0
@@ -51,21 +52,6 @@ _CLAUSES = re.compile(
 )
 
 
-# "Delete the logs older than a month": what is said of age, size and number, and in which arguments it is.
-_PICKS = re.compile(
-    r"(?i)\b(?:(?:old|young|new|bigg|larg|small|heavi)er|(?:less|more) recent) (?:than|then|as)\b"
-    r"|\b(?:over|above|beyond|under|below|(?:more|less|longer) than|at least|past|last)"
-    r" [\d.,]+ ?(?:[kmgt]i?b?|megs?|gigs?|\w*bytes?|h|hours?|d|days?|weeks?|months?|years?)\b"
-    r"|\b(?:not|n[’']t|never|un)(?: been| be)? ?(?:touched|changed|modified|opened|used) (?:for|since|in)\b"
-    r"|\b(?:oldest|newest|latest|largest|biggest|smallest|most recent)\b"
-    r"|\b(?:älter|jünger|größer|kleiner) als\b|\bplus de \d+"
-    r"|(?:超过|大于|小于|不到|早于)[^，。；]{0,8}(?:天|周|星期|月|年|小时|[kmgKMG]|兆)|最[新旧早老大小近]|[天周月年]以?前的"
-)
-_FIRST = re.compile(r"(?i)est\b|recent|最")
-_PICKED = frozenset(("older_than", "newer_than", "larger_than", "smaller_than", "sort", "keep_newest"))
-_PICK = frozenset(("file.delete", "file.trash", "file.move", "file.copy"))
-
-
 def _is_left(name: str, touched: Collection[str]) -> bool:
     """Whether that is a file beside what was changed, and was not. Patterns and other words ("the invoices")
     do not tell which files they mean.
@@ -103,27 +89,14 @@ def doubt(text: str, call: ToolCall, touched: Collection[str] | None = None) -> 
         return ONLY_LOOKS
     if call.tool in ("file.delete", "file.trash") and _turned_round(text, call):
         return "your words sound as if what it would leave is what is to go"
-    if picks := _unpicked(text, call, touched):
-        return f"you said {picks!r}, and this call takes no account of it"
+    if said := measures.neglected(text, call, touched):
+        return f"you said {said!r}, and this call takes no account of it"
     spared = None if call.args.get("except") else _SPARED.search(text)
     if spared is None or spared["name"].casefold() in str(call.args).casefold():
         return ""
     if touched is not None and _is_left(spared["name"], touched):
         return ""
     return f"you named an exception ({spared['name']}), and this call knows of none"
-
-
-def _unpicked(text: str, call: ToolCall, touched: Collection[str] | None) -> str:
-    """What the words say of age, size or number, where a call takes several files and knows nothing of it."""
-    several = set("*?") & set(str(call.args.get("path", ""))) or call.args.get("recursive")
-    if call.tool not in _PICK or not several or _PICKED & set(call.args):
-        return ""
-    found = _PICKS.search(text)
-    if found is None or found[0].casefold() in str(call.args).casefold():
-        return ""
-    if call.args.get("except") and _FIRST.search(found[0]):
-        return ""  # "all but the newest", whose names tell which those are
-    return "" if touched is not None and len(touched) < 2 else found[0]
 
 
 def _turned_round(text: str, call: ToolCall) -> bool:

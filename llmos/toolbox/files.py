@@ -91,7 +91,7 @@ def read_write(outcome: Outcome, args: Args) -> Outcome:
 
 def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
     if picking.asked(tool, args):
-        return _transfer_picked(tool, argv, args, context)
+        return _transfer_picked(tool, args, context)
     source, target, but = within(args), _target(args, context), spared(tool, args)
     if tool == "file.move":
         refuse_whole(tool, source, context)
@@ -113,20 +113,18 @@ def _transfer(tool: str, argv: tuple[str, ...], args: Args, context: Context) ->
     return Draft(steps, _transfer_effects(tool, (*makes, run), context, source, target), whole=True)
 
 
-def _transfer_picked(tool: str, argv: tuple[str, ...], args: Args, context: Context) -> Draft:
-    told, target = picking.given(tool, args, context), str(args["to"])
-    if told["pattern"] and tool == "file.move":
-        refuse_whole(tool, args["path"], context)
-    careful, place = "-f" if args["overwrite"] else "-i", context.word(target)
-    # The newest under a name of its own; more than one can only go into a folder.
-    named = (
-        args["limit"] == 1 and not target.endswith("/") and not context.is_folder(context.absolute(target))
-    )
-    where = ("-T", "--", "{}", place) if named else ("-t", place, "--")
-    words, makes = (*argv, careful, "-v", *where), parent(place) if named else place
-    step = picking.each(told, words, folders=True, makes=makes)
-    effects = _transfer_effects(tool, (Run(argv=words),), context, picking.changed(told), target)
-    return Draft((step,), effects, inner.command(tool, args), whole=True)
+def _transfer_picked(tool: str, args: Args, context: Context) -> Draft:
+    moves, target = tool == "file.move", str(args["to"])
+    told = picking.given(tool, args, context, folders=not picking.by_size(args))
+    if moves:
+        refuse_whole(tool, args["path"], context, itself=bool(told["pattern"]))
+    # One file may go to a name of its own; several can only go into a folder.
+    single = args["limit"] == 1 or (told["pattern"] and not is_glob(told["pattern"]))
+    into = target.endswith("/") or context.is_folder(context.absolute(target)) or not single
+    how = {"move": moves, "target": context.word(target), "named": not into, "cp": programs(("cp",))[0]}
+    run = inner.run("transfer", {**told, **how, "overwrite": args["overwrite"]}, timeout_s=600)
+    effects = _transfer_effects(tool, (run, Run(argv=("cp",))), context, told["path"], target)
+    return Draft((run,), effects, picking.command(tool, args), whole=True)
 
 
 def _target(args: Args, context: Context) -> str:

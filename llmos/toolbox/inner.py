@@ -34,7 +34,9 @@ def run(name: str, args: Mapping[str, Any], **options: Any) -> Run:
 
 def command(tool: str, args: Mapping[str, Any]) -> str:
     """What a person is shown in place of an interpreter's argv: the tool and what it was told."""
-    told = (f"{key}={_text(value)}" for key, value in args.items() if value not in (None, False))
+    told = (
+        f"{key}={_text(value)}" for key, value in args.items() if value is not None and value is not False
+    )
     return shlex.join([tool, *told])
 
 

@@ -7,12 +7,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from llmos.errors import UsageError
-from llmos.messages import Outcome, Step
+from llmos.messages import Outcome
 from llmos.toolbox import inner
-from llmos.toolbox.context import Args, Context, is_glob, pipeline
+from llmos.toolbox.context import Args, Context, is_glob
 from llmos.toolbox.listing import excepted
 
-_ASKED = ("older_than", "newer_than", "larger_than", "smaller_than", "sort", "limit", "keep_newest")
+_AGES = ("older_than", "newer_than")
+_SIZES = ("larger_than", "smaller_than")
+_ASKED = (*_AGES, *_SIZES, "sort", "limit", "keep_newest")
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_BYTES = {"G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "B": 1}
 
 
 def asked(tool: str, args: Args) -> dict[str, Any]:
@@ -27,7 +31,12 @@ def asked(tool: str, args: Args) -> dict[str, Any]:
     return found
 
 
-def given(tool: str, args: Args, context: Context) -> dict[str, Any]:
+def by_size(args: Args) -> bool:
+    """Whether files are asked for that are large or first: folders are not what is meant by that."""
+    return any(args.get(name) is not None for name in (*_SIZES, "sort"))
+
+
+def given(tool: str, args: Args, context: Context, *, folders: bool) -> dict[str, Any]:
     """What the program inside is told: folder, pattern ("" for all below the folder), exceptions, asked."""
     path = PurePosixPath(str(args["path"]))
     whole = not is_glob(path.name) and context.is_folder(context.absolute(str(path)))
@@ -36,8 +45,9 @@ def given(tool: str, args: Args, context: Context) -> dict[str, Any]:
         raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
     spared = [_below(tool, one, folder, whole=whole) for one in excepted(args)]
     return {
-        "folder": context.word(str(folder)), "pattern": "" if whole else path.name, "except": spared,
-        "asked": asked(tool, args), "path": str(path), "absolute": context.absolute(str(folder)),
+        "folder": context.word(str(folder)), "pattern": "" if whole else path.name, "folders": folders,
+        "except": spared, "asked": asked(tool, args), "path": str(path),
+        "absolute": context.absolute(str(folder)),
     }  # fmt: skip
 
 
@@ -51,18 +61,17 @@ def _below(tool: str, spared: PurePosixPath, folder: PurePosixPath, *, whole: bo
     return str(inside)
 
 
-def changed(told: Mapping[str, Any]) -> str:
-    """The paths that may be meant, as the policy knows them."""
-    return f"{str(told['absolute']).rstrip('/')}/{told['pattern'] or '*'}"
+def command(tool: str, args: Args) -> str:
+    """What a person is shown, with ages and sizes as he would type them."""
+    texts = {name: _text(args[name], _SECONDS) for name in _AGES if args.get(name) is not None}
+    texts |= {name: _text(args[name], _BYTES) for name in _SIZES if args.get(name) is not None}
+    return inner.command(tool, {**args, **texts})
 
 
-def each(told: Mapping[str, Any], argv: tuple[str, ...], *, folders: bool, makes: str = "") -> Step:
-    """A step that runs `argv` with all that is picked behind it, or for each in the place of its `{}`; the
-    folder `makes` is made for it.
-    """
-    words = inner.argv("picked", {**told, "folders": folders, "makes": makes})
-    how = ("-I{}",) if "{}" in argv else ()
-    return pipeline((words, ("xargs", "-0", "-r", *how, *argv)), timeout_s=600)
+def _text(amount: float, units: Mapping[str, int]) -> str:
+    """In the largest unit of which it is a whole number."""
+    unit = next((unit for unit, length in units.items() if amount and amount % length == 0), [*units][-1])
+    return f"{amount / units[unit]:.0f}{unit}"
 
 
 def none(outcome: Outcome, args: Args) -> Outcome | None:
@@ -70,5 +79,5 @@ def none(outcome: Outcome, args: Args) -> Outcome | None:
     told = any(args.get(name) is not None for name in _ASKED)
     if not told or outcome.exit_code or outcome.stdout or outcome.stderr:
         return None
-    said = f"Nothing in {args['path']} fits; nothing was done.\n"
+    said = f"Of {args['path']} nothing fits; nothing was done.\n"
     return outcome.model_copy(update={"stdout": said})

@@ -29,12 +29,16 @@ def trash_of(context: Context) -> str:
     return f"{context.home.rstrip('/')}/.local/share/Trash"
 
 
-def refuse_whole(tool: str, path: str, context: Context) -> None:
-    """The root, the home, the folder one stands in and all above them are never moved or deleted."""
+def refuse_whole(tool: str, path: str, context: Context, *, itself: bool = True) -> None:
+    """The root, the home, the folder one stands in and all above them are never moved or deleted; nor some
+    of what is in those above: without `itself` what is in home and folder may be meant.
+    """
     absolute = context.absolute(path)
     pattern = absolute.replace("[", "[[]")
     for place in (context.home, context.cwd):
-        above = map(str, (PurePosixPath(place), *PurePosixPath(place).parents))
+        above = [place, *map(str, PurePosixPath(place).parents)]
+        if not itself:
+            above = [folder for folder in above if folder not in (context.home, context.cwd)]
         if any(fnmatch.fnmatchcase(folder, pattern) for folder in above):
             raise UsageError(
                 f"{tool}: {path} takes in {place} as a whole, which is never done",
@@ -55,7 +59,7 @@ def plan_delete(args: Args, context: Context) -> Draft:
         args["for_good"]
         or not _has_home(context)
         or not Path(context.home).is_dir()
-        or _is_trash(args["path"], context)
+        or _is_trash(args, context)
     ):
         return _delete(args, context)
     return _throw_away(
@@ -67,18 +71,20 @@ def _has_home(context: Context) -> bool:
     return context.home not in ("", "/")
 
 
-def _is_trash(path: str, context: Context) -> bool:
-    """What lies in the trash already is deleted for good."""
-    trash, place = f"{trash_of(context)}/", f"{context.absolute(path)}/"
-    return place.startswith(trash) or trash.startswith(place)
+def _is_trash(args: Args, context: Context) -> bool:
+    """What lies in the trash already is deleted for good; of what is picked the trash is left out."""
+    trash, place = f"{trash_of(context)}/", f"{context.absolute(args['path'])}/"
+    return place.startswith(trash) or (trash.startswith(place) and not picking.asked("file.delete", args))
 
 
 def _throw_away(tool: str, args: Args, how: dict[str, Any], context: Context) -> Draft:
-    trash = trash_of(context)
+    trash, kept = trash_of(context), not how.get("for_good")
     told = _picked(tool, args, context) if picking.asked(tool, args) else _named(tool, args, context)
-    run = inner.run("trash", {"action": "trash", "trash": trash, **told, **how}, timeout_s=_TIMEOUT_S)
-    effects = Effects(deletes=(picking.changed(told),), writes=(trash,), programs=programs(run.argv))
-    return Draft((run,), effects, inner.command(tool, args), whole=True, opens=(trash,))
+    given = {"action": "trash", "trash": trash, "for_good": False, **told, **how}
+    run = inner.run("trash", given, timeout_s=_TIMEOUT_S)
+    opens = (trash,) if kept else ()
+    effects = Effects(deletes=(context.absolute(told["path"]),), writes=opens, programs=programs(run.argv))
+    return Draft((run,), effects, picking.command(tool, args), whole=True, opens=opens)
 
 
 def _named(tool: str, args: Args, context: Context) -> dict[str, Any]:
@@ -93,9 +99,9 @@ def _named(tool: str, args: Args, context: Context) -> dict[str, Any]:
 
 
 def _picked(tool: str, args: Args, context: Context) -> dict[str, Any]:
-    told = picking.given(tool, args, context)
-    if told["pattern"]:  # of a folder the files below are meant, and never itself
-        refuse_whole(tool, args["path"], context)
+    folders = tool == "file.trash" and not picking.by_size(args)
+    told = picking.given(tool, args, context, folders=bool(args.get("recursive")) or folders)
+    refuse_whole(tool, args["path"], context, itself=bool(told["pattern"]))
     return told
 
 
@@ -109,7 +115,8 @@ def _parts(tool: str, path: str) -> tuple[str, str]:
 
 def _delete(args: Args, context: Context) -> Draft:
     if picking.asked("file.delete", args):
-        return _delete_picked(args, context)
+        how = {"recursive": args["recursive"], "most": _MOST, "or_delete": True, "for_good": True}
+        return _throw_away("file.delete", args, how, context)
     path, but = within(args), spared("file.delete", args)
     refuse_whole("file.delete", path, context)
     folder, pattern = split_glob(path)
@@ -117,7 +124,7 @@ def _delete(args: Args, context: Context) -> Draft:
         raise UsageError(
             f"file.delete: {path}: only the last part may be a pattern", "Name the folder in full."
         )
-    rm = _rm(args)
+    rm = ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
     argv: tuple[str, ...] = (*rm, context.word(path))
     if pattern:
         only = () if args["recursive"] else ("-not", "-type", "d")
@@ -125,17 +132,6 @@ def _delete(args: Args, context: Context) -> Draft:
     steps = (*there(folder, but, context), Run(argv=argv, timeout_s=_TIMEOUT_S))
     effects = Effects(deletes=(context.absolute(path),), programs=programs(argv))
     return Draft(steps, effects, whole=True)
-
-
-def _rm(args: Args) -> tuple[str, ...]:
-    return ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
-
-
-def _delete_picked(args: Args, context: Context) -> Draft:
-    told = _picked("file.delete", args, context)
-    step = picking.each(told, _rm(args), folders=args["recursive"])
-    effects = Effects(deletes=(picking.changed(told),), programs=programs(_rm(args), ("xargs",)))
-    return Draft((step,), effects, inner.command("file.delete", args), whole=True)
 
 
 def within(args: Args) -> str:

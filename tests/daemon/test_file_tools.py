@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -260,3 +261,24 @@ def test_a_full_or_read_only_file_system_is_named_and_nothing_is_half_done(
                     assert "changed a.txt" not in told
                 assert sorted(os.listdir(place)) == ["a.txt", "all"]
                 assert (place / "a.txt").read_text() == "z" * 1000
+
+
+def test_what_is_old_goes_from_below_and_comes_back(call: Call, folder: Path, isolated_home: Path) -> None:
+    for name, days in (("a", 1), ("b", 40), ("sub/c", 60), (".git/d", 90)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+        os.utime(folder / name, (time.time() - days * 86400,) * 2)
+    deleted = call("file.delete", path=".", older_than="30d")
+    assert sorted(os.listdir(folder)) == [".git", "a", "sub"] and not os.listdir(folder / "sub")
+    assert sorted(os.listdir(isolated_home / ".local/share/Trash/files")) == ["b", "c"]
+    call.undo(deleted["undo_id"])
+    assert (folder / "sub/c").read_text() == "sub/c" and (folder / "b").read_text() == "b"
+    moved = call("file.move", path=".", to="old/", older_than="30d")
+    assert (folder / "old/sub/c").is_file() and (folder / "old/b").is_file()
+    call.undo(moved["undo_id"])
+    copied = call("file.copy", path="*", to="newest.txt", sort="newest", limit=1)
+    assert (folder / "newest.txt").read_text() == "a" and copied["effects"]["changes"]["created"] == 1
+    call("file.delete", path="*", keep_newest=1, for_good=True)
+    assert sorted(os.listdir(folder)) == [".git", "newest.txt", "sub"]
+    again = call("file.trash", path="sub", older_than="1y", consent="none", status="done")
+    assert "nothing was done" in again["stdout"]

@@ -294,12 +294,30 @@ def test_what_was_only_held_back_may_have_been_right() -> None:
         ("delete the logs older than 30 days", {"path": "logs/*.log"}, True),
         ("delete the logs older than 30 days", {"path": "logs", "recursive": True}, True),
         ("delete the logs older than 30 days", {"path": "logs", "older_than": "30d"}, False),
+        ("delete the logs older than 30 days", {"path": "logs", "newer_than": "30d"}, True),
+        ("delete the logs that are older than 3 months", {"path": "logs", "older_than": "3m"}, True),
+        ("older than 30 days and bigger than 1 MB: away", {"path": "logs", "larger_than": "1M"}, True),
+        ("delete logs, more than two weeks old ones", {"path": "logs/*.log"}, True),
         ("videos over 500 MB can go", {"path": "*.mp4"}, True),
+        ("videos over a gigabyte can go", {"path": "*.mp4"}, True),
+        (
+            "delete the logs older than a month, not audit.log",
+            {"path": "logs", "except": ["audit.log"]},
+            True,
+        ),
         ("keep the two newest dumps, delete the rest", {"path": "dump-*.sql"}, True),
         ("keep the two newest dumps, delete the rest", {"path": "dump-*.sql", "keep_newest": 2}, False),
+        (
+            "keep the two newest dumps, delete the rest",
+            {"path": "dump-*", "sort": "newest", "limit": 2},
+            True,
+        ),
+        ("delete the two newest dumps", {"path": "dump-*.sql", "sort": "newest", "limit": 2}, False),
         ("delete all dumps but the newest", {"path": "dump-*.sql", "except": ["dump-9.sql"]}, False),
         ("what was not touched for a year goes", {"path": "*"}, True),
-        ("删掉超过三十天的日志", {"path": "logs/*.log"}, True),
+        ("alles was älter als ein jahr ist löschen", {"path": "*"}, True),
+        ("删掉超过三十天没动的日志", {"path": "logs/*.log"}, True),
+        ("删掉一个月以前的日志", {"path": "logs/*.log", "older_than": "30d"}, False),
         ("删掉 logs 里的日志", {"path": "logs/*.log"}, False),
         ("delete the oldest draft", {"path": "draft-1.txt"}, False),
         ("delete latest-*.log", {"path": "latest-*.log"}, False),
@@ -309,7 +327,16 @@ def test_what_is_said_of_age_and_size_is_heard(text: str, args: dict[str, Any], 
     assert bool(doubt(text, ToolCall(tool="file.delete", args=args))) is doubtful
 
 
+def test_a_folder_that_goes_as_a_whole_is_no_age() -> None:
+    call = ToolCall(tool="file.trash", args={"path": "Downloads"})
+    assert doubt("everything in Downloads older than two months goes to the trash", call)
+    assert not doubt("Downloads goes to the trash", call)
+
+
 def test_the_one_file_there_is_has_no_other_age() -> None:
     call = ToolCall(tool="file.trash", args={"path": "*.iso"})
-    assert doubt("the oldest iso to the trash", call, ["/a.iso", "/b.iso"])
-    assert not doubt("the oldest iso to the trash", call, ["/a.iso"])
+    trash = ["/home/u/.local/share/Trash/files/a.iso", "/home/u/.local/share/Trash/info/a.iso.trashinfo"]
+    assert doubt("the oldest iso to the trash", call, ["/w/a.iso", "/w/b.iso", *trash])
+    assert not doubt("the oldest iso to the trash", call, ["/w/a.iso", *trash])
+    move = ToolCall(tool="file.move", args={"path": "*.iso", "to": "old/"})
+    assert not doubt("the oldest iso to old", move, ["/w/a.iso", "/w/old/a.iso"])

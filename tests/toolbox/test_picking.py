@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from llmos.errors import UsageError
+from llmos.messages import ToolCall
+from llmos.toolbox import catalog
 from llmos.toolbox.context import Context
 
 from .conftest import Call
@@ -74,6 +76,7 @@ FOR_GOOD = pytest.mark.parametrize("how", [{}, {"for_good": True}], ids=["trash"
         ({"path": "logs/*.log", "sort": "newest", "limit": 1}, {"new.log"}),
         ({"path": "logs/*.txt", "sort": "smallest", "limit": 1}, {"old.txt"}),
         ({"path": "logs", "sort": "size", "limit": 2}, {"web/old.log", "week.log"}),
+        ({"path": "logs", "older_than": "55d", "except": [".git", "gone"]}, {"web/old.log"}),
         ({"path": "logs/*", "sort": "size", "limit": 1, "recursive": True}, {"web/old.log", "web/new.log"}),
         ({"path": "logs/old.log", "older_than": "30d"}, {"old.log"}),
         ({"path": "logs/new.log", "older_than": "30d"}, set()),
@@ -105,36 +108,66 @@ def test_folders_are_as_new_as_the_newest_in_them(call: Call, folder: Path) -> N
 
 def test_of_two_of_one_age_the_later_name_is_the_newer(call: Call, here: Context) -> None:
     folder = Path(here.cwd)
-    for day in ("01", "02", "03", "04"):
-        (folder / f"dump-{day}.sql").write_text("x")
-        _age(folder / f"dump-{day}.sql", 3)
+    for number in (1, 2, 9, 10):
+        (folder / f"dump-{number}.sql").write_text("x")
+        _age(folder / f"dump-{number}.sql", 3)
     assert call("file.delete", path="dump-*.sql", sort="oldest", limit=1).exit_code == 0
-    assert names(folder) == {"dump-02.sql", "dump-03.sql", "dump-04.sql"}
+    assert names(folder) == {"dump-2.sql", "dump-9.sql", "dump-10.sql"}
     assert call("file.delete", path="dump-*.sql", keep_newest=1).exit_code == 0
-    assert names(folder) == {"dump-04.sql"}
+    assert names(folder) == {"dump-10.sql"}
 
 
-def test_moved_and_copied(call: Call, folder: Path) -> None:
+def test_moved_and_copied_to_where_they_lay_below(call: Call, folder: Path) -> None:
     moved = call("file.move", path="logs/*.log", to="logs/archive/", older_than="7d")
     assert moved.exit_code == 0, moved.stderr
     assert names(folder / "logs/archive") == {"week.log", "old.log"}
-    assert call("file.copy", path="logs", to="logs/archive/", sort="newest", limit=1).exit_code == 0
-    assert "new.log" in names(folder / "logs/archive") and "web/new.log" in names(folder / "logs")
-    assert call("file.copy", path="logs/web/*", to=".", sort="oldest", limit=1).exit_code == 0
-    assert (folder / "old.log").stat().st_size == 5000
-    assert call("file.copy", path="logs/web/*", to="last/new", sort="newest", limit=1).exit_code == 0
-    assert names(folder / "last") == {"new"}
+    assert call("file.copy", path="logs", to="logs/archive/", newer_than="2d").exit_code == 0
+    assert names(folder / "logs/archive") == {"week.log", "old.log", "new.log", "web/new.log"}
+    assert {"new.log", "web/new.log"} <= names(folder / "logs")
     nothing = call("file.move", path="logs/*.pdf", to="pdf/", larger_than="1K")
     assert nothing.exit_code == 0 and "nothing was done" in nothing.stdout
     assert not (folder / "pdf").exists()
 
 
-def test_what_is_there_already_is_left_alone(call: Call, folder: Path) -> None:
-    (folder / "to").mkdir()
+def test_one_file_may_go_to_a_name_of_its_own(call: Call, folder: Path) -> None:
+    assert call("file.copy", path="logs/web/*", to=".", sort="oldest", limit=1).exit_code == 0
+    assert (folder / "old.log").stat().st_size == 5000
+    assert call("file.copy", path="logs/web/*", to="last/new", sort="newest", limit=1).exit_code == 0
+    assert names(folder / "last") == {"new"}
+    assert call("file.move", path="logs/week.log", to="was{}.log", older_than="7d").exit_code == 0
+    assert (folder / "was{}.log").is_file()
+    _age(folder / "last/new", -1)
+    for _ in range(2):  # the second time what was written the first time is the newest of all
+        args = {"path": "last/*", "to": "last/newest", "sort": "newest", "limit": 1, "overwrite": True}
+        assert call("file.copy", **args).exit_code == 0
+        assert names(folder / "last") == {"new", "newest"}
+
+
+def test_where_something_is_in_the_way_nothing_goes(call: Call, folder: Path) -> None:
+    (folder / "to/web/new.log").mkdir(parents=True)
     (folder / "to/old.log").write_text("mine")
-    outcome = call("file.move", path="logs", to="to/", older_than="30d")
-    assert outcome.exit_code and "old.log' exists already" in outcome.stderr
-    assert (folder / "to/old.log").read_text() == "mine" and (folder / "logs/web/old.log").exists()
+    for tool in ("file.move", "file.copy"):
+        outcome = call(tool, path="logs", to="to/", older_than="30d")
+        assert outcome.exit_code and "old.log exists already" in outcome.stderr
+        assert call(tool, path="logs", to="to/", newer_than="2d", overwrite=True).exit_code
+        assert names(folder / "to") == {"old.log"} and names(folder / "logs") == ALL
+    assert call("file.move", path="logs", to="to/", older_than="30d", overwrite=True).exit_code == 0
+    assert (folder / "to/old.log").read_text() == "x" * 10 and (folder / "to/web/old.log").exists()
+
+
+def test_sizes_are_those_of_files(call: Call, folder: Path) -> None:
+    assert call("file.move", path="logs/*", to="big/", sort="size", limit=1).exit_code == 0
+    assert names(folder / "big") == {"week.log"}
+    assert "nothing was done" in call("file.trash", path="logs/*", larger_than="4K").stdout
+
+
+def test_a_copy_keeps_its_time_and_a_link_is_not_written_through(call: Call, folder: Path) -> None:
+    (folder / "to").mkdir()
+    (folder / "to/old.log").symlink_to(folder / "logs/new.log")
+    args = {"path": "logs/*.log", "to": "to/", "older_than": "30d", "overwrite": True}
+    assert call("file.copy", **args).exit_code == 0
+    assert not (folder / "to/old.log").is_symlink()
+    assert (folder / "to/old.log").stat().st_mtime == (folder / "logs/old.log").stat().st_mtime
 
 
 def test_names_that_are_no_text_are_moved(call: Call, here: Context) -> None:
@@ -165,5 +198,26 @@ def test_half_an_order_is_refused(call: Call, folder: Path, half: dict[str, Any]
 def test_here_and_below_is_no_folder_as_a_whole(call: Call, folder: Path) -> None:
     assert call("file.delete", path=".", older_than="70d").exit_code == 0
     assert names(folder / "logs") == ALL - {"gone/a"}
-    with pytest.raises(UsageError, match="takes in"):
-        call("file.delete", path="../*", older_than="70d", recursive=True)
+    for path in ("..", "/", "../*"):
+        with pytest.raises(UsageError, match="takes in"):
+            call("file.delete", path=path, older_than="70d", recursive=True)
+
+
+def test_the_home_itself_loses_what_is_old_to_the_trash(call: Call, here: Context) -> None:
+    home = Path(here.home)
+    (home / "old.txt").write_text("x")
+    _age(home / "old.txt", 400)
+    assert call("file.delete", path="~", older_than="1y").exit_code == 0
+    assert not (home / "old.txt").exists()
+    kept = home / ".local/share/Trash/files/old.txt"
+    assert kept.is_file()
+    assert "nothing was done" in call("file.trash", path="~/.local", older_than="1y").stdout
+    assert kept.is_file()
+    assert call("file.delete", path="~/.local/share/Trash/files", older_than="1y").exit_code == 0
+    assert not kept.exists()
+
+
+def test_the_person_sees_ages_and_sizes_as_they_are_typed(tools: catalog.Catalog, here: Context) -> None:
+    args = {"path": "logs", "older_than": "36h", "larger_than": "1.5M", "smaller_than": "0B"}
+    plan = tools.plan(ToolCall(tool="file.delete", args=args), here)
+    assert plan.command == "file.delete path=logs older_than=36h larger_than=1536K smaller_than=0B"

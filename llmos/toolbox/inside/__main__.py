@@ -16,8 +16,8 @@ def _program(name: str) -> Program:
     match name:
         case "archive":
             from llmos.toolbox.inside.archive import main
-        case "picked":
-            from llmos.toolbox.inside.picked import main
+        case "transfer":
+            from llmos.toolbox.inside.transfer import main
         case "rename":
             from llmos.toolbox.inside.rename import main
         case "duplicates":

@@ -2,7 +2,8 @@
 
 A pattern stands for what lies directly in its folder. A folder stands for the regular files in it and below,
 hidden ones and what is in hidden folders not among them: nobody means .git by "what is older than a year".
-A folder that a pattern takes in is as new as the newest and as large as all of what it holds.
+A link to a folder is that folder. A folder that a pattern takes in is as new as the newest and as large as
+all of what it holds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,34 +30,14 @@ class Candidate:
     name: str
     changed: float
     size: int
-    is_folder: bool
 
 
-_ORDERS: dict[str, Callable[[Candidate], float]] = {
-    "newest": lambda one: one.changed,
-    "oldest": lambda one: -one.changed,
-    "size": lambda one: one.size,
-    "smallest": lambda one: -one.size,
-}
-
-
-def main(args: Asked) -> int:
-    """The paths, each ended by NUL, for xargs; the folder `makes` is there if there are any."""
-    folder, target = Path(args["folder"]), args["makes"]
-    names = picked(folder, args, folders=args["folders"], but=Path(target) if target else None)
-    if names and target:
-        Path(target).mkdir(parents=True, exist_ok=True)
-    for name in names:  # any bytes, and not what is told to a person
-        sys.stdout.buffer.write(os.fsencode(folder / name) + b"\0")
-    return 0
-
-
-def picked(folder: Path, args: Asked, *, folders: bool, but: Path | None = None) -> list[str]:
+def picked(folder: Path, args: Asked, *, but: Path | None = None) -> list[str]:
     """Names in the folder, in order. `pattern` "" is all below it; what is in `but` is left out.
 
     Raises Refused where an exception is nothing that is there: what is misspelt would not be spared.
     """
-    found = list(_directly(folder, args["pattern"], folders) if args["pattern"] else _walked(folder))
+    found = list(_directly(folder, args["pattern"], args["folders"]) if args["pattern"] else _walked(folder))
     _refuse_misspelt(folder, found, args["except"])
     stays, own = _is_spared(args["except"]), _inside(folder, but)
     found = [one for one in found if not stays(one.name) and not _is_in(folder / one.name, own)]
@@ -70,13 +50,20 @@ def picked(folder: Path, args: Asked, *, folders: bool, but: Path | None = None)
     return sorted(one.name for one in found)
 
 
+# --- which fit -----------------------------------------------------------------------------------------
+
+
 def _in_order(found: list[Candidate], order: str) -> list[Candidate]:
-    """Of two that are alike the one whose name comes last is the newer: names count up, and so do dates."""
-    return sorted(sorted(found, key=lambda one: one.name, reverse=order != "oldest"), key=_key(order))
+    """Of two that are alike the one whose name counts higher is the newer: `dump-10` after `dump-9`."""
+    by_name = sorted(found, key=lambda one: _counted(one.name), reverse=order in ("newest", "size"))
+    if order in ("newest", "oldest"):
+        return sorted(by_name, key=lambda one: one.changed if order == "oldest" else -one.changed)
+    return sorted(by_name, key=lambda one: one.size if order == "smallest" else -one.size)
 
 
-def _key(order: str) -> Callable[[Candidate], float]:
-    return lambda one: -_ORDERS[order](one)
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A name with its numbers as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _fits(one: Candidate, asked: Asked, now: float) -> bool:
@@ -87,22 +74,20 @@ def _fits(one: Candidate, asked: Asked, now: float) -> bool:
     )
 
 
+# --- what there is -------------------------------------------------------------------------------------
+
+
 def _directly(folder: Path, pattern: str, folders: bool) -> Iterator[Candidate]:
     if not set("*?") & set(pattern):
         (folder / pattern).lstat()  # raises what is said of a name that is not there
     for name in expanded((entry.name for entry in folder.iterdir()), pattern):
-        one = _measured(folder, name)
-        if not one.is_folder or folders:
-            yield one
-
-
-def _measured(folder: Path, name: str) -> Candidate:
-    found = (folder / name).lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        return Candidate(name, found.st_mtime, found.st_size, is_folder=False)
-    inside = list(_walked(folder / name, hidden=True))
-    newest = max((one.changed for one in inside), default=found.st_mtime)
-    return Candidate(name, newest, sum(one.size for one in inside), is_folder=True)
+        found = (folder / name).lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            yield Candidate(name, found.st_mtime, found.st_size)
+        elif folders:
+            inside = list(_walked(folder / name, hidden=True))
+            newest = max((one.changed for one in inside), default=found.st_mtime)
+            yield Candidate(name, newest, sum(one.size for one in inside))
 
 
 def _walked(folder: Path, *, hidden: bool = False) -> Iterator[Candidate]:
@@ -118,7 +103,10 @@ def _walked(folder: Path, *, hidden: bool = False) -> Iterator[Candidate]:
             path = Path(place, name)
             found = path.lstat()
             if hidden or (stat.S_ISREG(found.st_mode) and not name.startswith(".")):
-                yield Candidate(str(path.relative_to(folder)), found.st_mtime, found.st_size, is_folder=False)
+                yield Candidate(str(path.relative_to(folder)), found.st_mtime, found.st_size)
+
+
+# --- what stays ----------------------------------------------------------------------------------------
 
 
 def _is_spared(spared: list[str]) -> Callable[[str], bool]:
@@ -129,19 +117,25 @@ def _is_spared(spared: list[str]) -> Callable[[str], bool]:
 
     def stays(name: str) -> bool:
         path = PurePosixPath(name)
-        return any(fits(part) for part in path.parts) or any(
-            fits(str(one)) for one in (path, *path.parents)[:-1]
-        )
+        whole = (str(one) for one in (path, *path.parents)[:-1])
+        return any(map(fits, (*path.parts, *whole)))
 
     return stays
 
 
 def _refuse_misspelt(folder: Path, found: list[Candidate], spared: list[str]) -> None:
-    there = [*(one.name for one in found), *(entry.name for entry in folder.iterdir())] if spared else []
     for patterns in exceptions(spared):
-        if not any(map(_is_spared(list(patterns)), there)):
+        stays = _is_spared(list(patterns))
+        if not any(stays(one.name) for one in found) and not any(map(stays, _names_below(folder))):
             told = " or ".join(map(shown, patterns))
             raise Refused(f"nothing in {shown(str(folder))} is called {told}, so nothing was done")
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    """Of everything, hidden things and folders too."""
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            yield str(Path(place, name).relative_to(folder))
 
 
 def _inside(folder: Path, but: Path | None) -> Path | None:

@@ -54,7 +54,7 @@ def main(args: dict[str, Any]) -> int:
 def throw_away(args: dict[str, Any]) -> None:
     folder, trash = Path(args["folder"]), Path(args["trash"])
     if args["asked"]:
-        names = picked(folder, args, folders=args["recursive"])
+        names = picked(folder, args, but=trash)
         if not names:
             return  # a clean-up that is due every night is no failure where nothing is old enough
     else:
@@ -62,6 +62,10 @@ def throw_away(args: dict[str, Any]) -> None:
     places = [folder / name for name in names]
     for place in places:
         _check(place, recursive=args["recursive"])
+    if args["for_good"]:
+        _delete(places)
+        _tell("deleted", names)
+        return
     if num_bytes := _more_than(places, args["most"]):
         if not args["or_delete"]:
             raise Refused(f"more than {size(num_bytes)} is too much for the trash: file.delete, or name less")
