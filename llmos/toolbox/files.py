@@ -121,9 +121,9 @@ def _transfer_picked(tool: str, args: Args, context: Context) -> Draft:
     # One file may go to a name of its own; several can only go into a folder.
     single = args["limit"] == 1 or (told["pattern"] and not is_glob(told["pattern"]))
     into = target.endswith("/") or context.is_folder(context.absolute(target)) or not single
-    how = {"move": moves, "target": context.word(target), "named": not into, "cp": programs(("cp",))[0]}
+    how = {"move": moves, "target": context.word(target), "named": not into}
     run = inner.run("transfer", {**told, **how, "overwrite": args["overwrite"]}, timeout_s=600)
-    effects = _transfer_effects(tool, (run, Run(argv=("cp",))), context, told["path"], target)
+    effects = _transfer_effects(tool, (run,), context, told["path"], target)
     return Draft((run,), effects, picking.command(tool, args), whole=True)
 
 

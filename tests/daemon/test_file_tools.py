@@ -280,5 +280,5 @@ def test_what_is_old_goes_from_below_and_comes_back(call: Call, folder: Path, is
     assert (folder / "newest.txt").read_text() == "a" and copied["effects"]["changes"]["created"] == 1
     call("file.delete", path="*", keep_newest=1, for_good=True)
     assert sorted(os.listdir(folder)) == [".git", "newest.txt", "sub"]
-    again = call("file.trash", path="sub", older_than="1y", consent="none", status="done")
+    again = call("file.trash", path="sub", older_than="1y")
     assert "nothing was done" in again["stdout"]

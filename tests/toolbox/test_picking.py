@@ -170,6 +170,13 @@ def test_a_copy_keeps_its_time_and_a_link_is_not_written_through(call: Call, fol
     assert (folder / "to/old.log").stat().st_mtime == (folder / "logs/old.log").stat().st_mtime
 
 
+def test_a_folder_is_copied_with_what_it_holds(call: Call, folder: Path) -> None:
+    (folder / "logs/gone/link").symlink_to("a")
+    os.utime(folder / "logs/gone/link", (0, 0), follow_symlinks=False)
+    assert call("file.copy", path="logs/*", to="to/", older_than="70d").exit_code == 0
+    assert (folder / "to/gone/link").is_symlink() and (folder / "to/gone/a").is_file()
+
+
 def test_names_that_are_no_text_are_moved(call: Call, here: Context) -> None:
     folder = Path(here.cwd)
     for name in ("a\nb.log", "-f.log", "b [1].log"):

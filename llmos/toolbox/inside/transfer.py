@@ -4,9 +4,9 @@ something is in the way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def main(args: dict[str, Any]) -> int:
         if args["move"]:
             shutil.move(source, place)
         else:
-            _copy(args["cp"], source, place)
+            _copy(source, place)
     for source, place in list(places.items())[:_MAX_SHOWN]:
         say(f"{'moved' if args['move'] else 'copied'} {shown(str(source))} to {shown(str(place))}")
     if len(places) > _MAX_SHOWN:
@@ -49,11 +49,23 @@ def _refuse_taken(source: Path, place: Path, *, overwrite: bool) -> None:
         raise Refused(f"{shown(str(place))} exists already and no folder is replaced, so nothing was done")
 
 
-def _copy(cp: str, source: Path, place: Path) -> None:
-    """cp(1) keeps what Python's shutil does not: owner, holes, attributes. A link is not written through."""
-    done = subprocess.run(
-        [cp, "-a", "-T", "--remove-destination", "--", source, place],
-        check=False, capture_output=True, text=True, errors="backslashreplace",
-    )  # fmt: skip
-    if done.returncode:
-        raise Refused(done.stderr.strip() or f"{shown(str(source))} could not be copied")
+def _copy(source: Path, place: Path) -> None:
+    """As `cp -a` does: links as links, with owner, times and attributes; a link is not written through."""
+    if os.path.lexists(place):
+        place.unlink()
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, place, symlinks=True, copy_function=_copy_file)
+        _own(source, place)
+    else:
+        _copy_file(source, place)
+
+
+def _copy_file(source: str | Path, place: str | Path) -> None:
+    shutil.copy2(source, place, follow_symlinks=False)
+    _own(source, place)
+
+
+def _own(source: str | Path, place: str | Path) -> None:
+    found = os.lstat(source)
+    with contextlib.suppress(PermissionError):  # whoever is not root owns what he copies
+        os.chown(place, found.st_uid, found.st_gid, follow_symlinks=False)
