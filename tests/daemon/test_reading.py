@@ -180,7 +180,17 @@ def test_an_exception_that_was_not_touched_is_no_doubt(client: Client, photos: P
         ("clear out photos except cat.png", "find photos -type f ! -name cat.png -delete", False),
         ("删除除了 a.txt 以外的文件", "rm *", True),
         ("delete everything other than the src folder", "rm -r build", True),
+        ("除了 a.txt 都删掉", "rm *", True),
+        ("除a.txt之外全部删除", "rm *", True),
         ("delete old.log", "rm old.log", False),
+        ("删除所有空文件", "find . -type f -empty -delete", False),
+        ("删除成绩文件夹里的期中旧版.csv", "rm 成绩/期中.csv", False),
+        ("delete the .tmp files older than 30 days, but nothing else", "find . -name '*.tmp' -delete", False),
+        ("delete every .pyc, but not those in tests", "rm *.pyc", True),
+        ("delete every .pyc, but not those in tests", "find . -path ./tests -prune -o -delete", False),
+        ("clear the log but do not delete it", "truncate -s 0 a.log", False),
+        ("clear the logs but do not delete app.log", "rm *.log", True),
+        ("write a wrapped into b, but not in the middle of words", "fold -s a > b", False),
     ],
 )
 def test_exceptions_are_heard(text: str, command: str, doubtful: bool) -> None:
@@ -194,6 +204,15 @@ def test_an_exception_that_may_be_touched_stays_a_doubt(photos: Path, spared: st
     call = ToolCall.model_validate(shell("rm photos/t*"))
     assert doubt(f"delete everything except {spared}", call, touched)
     assert not doubt("delete everything except house.png", call, touched)
+    assert not doubt("delete everything except the house", call, touched)
+
+
+def test_only_a_call_for_several_may_take_more() -> None:
+    text = "everything but not the drafts into old"
+    assert doubt(text, ToolCall(tool="file.move", args={"path": "*", "to": "old/"}))
+    assert doubt(text, ToolCall(tool="file.move", args={"path": "texts", "to": "old/"}))
+    assert not doubt(text, ToolCall(tool="file.mkdir", args={"path": "old"}))
+    assert not doubt(text, ToolCall(tool="file.move", args={"path": "a.txt", "to": "old/"}))
 
 
 def test_a_proposal_that_cannot_be_carried_out_is_read_otherwise(client: Client, folder: Path) -> None:

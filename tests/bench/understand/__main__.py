@@ -249,8 +249,9 @@ def main() -> None:
                 with options.confidences.open("a", encoding="utf-8") as out:
                     out.write(json.dumps({"ok": row["ok"], "confidence": row["confidence"]}) + "\n")
             if options.failures and not row["ok"]:
+                held = f" ({row['answer']})" if row["calls"] and row["status"] != "done" else ""
                 print(
-                    f"- {row['say']!r} -> {row['calls'] or row['answer']} : {'; '.join(row['faults'])}",
+                    f"- {row['say']!r} -> {row['calls'] or row['answer']}{held} : {'; '.join(row['faults'])}",
                     flush=True,
                 )
     summarise(rows, options.model)
