@@ -1,4 +1,4 @@
-"""What a sentence excepts, and whether the call spares it: "all but this one" is easily lost or turned round."""
+"""What a sentence excepts, and whether the call spares it: "all but this" is easily lost or turned round."""
 
 from __future__ import annotations
 
