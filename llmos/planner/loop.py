@@ -28,6 +28,8 @@ from llmos.messages import Think, Thought, Timing, ToolCall, ToolSpec
 from llmos.planner import hints, prompt, steps
 from llmos.planner.choosing import Chooser
 from llmos.planner.copying import Copies
+from llmos.planner.keys import as_named
+from llmos.planner.piped import of_data
 from llmos.planner.retrieval import Retriever, Shot
 from llmos.planner.shown import LOOKS, as_shown
 
@@ -160,7 +162,8 @@ class Loop:
         tokenizer = self._engine.tokenizer
         read = "\n".join([think.text, *think.heads, *(step.outcome for step in think.taken)])
         copies = Copies(read, think.entries, lambda word: len(tokenizer.encode(f" {word}")))
-        calls = copies.mended(parse_calls(text, self._specs), self._by_name)
+        calls = copies.mended(_once(parse_calls(text, self._specs)), self._by_name)
+        calls = as_named(of_data(calls, think), think.heads)
         return as_shown(calls, think.text) if LOOKS in self._by_name else calls
 
     def _asked(self, think: Think, cancel: threading.Event, on_text: OnText) -> _Asked:
@@ -336,6 +339,11 @@ def probability(logprobs: Sequence[float]) -> float:
     """
     surprise = LEAST_SURPRISE - min(0.0, sum(logprobs))
     return 1.0 / (1.0 + math.exp(-(INTERCEPT + SLOPE * math.log(surprise))))
+
+
+def _once(calls: Sequence[ToolCall]) -> list[ToolCall]:
+    """Without a call that is the one before it once more: what is done is done."""
+    return [call for before, call in zip((None, *calls), calls, strict=False) if call != before]
 
 
 def _timing(generation: Generation, *, total_ms: float) -> Timing:

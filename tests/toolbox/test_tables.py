@@ -270,11 +270,16 @@ def test_lines_of_a_text_are_no_rows(call: Call, folder: Path) -> None:
     assert call("text.query", path="guests.csv", sum="count").stdout.strip() == "2"
 
 
-def test_rows_in_another_case_are_told_of(call: Call, folder: Path) -> None:
-    none = call("text.query", path="p.csv", where="city = PARIS", select="name")
-    assert (
-        none.stdout == "No row fits.\n" and none.stderr == "Upper and lower case aside, 3 rows would fit.\n"
-    )
+def test_where_no_row_is_exactly_so_those_in_another_case_are_meant(call: Call, folder: Path) -> None:
+    exact = call("text.query", path="p.csv", where="city = Paris", select="name")
+    loud = call("text.query", path="p.csv", where="city = PARIS", select="name")
+    assert loud.stderr == "No row is exactly so; upper and lower case aside, 3 rows fit.\n"
+    assert set(exact.stdout.split()) <= set(loud.stdout.split())
+    assert call("text.query", path="p.csv", where="city = PARIS", sum="count").stdout.strip() == "3"
+    changed = call("text.update", path="p.csv", set="city = Lyon", where="city = PARIS", to="lyon.csv")
+    assert changed.exit_code == 0 and (folder / "lyon.csv").read_text().count("Lyon") == 3
+    grouped = call("text.query", path="p.csv", where="city = PARIS", group="city", sum="count")
+    assert grouped.exit_code == 0 and "aris" in grouped.stdout
     assert not call("text.query", path="p.csv", where="city = paris", select="name").stderr
     (folder / "e.csv").write_text("what,price\na,20 EUR\nb,30 EUR\n")
     assert not call("text.query", path="e.csv", where="not price > 10").stderr

@@ -112,14 +112,14 @@ def _answer(table: Table, args: dict[str, Any], base: sqlite3.Connection) -> Ans
     condition = where.parse(_dotted(args["where"]), table) if args["where"] else where.Condition()
     groups = [column_of(name, table) for name in _split(asked["group"])]
     distinct, columns = _columns(asked, table, groups)
+    _fill(base, table)
+    condition = _in_any_case(base, table, condition)
     rest = f" WHERE {condition.sql}" if condition.sql else ""
     rest += f" GROUP BY {', '.join(sql for _, sql in groups)}" if groups else ""
     rest += _order(asked, table, columns, grouped=bool(groups))
-    _fill(base, table)
     for text in _split(asked["sum"]):
         for name in operands_of(text, table):
             _check_numbers(base, name, table, condition)
-    _tell_other_case(base, table, condition)
     return Answer(table, columns, distinct, rest, tuple(condition.values), base)
 
 
@@ -133,18 +133,20 @@ def _fill(base: sqlite3.Connection, table: Table) -> None:
         base.executemany(f"INSERT INTO t VALUES ({marks})", map(_storable, batch))  # noqa: S608 - marks
 
 
-def _tell_other_case(base: sqlite3.Connection, table: Table, condition: where.Condition) -> None:
-    """Where no row is as was said: how many are when upper and lower case are the same."""
+def _in_any_case(base: sqlite3.Connection, table: Table, condition: where.Condition) -> where.Condition:
+    """Where no row is as was said: those that are with upper and lower case the same: people type "tom"."""
     fits = f"WHERE {condition.sql}"
     if not condition.sql or base.execute(f"SELECT 1 FROM t {fits} LIMIT 1", condition.values).fetchone():  # noqa: S608
-        return
+        return condition
     base.create_function("fold", 1, _folded, deterministic=True)
     folded = ", ".join(f"fold(c{index}) AS c{index}" for index in range(len(table.header)))
-    base.execute(f"CREATE TABLE folded AS SELECT {folded} FROM t")  # noqa: S608 - numbers of columns
+    base.execute(f"CREATE TABLE folded AS SELECT {folded} FROM t ORDER BY rowid")  # noqa: S608 - numbers of columns
     values = [_folded(value) for value in condition.values]
     (rows,) = base.execute(f"SELECT count(*) FROM folded {fits}", values).fetchone()  # noqa: S608
-    if rows:
-        sys.stderr.write(f"Upper and lower case aside, {count(rows, 'row')} would fit.\n")
+    if not rows:
+        return condition
+    sys.stderr.write(f"No row is exactly so; upper and lower case aside, {count(rows, 'row')} fit.\n")
+    return where.Condition(f"t.rowid IN (SELECT rowid FROM folded {fits})", values)  # noqa: S608
 
 
 def _folded(value: Value) -> Value:

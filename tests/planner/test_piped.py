@@ -1,0 +1,27 @@
+"""A file that nobody named and that is not there is the piped data."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmos.messages import Think, ToolCall
+from llmos.planner.piped import of_data
+
+
+@pytest.mark.parametrize(
+    ("say", "tool", "path", "meant"),
+    [
+        ("these are my messages, how many cancel?", "text.count", "messages.txt", "-"),
+        ("who of these is from Bath", "text.query", "data.csv", "-"),
+        ("how many lines has notes.txt", "text.count", "notes.txt", "notes.txt"),
+        ("how many lines have my notes", "text.count", "notes.txt", "notes.txt"),
+        ("how many lines has Mail.log", "text.count", "mail.log", "mail.log"),
+        ("the errors below logs", "text.search", "logs/app.log", "logs/app.log"),
+        ("delete these", "file.delete", "messages.txt", "messages.txt"),
+    ],
+)
+def test_a_made_up_file_is_the_piped_data(say: str, tool: str, path: str, meant: str) -> None:
+    call = ToolCall(tool=tool, args={"path": path, "pattern": "x"})
+    think = Think(id="1", text=say, entries=("notes.txt", "logs/"), data_head="a\nb\n")
+    assert of_data((call,), think) == (ToolCall(tool=tool, args={"path": meant, "pattern": "x"}),)
+    assert of_data((call,), think.model_copy(update={"data_head": None})) == (call,)
