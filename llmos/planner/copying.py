@@ -27,6 +27,7 @@ _LOOKS = frozenset(
     {"file.list", "file.read", "file.tree", "file.usage", "text.columns", "text.compare", "text.count",
      "text.query", "text.search", "text.tail"}
 )  # fmt: skip
+_OTHERS = re.compile(r"(?i)\b(?:else|others?|rest)\b|其[余他它]|别的")
 _UNDERSCORES = re.compile(r"underscore|下划线", re.IGNORECASE)
 _WORD = re.compile(r"[\w.@%+~/-]+", re.ASCII)
 _SHORTEST = 3  # characters of a value and of a word
@@ -65,7 +66,7 @@ class Copies:
         for name, given in call.args.items():
             args[name] = given
             if name == "except" and isinstance(given, list):
-                args[name] = [self._spared(str(one), left) for one in given]
+                args[name] = self._exceptions(given, str(call.args.get("path", "")), left)
             if name not in names - _COMPOSED or not isinstance(given, str):
                 continue
             new = name in _NEW.get(spec.name, ())
@@ -86,6 +87,11 @@ class Copies:
             return None
         alike = [(_ratio(name, word), word) for word in left if self._may_be(name, word, exists=exists)]
         return max(alike)[1] if alike else None
+
+    def _exceptions(self, given: Sequence[object], path: str, left: list[str]) -> list[str]:
+        """Without what the path itself is, where the words only say that others stay: nothing would be left."""
+        same = {path, path.rpartition("/")[2]} if _OTHERS.search(self._text) else set()
+        return [self._spared(str(one), left) for one in given if one not in same]
 
     def _spared(self, value: str, left: list[str]) -> str:
         """An exception is something that is there."""

@@ -28,5 +28,7 @@ def _is_made_up(call: ToolCall, think: Think) -> bool:
     path = call.args.get("path")
     if call.tool not in _READ_DATA or not isinstance(path, str) or path == _DATA:
         return False
-    there = {entry.rstrip("/") for entry in think.entries}
-    return path.partition("/")[0] not in there and path.casefold() not in think.text.casefold()
+    if path.partition("/")[0] in {entry.rstrip("/") for entry in think.entries}:
+        return False
+    said = path.casefold() in think.text.casefold()  # "this shopping list" is no file's name
+    return not said or not set("./") & set(path)

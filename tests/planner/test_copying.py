@@ -143,3 +143,15 @@ def test_an_exception_is_copied_right_and_its_name_is_no_other_arguments() -> No
     right = {**told, "except": ["flihuxyan.txt"]}
     assert mended(text, "file.move", **right) == right
     assert mended(text, "file.move", **{**told, "except": ["flixyan.txt"]}) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "spared", "left"),
+    [
+        ("all .tmp files in Scans away but keep everything else", ["*.tmp"], []),
+        ("all .tmp files in Scans away but keep everything else", ["Scans/*.tmp", "a.tmp"], ["a.tmp"]),
+        ("all .tmp files in Scans away but the first", ["*.tmp"], ["*.tmp"]),
+    ],
+)
+def test_what_goes_is_no_exception_where_others_stay(text: str, spared: list[str], left: list[str]) -> None:
+    assert mended(text, "file.delete", **{"path": "Scans/*.tmp", "except": spared})["except"] == left

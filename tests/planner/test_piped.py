@@ -13,6 +13,7 @@ from llmos.planner.piped import of_data
     [
         ("these are my messages, how many cancel?", "text.count", "messages.txt", "-"),
         ("who of these is from Bath", "text.query", "data.csv", "-"),
+        ("这是购物清单，一共多少钱", "text.query", "购物清单", "-"),
         ("how many lines has notes.txt", "text.count", "notes.txt", "notes.txt"),
         ("how many lines have my notes", "text.count", "notes.txt", "notes.txt"),
         ("how many lines has Mail.log", "text.count", "mail.log", "mail.log"),
