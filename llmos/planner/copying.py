@@ -89,7 +89,7 @@ class Copies:
         return max(alike)[1] if alike else None
 
     def _exceptions(self, given: Sequence[object], path: str, left: list[str]) -> list[str]:
-        """Without what the path itself is, where the words only say that others stay: nothing would be left."""
+        """Without what the path itself is, where the words only say that others stay: all would be left."""
         same = {path, path.rpartition("/")[2]} if _OTHERS.search(self._text) else set()
         return [self._spared(str(one), left) for one in given if one not in same]
 
