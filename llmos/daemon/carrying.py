@@ -168,7 +168,8 @@ class Carrying:
         from llmos.daemon import plausible  # reads the heads
 
         touched = item.rehearsal.touched if item.rehearsal else None
-        if found := plausible.doubt(self.job.text, item.judged.plan.call, touched):
+        others = [one.judged.plan.call for one in self._items if one is not item]
+        if found := plausible.doubt(self.job.text, item.judged.plan.call, touched, others):
             return found
         return UNSURE if self._confidence < SURE_ENOUGH else ""
 

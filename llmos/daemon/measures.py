@@ -10,73 +10,90 @@ import re
 from collections.abc import Collection
 from pathlib import PurePath
 
+from llmos.daemon.spared import BUT_ZH
 from llmos.messages import ToolCall
 
-_MANY = r"(?:\d[\d.,]* ?|(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|half an?) )"
-_TIME = (
-    r"(?:minutes?|mins?|h|hours?|d|days?|weeks?|months?|years?|yrs?|jahr\w*|tag\w*|mona\w*|mois|ans?|jours?"
-    r"|años?|días?|mes\w*)"
+_MANY = (
+    r"(?:\d[\d.,]* ?|(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|half an?"
+    r"|einen?|einem|einer|zwei|drei|une?|deux|trois|una?|dos|tres) |d['’]une? )"
 )
-_BYTES = r"(?:[kmgt]i?b?|megs?|gigs?|(?:kilo|mega|giga)?bytes?|megas?|gigas?|mo|go)"
-_BEYOND = r"(?:over|above|beyond|under|below|(?:more|less|longer) than|at least|plus de|más de|mehr als|über)"
-_ZH_TIME = r"(?:天|周|星期|礼拜|月|年|小时)"
-_ZH_BYTES = r"\d ?(?:[kmgt]b?|兆)"
+_TIME = (
+    r"(?:minutes?|mins?|h|hours?|d|days?|weeks?|months?|years?|yrs?|jahr(?:e|en|es)?|tage?n?|wochen?|monat(?:e|en|s)?"
+    r"|mois|ans?|jours?|semaines?|años?|días?|semanas?|mes(?:es)?)"
+)
+_BYTES = r"(?:[kmgt]i?b?|megs?|gigs?|(?:kilo|mega|giga)?bytes?|megas?|gigas?|[mg]o)"
+_BEYOND = (
+    r"(?:over|above|beyond|under|below|(?:more|less|longer) than|at least|(?:de )?plus (?:de )?"
+    r"|(?:de )?más de|mehr als|über)"
+)
+_ZH_MANY = r"[\d一二三四五六七八九十两半几]{1,3}\s*个?"
+_ZH_TIME = rf"{_ZH_MANY}(?:天|周|星期|礼拜|月|年|小时)"
+_ZH_BYTES = r"\d\s?(?:[kmgt]b?|兆)"
 
+_OLD = re.compile(
+    r"(?i)(?<!not )(?<!n't )\b(?:older|longer ago) (?:than|then|as)\b|\bälter als\b"
+    r"|\bplus (?:vieux|vieil\w*|anciens?|anciennes?) qu|\bmás (?:antigu|viej)[oa]s? (?:que|de)\b"
+    r"|(?:\bnot|\bnever|\bun|n[’']t)(?: been| be)? ?(?:touched|changed|modified|opened|used)"
+    r" (?:for|since|in)\b(?! ages)"
+    rf"|\b{_BEYOND} ?{_MANY}{_TIME}\b"
+    rf"|(?:超过|早于){_ZH_TIME}|{_ZH_TIME}(?:[以之]?前的|以上|没动|没改|没用|没碰|未动)"
+)
+_NEW = re.compile(
+    rf"(?i)\b(?:newer|younger|more recent) (?:than|then|as)\b|\bjünger als\b|\b(?:past|last) {_MANY}{_TIME}\b"
+    rf"|最近{_ZH_TIME}"
+)
+_LARGE = re.compile(
+    rf"(?i)\b(?:bigger|larger|heavier|smaller) (?:than|then|as) {_MANY}|\b(?:größer|kleiner) als\b"
+    r"|\bplus (?:gros|grand|petit)\w* qu|\bmás (?:grande|pequeñ)\w* (?:que|de)\b"
+    rf"|\b{_BEYOND} ?{_MANY}{_BYTES}\b|(?:超过|大于|小于|不到)\s?[\d.]*{_ZH_BYTES}|{_ZH_BYTES}以[上下]"
+)
+_FIRST = re.compile(
+    r"(?i)\b(?:old|new|larg|bigg|small)est\b(?! version)|\bmost recent\b|\b(?:ält|neu|jüng|größ)este[nr]?\b"
+    r"|\blatest (?:\d+|two|three|four|five|ones?|of)\b"
+    r"|\blast (?:two|three|four|five|\d+)\b(?! ?(?:\w*day|week|month|year|hour|min))"
+    r"|\bplus récente?s?\b|\bmás (?:reciente|nuev|viej)\w*\b|最[新旧早老大小]"
+)
 # What is said; the arguments one of which a call must have then.
 _SAID: tuple[tuple[re.Pattern[str], frozenset[str]], ...] = (
-    (
-        re.compile(
-            r"(?i)(?<!not )(?<!n't )\b(?:older|longer ago) (?:than|then|as)\b|\bälter als\b"
-            r"|\bplus vieux que\b"
-            r"|\b(?:not|n[’']t|never|un)(?: been| be)? ?(?:touched|changed|modified|opened|used)"
-            r" (?:for|since|in)\b"
-            rf"|\b{_BEYOND} {_MANY}{_TIME}\b"
-            rf"|(?:超过|早于|[^\s最]{{1,3}})[^，。；]{{0,4}}{_ZH_TIME}(?:以?前的|没动|没改|以上没)"
-        ),
-        frozenset({"older_than"}),
-    ),
-    (
-        re.compile(
-            rf"(?i)\b(?:newer|younger|more recent) (?:than|then|as)\b|\bjünger als\b"
-            rf"|\b(?:past|last) {_MANY}{_TIME}\b|最近[^，。；]{{1,4}}{_ZH_TIME}"
-        ),
-        frozenset({"newer_than", "older_than"}),
-    ),
-    (
-        re.compile(
-            rf"(?i)\b(?:bigger|larger|heavier|smaller) (?:than|then|as) {_MANY}|\b(?:größer|kleiner) als\b"
-            rf"|\b{_BEYOND} {_MANY}{_BYTES}\b|(?:超过|大于|小于|不到|以上)[^，。；]{{0,6}}{_ZH_BYTES}"
-        ),
-        frozenset({"larger_than", "smaller_than", "sort"}),
-    ),
-    (
-        re.compile(
-            r"(?i)\b(?:old|new|larg|bigg|small)est\b|\blatest\b|\bmost recent\b"
-            r"|\b(?:ält|neu|jüng|größ)este[nr]?\b|最[新旧早老大小]"
-        ),
-        frozenset({"sort", "keep_newest", "except"}),
-    ),
+    (_OLD, frozenset({"older_than"})),
+    (_NEW, frozenset({"newer_than", "older_than"})),
+    (_LARGE, frozenset({"larger_than", "smaller_than", "sort"})),
+    (_FIRST, frozenset({"sort", "keep_newest", "except"})),
 )
 _TOOLS = frozenset({"file.delete", "file.trash", "file.move", "file.copy"})
 _AGES = ("older_than", "newer_than")
 _NEWEST = re.compile(r"(?i)\b(?:newest|latest|most recent)\b|最新|最近")
-_STAYS = re.compile(r"(?i)\b(?:ke(?:e?p|pt)\w*|stay\w*|leav\w+|but|except|spare\w*|remain\w*)\b|[留除]")
-_MONTH = re.compile(r"(?i)\bmon(?:th|at)|\bmois\b|\bmes(?:es)?\b|月")
+_STAYS = re.compile(rf"(?i)\b(?:ke(?:e?p|pt)\w*|stay\w*|leav\w+|but|except|spare\w*|remain\w*)\b|留|{BUT_ZH}")
+_MONTH = re.compile(r"(?i)\bmon(?:ths?|ate?n?)\b|\bmois\b|\bmes(?:es)?\b|个月")
+_MINUTE = re.compile(r"(?i)\bmin|分钟")
 
 
-def neglected(text: str, call: ToolCall, touched: Collection[str] | None) -> str:
+def neglected(
+    text: str, call: ToolCall, touched: Collection[str] | None, others: Collection[ToolCall] = ()
+) -> str:
     """The words of age, size or number that a call for several files has nothing of, or has turned round;
-    empty where there are none. `touched`: the paths that it changed when it was tried, where it was.
+    empty where there are none. `touched`: the paths that it changed when it was tried, where it was;
+    `others`: the request's other calls, of which one may be what the words are about.
     """
     if call.tool not in _TOOLS or not _is_for_several(call, touched):
         return ""
+    kept = bool(_STAYS.search(text))
     for said, wanted in _SAID:
         found = said.search(text)
-        if found and not wanted & set(call.args) and found[0].casefold() not in str(call.args).casefold():
+        if not found or found[0].casefold() in str(call.args).casefold():
+            continue
+        turned = kept and said is _OLD and "newer_than" in call.args  # "what is older stays"
+        if not turned and not any(wanted & set(one.args) for one in (call, *others)):
             return found[0].strip()
-    if call.args.get("sort") == "newest" and call.tool != "file.copy" and _STAYS.search(text):
+    by_newest = call.args.get("sort") == "newest" and not call.args.get("except")
+    if by_newest and kept and call.tool != "file.copy":
         return found[0] if (found := _NEWEST.search(text)) else ""
-    if (month := _MONTH.search(text)) and any(str(call.args.get(name, "")).endswith("m") for name in _AGES):
+    month = _MONTH.search(text)
+    if (
+        month
+        and not _MINUTE.search(text)
+        and any(str(call.args.get(name, "")).endswith("m") for name in _AGES)
+    ):
         return month[0]  # `3m` is three minutes
     return ""
 

@@ -34,10 +34,12 @@ def misfit(call: ToolCall) -> str:
     return f"it would put {replace!r} in the place of the name {find!r}, and not set its value"
 
 
-def doubt(text: str, call: ToolCall, touched: Collection[str] | None = None) -> str:
+def doubt(
+    text: str, call: ToolCall, touched: Collection[str] | None = None, others: Collection[ToolCall] = ()
+) -> str:
     """What in a person's words speaks against a call that changes something; empty where nothing does.
 
-    `touched`: the paths that it changed when it was tried, where it was.
+    `touched`: the paths that it changed when it was tried, where it was; `others`: the request's other calls.
     """
     # The same call without that word only shows: it is too easily said in passing.
     in_passing = call.tool == "text.lines" and call.args.get("in_place")
@@ -45,8 +47,8 @@ def doubt(text: str, call: ToolCall, touched: Collection[str] | None = None) -> 
         return ONLY_LOOKS
     if call.tool in ("file.delete", "file.trash") and spared.turned_round(text, call):
         return "your words sound as if what it would leave is what is to go"
-    if said := measures.neglected(text, call, touched):
+    if said := measures.neglected(text, call, touched, others):
         return f"you said {said!r}, and this call takes no account of it"
-    if name := spared.forgotten(text, call, touched):
+    if name := spared.forgotten(text, call, touched, others):
         return f"you named an exception ({name}), and this call knows of none"
     return ""

@@ -8,12 +8,14 @@ from pathlib import Path, PurePath
 
 from llmos.messages import ToolCall
 
-_BUT_ZH = r"(?<![删清移去解排消扣])除"  # 删除 is to delete
+BUT_ZH = r"(?<![删清移去解排消扣])除"  # 删除 is to delete
+_VERB = r"(?:touch|delete|remove|move|change|lose|unpack|take)"
 _SPARED = re.compile(
-    r"(?i)(?:\bexcept(?:ing)?(?: for)?|\b(?:other than|apart from)"
-    r"|\b(?:but|do) not\b(?: (?:touch|delete|remove|move|change|lose|unpack|take))?)"
+    r"(?i)(?:\bexcept(?:ing)?(?: for)?|\b(?:excluding|other than|apart from|au(?:ß|ss)er|sauf|excepto|salvo)"
+    rf"|\bbut not\b(?: {_VERB})?|(?:\bdo not|\bdon[’']?t) {_VERB})"
     r"\s*(?:the |file |folder )*[\"'`]?(?P<name>[\w.*?/-]*\w)"
-    rf"|{_BUT_ZH}(?:了|(?=[^，。；]{{1,30}}外))\s*[\"'`“”]?"
+    r"|(?i:\b(?:keep|besides)|保留)\s*(?:the |only )?(?P<kept>[\w-]+\.[\w.]*\w)"
+    rf"|{BUT_ZH}(?:了|(?=[^，。；]{{1,30}}外))\s*[\"'`“”]?"
     r"(?P<zh>[\w.*?/-]*?\w)(?=[\s\"'`“”，。；,;]|[之以]?外|都|全|$)"
 )
 
@@ -24,7 +26,7 @@ _STAYS = re.compile(
     r"|precious|important|need\w*|want\w*|still|not|isnt|arent|dont|doesnt|cannot|never|no|only|just|rest"
     r"|remainder|else|others?|whatever|anything|everything|all|holds?|minus|before|bleib\w*|behalt\w*"
     r"|au(?:ß|ss)er|nicht|ohne|nur|bis auf|la(?:ß|ss)\w*|sauf|pas|gard\w+|sans|seul\w*|reste\w*|excepto|salvo"
-    rf"|menos|solo|qued\w*|dej\w*)\b|n[’']t\b|[留别不外剩保只莫甭]|{_BUT_ZH}|其[余他它]"
+    rf"|menos|solo|qued\w*|dej\w*)\b|n[’']t\b|[留别不外剩保只莫甭]|{BUT_ZH}|其[余他它]"
 )
 _OTHERS_STAY = re.compile(
     r"(?i)\b(?:everything|anything|all) else\b[^,.;]{0,40}"
@@ -33,20 +35,20 @@ _OTHERS_STAY = re.compile(
     r"|\bthe (?:rest|others?)\b[^,.;]{0,20}\b(?:stays?|remains?|precious|untouched)\b"
     r"|\b(?:keep|leave|spare) the (?:rest|others)\b|(?:其余|其他|其它|别的)[^，。；]{0,8}(?:留|别|不)"
 )
-_EXCEPTION = re.compile(rf"(?i)\b(?:except\w*|but|other than|apart|aside)\b|{_BUT_ZH}")
+_EXCEPTION = re.compile(rf"(?i)\b(?:except\w*|but|other than|apart|aside)\b|{BUT_ZH}")
 _GOES = re.compile(
     r"(?i)\b(?:delet\w*|remov\w*|throw\w*|clear\w*|clean\w*|wip\w+|rid|trash\w*|bin|binned|toss\w*|purg\w*"
     r"|nuk\w+|eras\w*|ditch\w*|dump|away|lösch\w*|weg|supprim\w*|borr\w*)\b|[删清扔丢]"
 )
 _RUBBISH = re.compile(r"(?i)\b(?:rubbish|junk|garbage|leftovers?|crap|clutter|debris)\b")
 _CLAUSES = re.compile(
-    rf"[,;.:!?](?:\s+|$)|[，；。：！？]|(?={_BUT_ZH})"
+    rf"[,;.:!?](?:\s+|$)|[，；。：！？]|(?={BUT_ZH})"
     r"|\s(?=(?:but|except|apart|other than|aber|außer|sauf|mais|menos|salvo|exept|excpet)\b)"
 )
 
 _NO_NAME = re.compile(
-    "a|an|and|any|at|be|before|by|for|from|go|have|here|if|in|into|it|make|not|of|on|or|over|so|that|there|this|to"
-    "|under|want|when|where|while|with"
+    r"a|an|and|any|ask|at|be|before|by|follow|for|from|go|have|here|if|in|into|it|make|not|of|on|or|over|overwrite|print"
+    r"|replace|show|so|that|there|this|to|under|want|when|where|while|with|yet|folder|others?|\w+ly"
 )
 _THOSE = re.compile("those|ones?|them|first|last|empty")
 _MYSELF = frozenset(("me", "myself", "我", "我自己"))
@@ -59,17 +61,22 @@ _OF_FILES = frozenset((
 _FEW = 3  # letters: fewer are in too many names
 
 
-def forgotten(text: str, call: ToolCall, touched: Collection[str] | None = None) -> str:
+def forgotten(
+    text: str, call: ToolCall, touched: Collection[str] | None = None, others: Collection[ToolCall] = ()
+) -> str:
     """What the words except and the call for several files has nothing of; empty where there is nothing.
 
-    `touched`: the paths that it changed when it was tried, where it was.
+    `touched`: the paths that it changed when it was tried, where it was; `others`: the request's other calls.
     """
     found = _SPARED.search(text) if _may_take_more(call) else None
-    name = (found["name"] or found["zh"]) if found else ""
+    name = (found["name"] or found["kept"] or found["zh"]) if found else ""
     low = name.casefold()
     if not name or _NO_NAME.fullmatch(low) or low in str(call.args).casefold():
         return ""
-    if _THOSE.fullmatch(low) and any(sign in str(call.args.get("command", "")) for sign in _SPARES):
+    command = str(call.args.get("command", ""))
+    if _THOSE.fullmatch(low) and (not command or any(sign in command for sign in _SPARES)):
+        return ""
+    if any(one.args.get("except") or low in str(one.args).casefold() for one in others):
         return ""
     if call.tool == "file.permissions" and low in _MYSELF:
         return ""

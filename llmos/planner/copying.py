@@ -27,7 +27,11 @@ _LOOKS = frozenset(
     {"file.list", "file.read", "file.tree", "file.usage", "text.columns", "text.compare", "text.count",
      "text.query", "text.search", "text.tail"}
 )  # fmt: skip
-_OTHERS = re.compile(r"(?i)\b(?:else|others?|rest)\b|其[余他它]|别的")
+_OTHERS_STAY = re.compile(
+    r"(?i)\b(?:keep|leave|spare) (?:everything|anything|all) else\b"
+    r"|\beverything else\b[^,.;]{0,30}\b(?:stays?|remains?|untouched|alone|precious)\b"
+    r"|(?:其[余他它]|别的)[^，。；]{0,6}(?:保?留|别动|不动)"
+)
 _UNDERSCORES = re.compile(r"underscore|下划线", re.IGNORECASE)
 _WORD = re.compile(r"[\w.@%+~/-]+", re.ASCII)
 _SHORTEST = 3  # characters of a value and of a word
@@ -90,7 +94,7 @@ class Copies:
 
     def _exceptions(self, given: Sequence[object], path: str, left: list[str]) -> list[str]:
         """Without what the path itself is, where the words only say that others stay: all would be left."""
-        same = {path, path.rpartition("/")[2]} if _OTHERS.search(self._text) else set()
+        same = {path, path.rpartition("/")[2]} if _OTHERS_STAY.search(self._text) else set()
         return [self._spared(str(one), left) for one in given if one not in same]
 
     def _spared(self, value: str, left: list[str]) -> str:

@@ -36,6 +36,9 @@ from llmos.planner.shown import LOOKS, as_shown
 log = logging.getLogger(__name__)
 
 NUM_SHOTS = 6
+_ONCE = frozenset(
+    {"file.delete", "file.mkdir", "file.move", "file.trash", "text.query", "text.replace", "text.set"}
+)
 NUM_COMMAND_SHOTS = 4
 MAX_REPLY_TOKENS = 192
 RECENT = (
@@ -342,8 +345,9 @@ def probability(logprobs: Sequence[float]) -> float:
 
 
 def _once(calls: Sequence[ToolCall]) -> list[ToolCall]:
-    """Without a call that is the one before it once more: what is done is done."""
-    return [call for before, call in zip((None, *calls), calls, strict=False) if call != before]
+    """Without a call that is the one before it once more, where that can only fail or change nothing."""
+    pairs = zip((None, *calls), calls, strict=False)
+    return [call for before, call in pairs if call != before or call.tool not in _ONCE]
 
 
 def _timing(generation: Generation, *, total_ms: float) -> Timing:

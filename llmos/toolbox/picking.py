@@ -71,7 +71,7 @@ def command(tool: str, args: Args) -> str:
 def _text(amount: float, units: Mapping[str, int]) -> str:
     """In the largest unit of which it is a whole number."""
     unit = next((unit for unit, length in units.items() if amount and amount % length == 0), [*units][-1])
-    return f"{amount / units[unit]:.0f}{unit}"
+    return f"{amount / units[unit]:g}{unit}"
 
 
 def none(outcome: Outcome, args: Args) -> Outcome | None:

@@ -188,6 +188,12 @@ def test_an_exception_that_was_not_touched_is_no_doubt(client: Client, photos: P
         ("delete the .tmp files older than 30 days, but nothing else", "find . -name '*.tmp' -delete", False),
         ("delete every .pyc, but not those in tests", "rm *.pyc", True),
         ("delete every .pyc, but not those in tests", "find . -path ./tests -prune -o -delete", False),
+        ("move all png to images but do not overwrite anything", "mv *.png images", False),
+        ("delete *.tmp, do not ask", "rm *.tmp", False),
+        ("all .log away, don't touch app.log", "rm *.log", True),
+        ("all .log away, keep app.log", "rm *.log", True),
+        ("alle .log weg außer app.log", "rm *.log", True),
+        ("日志都删掉，保留 app.log", "rm *.log", True),
         ("clear the log but do not delete it", "truncate -s 0 a.log", False),
         ("clear the logs but do not delete app.log", "rm *.log", True),
         ("write a wrapped into b, but not in the middle of words", "fold -s a > b", False),
@@ -338,6 +344,18 @@ def test_what_was_only_held_back_may_have_been_right() -> None:
         ("删掉超过三十天没动的日志", {"path": "logs/*.log"}, True),
         ("删掉一个月以前的日志", {"path": "logs/*.log", "older_than": "30d"}, False),
         ("删掉 logs 里的日志", {"path": "logs/*.log"}, False),
+        ("删除最新的3个文件", {"path": "*", "sort": "newest", "limit": 3}, False),
+        ("删掉超过30天的日志", {"path": "*.log"}, True),
+        ("30天以上的日志删掉", {"path": "*.log"}, True),
+        ("三个月之前的备份都删", {"path": "*.zip"}, True),
+        ("100M以上的日志删掉", {"path": "*.log"}, True),
+        ("delete the logs I haven't touched in a year", {"path": "*.log"}, True),
+        ("supprime ce qui a plus d'un mois", {"path": "*"}, True),
+        ("borra lo de más de un mes", {"path": "*"}, True),
+        ("mails with more than 10 messages can go", {"path": "*.mbox"}, False),
+        ("zip files can go, the latest release is on the server", {"path": "*.zip"}, False),
+        ("monthly reports older than 30 minutes away", {"path": "*.csv", "older_than": "30m"}, False),
+        ("keep what is older than a year, trash the newer", {"path": "scans", "newer_than": "1y"}, False),
         ("delete the oldest draft", {"path": "draft-1.txt"}, False),
         ("delete latest-*.log", {"path": "latest-*.log"}, False),
     ],
@@ -359,3 +377,11 @@ def test_the_one_file_there_is_has_no_other_age() -> None:
     assert not doubt("the oldest iso to the trash", call, ["/w/a.iso", *trash])
     move = ToolCall(tool="file.move", args={"path": "*.iso", "to": "old/"})
     assert not doubt("the oldest iso to old", move, ["/w/a.iso", "/w/old/a.iso"])
+
+
+def test_another_call_of_the_request_may_be_what_the_words_are_about() -> None:
+    text = "delete the logs older than a month except app.log and copy the pdfs to backup"
+    copy = ToolCall(tool="file.copy", args={"path": "*.pdf", "to": "backup/"})
+    args = {"path": "*.log", "older_than": "30d", "except": ["app.log"]}
+    assert doubt(text, copy)
+    assert not doubt(text, copy, None, [ToolCall(tool="file.delete", args=args)])

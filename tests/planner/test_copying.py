@@ -151,6 +151,8 @@ def test_an_exception_is_copied_right_and_its_name_is_no_other_arguments() -> No
         ("all .tmp files in Scans away but keep everything else", ["*.tmp"], []),
         ("all .tmp files in Scans away but keep everything else", ["Scans/*.tmp", "a.tmp"], ["a.tmp"]),
         ("all .tmp files in Scans away but the first", ["*.tmp"], ["*.tmp"]),
+        ("keep the .tmp files and delete everything else in Scans", ["*.tmp"], ["*.tmp"]),
+        ("keep the .tmp in Scans, delete the rest", ["*.tmp"], ["*.tmp"]),
     ],
 )
 def test_what_goes_is_no_exception_where_others_stay(text: str, spared: list[str], left: list[str]) -> None:

@@ -17,7 +17,10 @@ HEADS = ("Settings of config.yaml: port, host, debug, log.level", "Columns of a.
         ("Port", "port"),
         ("level", "log.level"),
         ("server.port", "port"),
-        ("logging.levels", "log.level"),
+        ("levels", "log.level"),
+        ("logging.levels", "logging.levels"),
+        ("min_port", "min_port"),
+        ("port2", "port2"),
         ("timeout", "timeout"),
         ("debug", "debug"),
     ],
@@ -32,3 +35,9 @@ def test_of_two_that_are_alike_none_is_taken() -> None:
     call = ToolCall(tool="text.set", args={"path": "a.ini", "key": "port", "value": "1"})
     heads = ("Settings of a.ini: web.port, mail.port",)
     assert as_named((call,), heads)[0].args["key"] == "port"
+
+
+def test_a_file_may_have_more_keys_than_are_told() -> None:
+    heads = ("Settings of a.ini: debug, " + ", ".join(f"key{n}" for n in range(13)),)
+    call = ToolCall(tool="text.set", args={"path": "a.ini", "key": "debugging", "value": "1"})
+    assert as_named((call,), heads) == (call,)

@@ -14,7 +14,7 @@ from llmos.engine.grammar import CallConstraint, render_call
 from llmos.engine.weights import open_source
 from llmos.errors import Cancelled, ConfigError, NotUnderstood, UsageError
 from llmos.messages import Example, Think, ToolCall, ToolSpec, Worked
-from llmos.planner.loop import AnswerText, Loop, confidence, probability
+from llmos.planner.loop import AnswerText, Loop, _once, confidence, probability
 from llmos.toolbox import catalog
 
 TEXT = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -147,3 +147,10 @@ def test_a_persons_own_example_decides_what_the_model_proposes_for_their_phrase(
     assert proposed(usual) == usual.calls != before
     gone = Worked(say="the usual backup", calls=(ToolCall(tool="no.such", args={}),))
     assert proposed(gone) == before
+
+
+def test_a_call_said_twice_is_made_once_where_that_is_all_it_can_mean() -> None:
+    replaced = ToolCall(tool="text.replace", args={"path": "a", "find": "b", "replace": "c"})
+    started = ToolCall(tool="process.start", args={"command": "./worker"})
+    assert _once([replaced, replaced]) == [replaced]
+    assert _once([started, started, replaced]) == [started, started, replaced]

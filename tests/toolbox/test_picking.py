@@ -155,6 +155,31 @@ def test_where_something_is_in_the_way_nothing_goes(call: Call, folder: Path) ->
     assert (folder / "to/old.log").read_text() == "x" * 10 and (folder / "to/web/old.log").exists()
 
 
+def test_what_stands_in_the_way_is_seen_beforehand(call: Call, folder: Path) -> None:
+    (folder / "to").mkdir()
+    (folder / "to/web").write_text("a file")
+    assert "no folder" in call("file.move", path="logs", to="to/", older_than="7d").stderr
+    assert names(folder / "logs") == ALL
+    (folder / "broken").symlink_to("nowhere")
+    again = call("file.copy", path="broken*", to=".", newer_than="1d", overwrite=True)
+    assert again.exit_code and (folder / "broken").is_symlink()
+    (folder / "x/x").mkdir(parents=True)
+    (folder / "x/x/a").write_text("below")
+    (folder / "x/a").write_text("above")
+    assert call("file.move", path="x/x", to="x/", newer_than="1d", overwrite=True).exit_code == 0
+    assert (folder / "x/a").read_text() == "below"
+
+
+def test_folders_that_are_made_have_the_rights_of_those_they_stand_for(call: Call, folder: Path) -> None:
+    (folder / "logs/web").chmod(0o700)
+    assert call("file.copy", path="logs", to="to/", newer_than="2d").exit_code == 0
+    assert (folder / "to/web").stat().st_mode & 0o777 == 0o700
+    (folder / "logs/web/new.log").chmod(0o4750)
+    assert call("file.copy", path="logs/w*", to="whole/", newer_than="2d").exit_code == 0
+    assert (folder / "whole/web").stat().st_mode & 0o777 == 0o700
+    assert (folder / "whole/web/new.log").stat().st_mode & 0o7777 == 0o4750
+
+
 def test_sizes_are_those_of_files(call: Call, folder: Path) -> None:
     assert call("file.move", path="logs/*", to="big/", sort="size", limit=1).exit_code == 0
     assert names(folder / "big") == {"week.log"}

@@ -2,8 +2,8 @@
 
 A pattern stands for what lies directly in its folder. A folder stands for the regular files in it and below,
 hidden ones and what is in hidden folders not among them: nobody means .git by "what is older than a year".
-A link to a folder is that folder. A folder that a pattern takes in is as new as the newest and as large as
-all of what it holds.
+A path that is a link to a folder is that folder. A folder that a pattern takes in is as new as the newest
+and as large as all of what it holds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def _walked(folder: Path, *, hidden: bool = False) -> Iterator[Candidate]:
             folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(place, name)
-            found = path.lstat()
+            try:
+                found = path.lstat()
+            except FileNotFoundError:  # gone meanwhile
+                continue
             if hidden or (stat.S_ISREG(found.st_mode) and not name.startswith(".")):
                 yield Candidate(str(path.relative_to(folder)), found.st_mtime, found.st_size)
 

@@ -21,7 +21,7 @@ from llmos.toolbox.inside import where
 from llmos.toolbox.inside.computed import CALL, column_of, computed, operands_of, sides_of
 from llmos.toolbox.inside.numbers import Value, number
 from llmos.toolbox.inside.tables import Row, Table, read, tell
-from llmos.toolbox.inside.told import Refused, count, shown
+from llmos.toolbox.inside.told import Refused, shown, some
 
 _BATCH = 1000
 MOST_CHARS = 4000  # of one part of a question
@@ -32,7 +32,7 @@ _FUNCTIONS = {"sum": "sum", "total": "sum", "avg": "avg", "average": "avg", "mea
 
 
 def main(args: dict[str, Any]) -> int:
-    with answered(args) as answer:
+    with answered(args, any_case=True) as answer:
         return tell(answer.header, answer.rows(), args["limit"])
 
 
@@ -77,15 +77,16 @@ class Answer:
 
 
 @contextmanager
-def answered(args: dict[str, Any]) -> Iterator[Answer]:
+def answered(args: dict[str, Any], *, any_case: bool = False) -> Iterator[Answer]:
     """The answer to the question in `args`; the table has been read. Raises Refused, also for what is done
-    with it."""
+    with it. With `any_case` a text that is nowhere in its column may be one that differs only in case.
+    """
     try:
         table = read(args["path"], args["separator"], _names(args), args.get("to"))
         if len(table.header) == 1 and not args["separator"] and Path(args["path"]).suffix.lower() in _PLAIN:
             raise Refused("it has lines and no columns; its lines can be counted or searched")
         with sqlite3.connect("") as base:
-            yield _answer(table, args, base)
+            yield _answer(table, args, base, any_case=any_case)
     except Refused as refused:
         raise Refused(f"{shown(args['name'])}: {refused}") from None
     except RecursionError:
@@ -107,13 +108,13 @@ def _dotted(text: str) -> str:
     return re.sub(r"(?<![\w)])[$]?\.(?=\w)", "", re.sub(r"\[\*?\]", "", text))
 
 
-def _answer(table: Table, args: dict[str, Any], base: sqlite3.Connection) -> Answer:
+def _answer(table: Table, args: dict[str, Any], base: sqlite3.Connection, *, any_case: bool) -> Answer:
     asked = {key: " ".join(_dotted(args[key] or "").split()) for key in ("select", "group", "sum", "sort")}
     condition = where.parse(_dotted(args["where"]), table) if args["where"] else where.Condition()
     groups = [column_of(name, table) for name in _split(asked["group"])]
     distinct, columns = _columns(asked, table, groups)
     _fill(base, table)
-    condition = _in_any_case(base, table, condition)
+    _look_for_other_case(base, condition, take=any_case)
     rest = f" WHERE {condition.sql}" if condition.sql else ""
     rest += f" GROUP BY {', '.join(sql for _, sql in groups)}" if groups else ""
     rest += _order(asked, table, columns, grouped=bool(groups))
@@ -133,24 +134,26 @@ def _fill(base: sqlite3.Connection, table: Table) -> None:
         base.executemany(f"INSERT INTO t VALUES ({marks})", map(_storable, batch))  # noqa: S608 - marks
 
 
-def _in_any_case(base: sqlite3.Connection, table: Table, condition: where.Condition) -> where.Condition:
-    """Where no row is as was said: those that are with upper and lower case the same: people type "tom"."""
-    fits = f"WHERE {condition.sql}"
-    if not condition.sql or base.execute(f"SELECT 1 FROM t {fits} LIMIT 1", condition.values).fetchone():  # noqa: S608
-        return condition
+def _look_for_other_case(base: sqlite3.Connection, condition: where.Condition, *, take: bool) -> None:
+    """A text that is nowhere in its column, but is there in another case: it is told, and where it is the
+    only one, and nothing is changed by it, taken. People type "tom".
+    """
     base.create_function("fold", 1, _folded, deterministic=True)
-    folded = ", ".join(f"fold(c{index}) AS c{index}" for index in range(len(table.header)))
-    base.execute(f"CREATE TABLE folded AS SELECT {folded} FROM t ORDER BY rowid")  # noqa: S608 - numbers of columns
-    values = [_folded(value) for value in condition.values]
-    (rows,) = base.execute(f"SELECT count(*) FROM folded {fits}", values).fetchone()  # noqa: S608
-    if not rows:
-        return condition
-    sys.stderr.write(f"No row is exactly so; upper and lower case aside, {count(rows, 'row')} fit.\n")
-    return where.Condition(f"t.rowid IN (SELECT rowid FROM folded {fits})", values)  # noqa: S608
+    for column, place in condition.texts:
+        text, wanted = f"CAST({column} AS TEXT)", str(condition.values[place])
+        if base.execute(f"SELECT 1 FROM t WHERE {text} = ? LIMIT 1", (wanted,)).fetchone():  # noqa: S608
+            continue
+        like = f"SELECT DISTINCT {text} FROM t WHERE fold({text}) = ? LIMIT 3"  # noqa: S608 - a column's number
+        found = [str(row[0]) for row in base.execute(like, (wanted.casefold(),))]
+        taken = take and len(found) == 1
+        if found:
+            sys.stderr.write(f"No {shown(wanted)} is there, but {some(found)}{', which is taken' * taken}.\n")
+        if taken:
+            condition.values[place] = found[0]
 
 
 def _folded(value: Value) -> Value:
-    return value.casefold() if isinstance(value, str) and number(value) is None else value
+    return value.casefold() if isinstance(value, str) else value
 
 
 def _check_numbers(base: sqlite3.Connection, name: str, table: Table, condition: where.Condition) -> None:

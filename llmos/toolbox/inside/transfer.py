@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from llmos.toolbox.inside.patterns import is_same
 from llmos.toolbox.inside.picked import picked
 from llmos.toolbox.inside.told import Refused, say, shown
 
@@ -23,12 +22,13 @@ def main(args: dict[str, Any]) -> int:
     places = {
         folder / name: target if args["named"] else target / name for name in picked(folder, args, but=target)
     }
+    sources = set(map(_whole, places))
     for source, place in places.items():
-        _refuse_taken(source, place, overwrite=args["overwrite"])
+        _refuse_taken(source, place, sources, overwrite=args["overwrite"])
     for source, place in places.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make(place.parent, source.parent, target)
         if args["move"]:
-            shutil.move(source, place)
+            shutil.move(source, place, copy_function=_copy_file)
         else:
             _copy(source, place)
     for source, place in list(places.items())[:_MAX_SHOWN]:
@@ -38,31 +38,59 @@ def main(args: dict[str, Any]) -> int:
     return 0
 
 
-def _refuse_taken(source: Path, place: Path, *, overwrite: bool) -> None:
+def _whole(path: Path) -> Path:
+    """Where it is, a link in its last part left as it is."""
+    return path.parent.resolve() / path.name
+
+
+def _refuse_taken(source: Path, place: Path, sources: set[Path], *, overwrite: bool) -> None:
+    for above in place.parents:
+        if os.path.lexists(above):
+            if not above.is_dir():
+                raise Refused(f"{shown(str(above))} exists already and is no folder, so nothing was done")
+            break
     if not os.path.lexists(place):
         return
-    if is_same(source, place):
-        raise Refused(f"{shown(str(source))} is where it would go, so nothing was done")
+    if _whole(place) in sources:
+        raise Refused(f"{shown(str(place))} is itself to go elsewhere or there, so nothing was done")
     if not overwrite:
         raise Refused(f"{shown(str(place))} exists already, so nothing was done: overwrite=true replaces it")
     if place.is_dir() or source.is_dir():
         raise Refused(f"{shown(str(place))} exists already and no folder is replaced, so nothing was done")
 
 
+def _make(folder: Path, like: Path, target: Path) -> None:
+    """A folder below the target is made with the rights and the owner of the one that it stands for."""
+    if folder.is_dir():
+        return
+    if target in folder.parents:
+        _make(folder.parent, like.parent, target)
+        folder.mkdir()
+        _own(like, folder)
+        shutil.copymode(like, folder)
+    else:
+        folder.mkdir(parents=True)
+
+
 def _copy(source: Path, place: Path) -> None:
     """As `cp -a` does: links as links, with owner, times and attributes; a link is not written through."""
     if os.path.lexists(place):
         place.unlink()
-    if source.is_dir() and not source.is_symlink():
-        shutil.copytree(source, place, symlinks=True, copy_function=_copy_file)
-        _own(source, place)
-    else:
+    if not source.is_dir() or source.is_symlink():
         _copy_file(source, place)
+        return
+    shutil.copytree(source, place, symlinks=True, copy_function=_copy_file)
+    for one in (source, *source.rglob("*")):
+        if one.is_dir() and not one.is_symlink():
+            there = place / one.relative_to(source)
+            _own(one, there)
+            shutil.copystat(one, there)
 
 
 def _copy_file(source: str | Path, place: str | Path) -> None:
-    shutil.copy2(source, place, follow_symlinks=False)
-    _own(source, place)
+    shutil.copyfile(source, place, follow_symlinks=False)
+    _own(source, place)  # before the rights: a new owner takes away set-id bits
+    shutil.copystat(source, place, follow_symlinks=False)
 
 
 def _own(source: str | Path, place: str | Path) -> None:

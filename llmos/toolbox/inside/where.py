@@ -39,16 +39,20 @@ class _Token:
 
 @dataclass(slots=True)
 class Condition:
-    """The SQL of a condition, its columns c0, c1 …, and what its question marks stand for."""
+    """The SQL of a condition, its columns c0, c1 …, and what its question marks stand for.
+
+    `texts`: of each text that a column is to be, or not to be, the column and the place among the values.
+    """
 
     sql: str = ""
     values: list[Value] = field(default_factory=list)
+    texts: list[tuple[str, int]] = field(default_factory=list)
 
 
 def parse(text: str, table: Table) -> Condition:
     """Raises Refused for what is no condition on the columns of this table."""
     parser = _Parser(_tokens(text), table)
-    condition = Condition(parser.either(), parser.values)
+    condition = Condition(parser.either(), parser.values, parser.texts)
     if parser.left:
         raise Refused(f"`where` is not understood from {shown(parser.left[0].text)!r} on")
     return condition
@@ -78,6 +82,7 @@ class _Parser:
     def __init__(self, tokens: list[_Token], table: Table) -> None:
         self.left = tokens
         self.values: list[Value] = []
+        self.texts: list[tuple[str, int]] = []
         self._table = table
         self._depth = 0
 
@@ -165,6 +170,8 @@ class _Parser:
             return _columns_compared(column, sign, f"c{self._table.index(text)}")
         value = None if quoted else number(text)
         if value is None:
+            if sign in ("=", "<>"):
+                self.texts.append((column, len(self.values)))
             self.values.append(text)
             return f"coalesce(CAST({column} AS TEXT), '') {sign} ?"
         if sign in ("=", "<>"):
