@@ -1,4 +1,4 @@
-"""What a sentence says of age, size and number, and whether the call has anything of it.
+"""What a sentence says of age, size, number and kind, and whether the call has anything of it.
 
 "Delete the logs older than a month": a call that deletes all logs is valid, and the worst of its mistakes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import PurePath
 
 from llmos.daemon.spared import BUT_ZH
@@ -65,6 +65,15 @@ _AGES = ("older_than", "newer_than")
 _NEWEST = re.compile(r"(?i)\b(?:newest|latest|most recent)\b|最新|最近")
 _STAYS = re.compile(rf"(?i)\b(?:ke(?:e?p|pt)\w*|stay\w*|leav\w+|but|except|spare\w*|remain\w*)\b|留|{BUT_ZH}")
 _MONTH = re.compile(r"(?i)\bmon(?:ths?|ate?n?)\b|\bmois\b|\bmes(?:es)?\b|个月")
+_PICTURES = frozenset({"jpg", "jpeg", "png", "gif", "webp", "heic", "tif", "tiff", "bmp", "svg"})
+_VIDEOS = frozenset({"mp4", "mkv", "mov", "avi", "webm"})
+_KINDS = (
+    (re.compile(r"(?i)\b(?:pictures?|photos?|images?)\b|[照图]片"), _PICTURES),
+    (re.compile(r"(?i)\bvideos?\b|视频"), _VIDEOS),
+)
+_KIND = re.compile(
+    r"(?i)(?<![\w.*/])\.?(pdf|jpe?g|png|gif|docx?|xlsx?|pptx?|odt|csv|txt|mp3|mp4|wav|bak|tmp|html?)s?\b(?![/_-])"
+)
 _MINUTE = re.compile(r"(?i)\bmin|分钟")
 
 
@@ -96,6 +105,31 @@ def neglected(
     ):
         return month[0]  # `3m` is three minutes
     return ""
+
+
+def of_any_kind(
+    text: str, call: ToolCall, touched: Collection[str] | None, others: Collection[ToolCall] = ()
+) -> str:
+    """The kind of files that the words name, where a call takes whatever is in a folder ("the pdfs", `*`)."""
+    if call.tool not in _TOOLS or PurePath(str(call.args.get("path", ""))).name != "*":
+        return ""
+    if call.args.get("except"):
+        return ""
+    for word, endings in _kinds_in(text):
+        if any(word.casefold() in str(one.args).casefold() for one in (call, *others)):
+            continue
+        taken = _taken(call, "*", touched) if touched is not None else []
+        if not taken or any(PurePath(path).suffix[1:].casefold() not in endings for path in taken):
+            return word
+    return ""
+
+
+def _kinds_in(text: str) -> Iterator[tuple[str, Collection[str]]]:
+    for said, endings in _KINDS:
+        if found := said.search(text):
+            yield found[0], endings
+    for found in _KIND.finditer(text):
+        yield found[1], {found[1].casefold(), *(_PICTURES if found[1].casefold() in _PICTURES else ())}
 
 
 def _is_for_several(call: ToolCall, touched: Collection[str] | None) -> bool:

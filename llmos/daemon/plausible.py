@@ -49,6 +49,8 @@ def doubt(
         return "your words sound as if what it would leave is what is to go"
     if said := measures.neglected(text, call, touched, others):
         return f"you said {said!r}, and this call takes no account of it"
+    if kind := measures.of_any_kind(text, call, touched, others):
+        return f"you spoke of {kind!r}, and this call takes whatever is there"
     if name := spared.forgotten(text, call, touched, others):
         return f"you named an exception ({name}), and this call knows of none"
     return ""

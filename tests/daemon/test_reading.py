@@ -385,3 +385,30 @@ def test_another_call_of_the_request_may_be_what_the_words_are_about() -> None:
     args = {"path": "*.log", "older_than": "30d", "except": ["app.log"]}
     assert doubt(text, copy)
     assert not doubt(text, copy, None, [ToolCall(tool="file.delete", args=args)])
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "doubtful"),
+    [
+        ("move the PDF files that lie around here into Scans", "*", True),
+        ("the pictures in camera go to album", "camera/*", True),
+        ("把照片都移到相册", "*", True),
+        ("move the pdfs into Scans", "*.pdf", False),
+        ("everything in tmp goes to Scans", "tmp/*", False),
+        ("all of it but a.pdf into Scans", "*", False),
+        ("everything goes into Scans", "*", False),
+    ],
+)
+def test_a_kind_of_files_is_not_whatever_is_there(text: str, path: str, doubtful: bool) -> None:
+    args = {"path": path, "to": "Scans/"} | ({"except": ["a.pdf"]} if "but" in text else {})
+    assert bool(doubt(text, ToolCall(tool="file.move", args=args))) is doubtful
+
+
+def test_where_all_are_of_the_kind_whatever_is_there_is_right() -> None:
+    call = ToolCall(tool="file.move", args={"path": "camera/*", "to": "album/"})
+    text = "move the pictures in camera to album"
+    assert not doubt(text, call, ["/w/camera/a.JPG", "/w/camera/b.png", "/w/album/a.JPG", "/w/album/b.png"])
+    assert doubt(text, call, ["/w/camera/a.jpg", "/w/camera/b.txt", "/w/album/a.jpg", "/w/album/b.txt"])
+    pdfs = ToolCall(tool="file.move", args={"path": "*.pdf", "to": "papers/"})
+    rest = ToolCall(tool="file.move", args={"path": "*", "to": "rest/"})
+    assert not doubt("the pdf go to papers, what is left to rest", rest, None, [pdfs])
