@@ -14,7 +14,7 @@ from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run, Step
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, fitting, is_glob, pipeline, programs
-from llmos.toolbox.listing import escaped, left_out, split_glob
+from llmos.toolbox.listing import escaped, left_out, refuse_glob, split_glob
 from llmos.toolbox.trash import found_below
 
 _TAR = {
@@ -115,10 +115,7 @@ def _create(args: Args, context: Context) -> Draft:
         raise UsageError("file.archive: argument `path`: it is missing", "Say what goes into the archive.")
     if args.get("only"):
         raise UsageError("file.archive: `only` is for what is unpacked", "Say what goes in by `path`.")
-    if is_glob(split_glob(path)[0]):
-        raise UsageError(
-            f"file.archive: {path}: only the last part may be a pattern", "Name the folder in full."
-        )
+    refuse_glob(split_glob(path)[0], "file.archive", path)
     free = Run(argv=("test", "!", "-e", context.word(args["archive"])))
     told = Run(argv=("ls", "-d", "--", context.word(args["archive"])))  # a name of ours is not in the call
     steps = (*_any(args, context), free, _packing(args, path, context), told)

@@ -23,8 +23,8 @@ from pathlib import Path, PurePosixPath
 from llmos.errors import CallFailed, UsageError
 from llmos.messages import Caller, Change, Changed, Effects, JsonObject, Observe, Outcome, Run
 from llmos.toolbox import inner
-from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
-from llmos.toolbox.listing import split_glob
+from llmos.toolbox.context import Args, Context, Draft, Pair, expand, programs
+from llmos.toolbox.listing import refuse_glob, split_glob
 from llmos.toolbox.trash import none_spared, spared, there, within
 from llmos.toolbox.values import shown, table
 
@@ -38,11 +38,7 @@ def plan_permissions(args: Args, context: Context) -> Draft:
         raise UsageError("file.permissions: `except` is for a mode that is set", "Leave it out.")
     args = {**args, "path": within(args)}
     folder, pattern = split_glob(args["path"])
-    if is_glob(folder):
-        raise UsageError(
-            f"file.permissions: {args['path']}: only the last part may be a pattern",
-            "Name the folder in full.",
-        )
+    refuse_glob(folder, "file.permissions", args["path"])
     owned = args["owner"] is not None or args["group"] is not None
     if args["mode"] is not None and owned:
         raise UsageError(

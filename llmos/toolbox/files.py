@@ -16,7 +16,7 @@ from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox import inner, picking
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, programs
-from llmos.toolbox.listing import escaped, need, split_glob
+from llmos.toolbox.listing import escaped, need, refuse_glob, split_glob
 from llmos.toolbox.trash import none_spared, refuse_whole, spared, there, within
 
 _KEPT = re.compile(
@@ -166,8 +166,7 @@ def _transfer_effects(
 
 def _pattern(tool: str, path: str) -> tuple[str, str]:
     folder, pattern = split_glob(path)
-    if is_glob(folder):
-        raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
+    refuse_glob(folder, tool, path)
     return folder, pattern
 
 

@@ -39,6 +39,20 @@ def split_glob(path: str) -> tuple[str, str]:
     return str(whole.parent), whole.name.replace("\\", r"\\").replace("[", r"\[")
 
 
+def refuse_glob(folder: str, tool: str, path: object) -> None:
+    """Raises UsageError for a pattern in the folder of a path."""
+    if is_glob(folder):
+        raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
+
+
+def not_directly(tool: str, path: object, folder: object) -> UsageError:
+    """An exception that is not of what a pattern takes in."""
+    return UsageError(
+        f"{tool}: {path} does not lie directly in {folder}, and could not be left out",
+        "Except what is in that folder itself, or make a call for each folder.",
+    )
+
+
 def excepted(args: Args) -> list[PurePosixPath]:
     """What an `except` leaves out. Raises UsageError for what names nothing: it would leave out nothing."""
     found = [PurePosixPath(name) for name in args.get("except") or ()]

@@ -10,7 +10,7 @@ from llmos.errors import UsageError
 from llmos.messages import Outcome
 from llmos.toolbox import inner
 from llmos.toolbox.context import Args, Context, is_glob
-from llmos.toolbox.listing import excepted
+from llmos.toolbox.listing import excepted, not_directly, refuse_glob
 
 _AGES = ("older_than", "newer_than")
 _SIZES = ("larger_than", "smaller_than")
@@ -41,8 +41,7 @@ def given(tool: str, args: Args, context: Context, *, folders: bool) -> dict[str
     path = PurePosixPath(str(args["path"]))
     whole = not is_glob(path.name) and context.is_folder(context.absolute(str(path)))
     folder = path if whole else path.parent
-    if is_glob(str(folder)):
-        raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
+    refuse_glob(str(folder), tool, path)
     spared = [_below(tool, one, folder, whole=whole) for one in excepted(args)]
     return {
         "folder": context.word(str(folder)), "pattern": "" if whole else path.name, "folders": folders,
@@ -54,10 +53,7 @@ def given(tool: str, args: Args, context: Context, *, folders: bool) -> dict[str
 def _below(tool: str, spared: PurePosixPath, folder: PurePosixPath, *, whole: bool) -> str:
     inside = spared.relative_to(folder) if folder in spared.parents else spared
     if len(inside.parts) > 1 and not whole:
-        raise UsageError(
-            f"{tool}: {spared} does not lie directly in {folder}, and could not be left out",
-            "Except what is in that folder itself, or make a call for each folder.",
-        )
+        raise not_directly(tool, spared, folder)
     return str(inside)
 
 

@@ -7,8 +7,8 @@ import re
 from llmos.errors import UsageError
 from llmos.messages import Effects, Outcome, Run
 from llmos.toolbox import inner
-from llmos.toolbox.context import Args, Context, Draft, Pair, is_glob, pipeline, programs
-from llmos.toolbox.listing import empty, split_glob
+from llmos.toolbox.context import Args, Context, Draft, Pair, pipeline, programs
+from llmos.toolbox.listing import empty, refuse_glob, split_glob
 from llmos.toolbox.values import shown
 
 _TIMEOUT_S = 600
@@ -20,10 +20,7 @@ def plan_rename(args: Args, context: Context) -> Draft:
     if not args["find"]:
         raise UsageError("file.rename: argument `find`: it is empty", "Say what to replace in the names.")
     folder, pattern = split_glob(args["path"])
-    if is_glob(folder):
-        raise UsageError(
-            f"file.rename: {args['path']}: only the last part may be a pattern", "Name the folder in full."
-        )
+    refuse_glob(folder, "file.rename", args["path"])
     pattern = pattern.replace(r"\[", "[").replace("\\\\", "\\")
     if not pattern:
         folder, pattern = _parts(args["path"])

@@ -17,7 +17,7 @@ from llmos.toolbox import inner, picking
 from llmos.toolbox.context import Args, Context, Draft, Pair, expand, is_glob, pipeline, programs
 from llmos.toolbox.inside import trash as inside
 from llmos.toolbox.inside.patterns import exceptions
-from llmos.toolbox.listing import escaped, excepted, split_glob
+from llmos.toolbox.listing import escaped, excepted, not_directly, refuse_glob, split_glob
 
 _TIMEOUT_S = 600
 # More than this is deleted without the trash: there it would take as much room once more.
@@ -108,8 +108,7 @@ def _picked(tool: str, args: Args, context: Context) -> dict[str, Any]:
 def _parts(tool: str, path: str) -> tuple[str, str]:
     """The folder and the name or pattern in it, with `[` and a backslash as themselves."""
     whole = PurePosixPath(path)
-    if is_glob(str(whole.parent)):
-        raise UsageError(f"{tool}: {path}: only the last part may be a pattern", "Name the folder in full.")
+    refuse_glob(str(whole.parent), tool, path)
     return str(whole.parent), whole.name
 
 
@@ -120,10 +119,7 @@ def _delete(args: Args, context: Context) -> Draft:
     path, but = within(args), spared("file.delete", args)
     refuse_whole("file.delete", path, context)
     folder, pattern = split_glob(path)
-    if is_glob(folder):
-        raise UsageError(
-            f"file.delete: {path}: only the last part may be a pattern", "Name the folder in full."
-        )
+    refuse_glob(folder, "file.delete", path)
     rm = ("rm", "-v", "-r" if args["recursive"] else "-d", "--")  # -d: an empty folder needs no more
     argv: tuple[str, ...] = (*rm, context.word(path))
     if pattern:
@@ -146,10 +142,7 @@ def spared(tool: str, args: Args) -> tuple[str, ...]:
     found = excepted(args)
     for path in found:
         if path.parent not in (PurePosixPath(), folder):
-            raise UsageError(
-                f"{tool}: {path} does not lie directly in {folder}, and could not be left out",
-                "Except what is in that folder itself, or make a call for each folder.",
-            )
+            raise not_directly(tool, path, folder)
     return tuple(escaped(path.name, but="*?") for path in found)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmos.toolbox.inside.patterns import compiled, exceptions, expanded
-from llmos.toolbox.inside.told import Refused, shown
+from llmos.toolbox.inside.told import nowhere
 
 Asked = dict[str, Any]
 
@@ -130,8 +130,7 @@ def _refuse_misspelt(folder: Path, found: list[Candidate], spared: list[str]) ->
     for patterns in exceptions(spared):
         stays = _is_spared(list(patterns))
         if not any(stays(one.name) for one in found) and not any(map(stays, _names_below(folder))):
-            told = " or ".join(map(shown, patterns))
-            raise Refused(f"nothing in {shown(str(folder))} is called {told}, so nothing was done")
+            raise nowhere(folder, patterns)
 
 
 def _names_below(folder: Path) -> Iterator[str]:

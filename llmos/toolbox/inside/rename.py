@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmos.toolbox.inside.patterns import expanded
-from llmos.toolbox.inside.told import Refused, count, say, shown, some
+from llmos.toolbox.inside.told import Refused, count, say, say_first, shown, some
 
 _MAX_SHOWN = 1000
 _MAX_NAME_BYTES = 255
@@ -94,9 +94,5 @@ def _move(source: Path, target: Path, done: list[tuple[Path, Path]]) -> None:
 
 
 def tell(new: dict[str, str], *, preview: bool) -> None:
-    for number, (old, name) in enumerate(new.items()):
-        if number < _MAX_SHOWN:
-            say(f"{shown(old)} -> {shown(name)}")
-    if len(new) > _MAX_SHOWN:
-        say(f"… and {len(new) - _MAX_SHOWN:,} more")
+    say_first([f"{shown(old)} -> {shown(name)}" for old, name in new.items()], _MAX_SHOWN)
     say(f"{count(len(new), 'file')} {'would be ' if preview else ''}renamed")

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmos.toolbox.inside.picked import picked
-from llmos.toolbox.inside.told import Refused, say, shown
-
-_MAX_SHOWN = 20
+from llmos.toolbox.inside.told import Refused, say_first, shown
 
 
 def main(args: dict[str, Any]) -> int:
@@ -31,10 +29,8 @@ def main(args: dict[str, Any]) -> int:
             shutil.move(source, place, copy_function=_copy_file)
         else:
             _copy(source, place)
-    for source, place in list(places.items())[:_MAX_SHOWN]:
-        say(f"{'moved' if args['move'] else 'copied'} {shown(str(source))} to {shown(str(place))}")
-    if len(places) > _MAX_SHOWN:
-        say(f"… and {len(places) - _MAX_SHOWN:,} more")
+    done = "moved" if args["move"] else "copied"
+    say_first([f"{done} {shown(str(source))} to {shown(str(place))}" for source, place in places.items()])
     return 0
 
 

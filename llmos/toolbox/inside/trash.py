@@ -20,9 +20,8 @@ from urllib.parse import quote, unquote
 
 from llmos.toolbox.inside.patterns import compiled, exceptions, expanded
 from llmos.toolbox.inside.picked import picked
-from llmos.toolbox.inside.told import Refused, count, say, shown, size, some
+from llmos.toolbox.inside.told import Refused, count, nowhere, say, say_first, shown, size, some
 
-_MAX_SHOWN = 20
 _MOST_AT_ONCE = 20_000  # files that one call may change (guard.facts.MAX_JUDGED): more would be tried in vain
 _HEAD = "[Trash Info]"
 
@@ -98,8 +97,7 @@ def _without(names: list[str], folder: Path, spared: list[str]) -> list[str]:
     there = [entry.name for entry in folder.iterdir()] if spared else []
     for patterns in exceptions(spared):
         if not any(map(compiled(patterns, re.IGNORECASE).match, there)):
-            told = " or ".join(map(shown, patterns))
-            raise Refused(f"nothing in {shown(str(folder))} is called {told}, so nothing was done")
+            raise nowhere(folder, patterns)
     stays = compiled(spared, re.IGNORECASE)
     return [name for name in names if not stays.match(name)] if spared else names
 
@@ -190,10 +188,7 @@ def _describe(info: Path, name: str, path: str) -> Path:
 
 
 def _tell(what: str, names: list[str]) -> None:
-    for name in names[:_MAX_SHOWN]:
-        say(f"{what} {shown(name)}")
-    if len(names) > _MAX_SHOWN:
-        say(f"… and {len(names) - _MAX_SHOWN:,} more")
+    say_first([f"{what} {shown(name)}" for name in names])
 
 
 # --- out of the trash --------------------------------------------------------------------------------
